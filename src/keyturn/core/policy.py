@@ -1,0 +1,193 @@
+"""Every lifetime and limit, each with its reason and its source, and the combinations that are refused.
+
+Owns: the numbers. Must not hold: what is done with them (`rotation.py`, `login.py`, the shell).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields
+from enum import StrEnum
+from math import isfinite
+from typing import Any, NamedTuple
+
+from keyturn.core.errors import UnsafePolicy
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+REQUEST_LIMIT = 15.0
+"""L: seconds after which a refresh is given up, by the client, by proxies and by render servers."""
+CRASH_LOSS = 30.0
+"""F: seconds of cookie writes that a crashing browser may lose (Chromium commits its jar every 30 s)."""
+
+
+class Rotation(StrEnum):
+    """Which rotation rule holds: confirmed, or the textbook rule for those who must have it."""
+
+    CONFIRMED = "confirmed"
+    STRICT = "strict"
+
+
+class Drift(StrEnum):
+    """What a changed user agent or address of a session does."""
+
+    OFF = "off"
+    NOTIFY = "notify"
+    REQUIRE_LOGIN = "require_login"
+
+
+def _number(default: Any, reason: str, source: str) -> Any:
+    return field(default=default, metadata={"reason": reason, "source": source})
+
+
+class Explained(NamedTuple):
+    """One line of `Policy.explain()`."""
+
+    name: str
+    value: object
+    reason: str
+    source: str
+
+
+class Problem(NamedTuple):
+    """A combination of numbers that breaks a guarantee. `relaxable`: development may run with it, loudly."""
+
+    code: str
+    text: str
+    relaxable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Hold every number of the protocol; refuse to exist with an unsafe combination.
+
+    Why: each of these numbers stops a named failure. A silent change of one turns "no false logout, no silent thief"
+    into a hope, so the inequalities are checked where the numbers meet and not where they are used.
+
+    Args: see `Policy.explain()`, or `keyturn doctor`; durations are seconds.
+    Raises: UnsafePolicy: naming every broken rule, unless `relaxed` is true and all of them may be relaxed.
+    Spec: OWASP ASVS 5.0 7.1.1, 7.3.1, 7.3.2 (documented and enforced inactivity and absolute lifetimes).
+    """
+
+    rotation: Rotation = _number(Rotation.CONFIRMED, "No false logout and no silent reuse at once.", "rotation")
+    settle_time: float = _number(60.0, "A child younger than this never confirms: racing tabs converge.", "rotation: S")
+    tail_time: float = _number(15.0, "A straggler carries the parent at most L after the confirm.", "rotation: tail")
+    access_lifetime: float = _number(600.0, "How long a copied access token works at most.", "RFC 9700 2.2.2; 5-15 min")
+    ssr_lifetime: float = _number(60.0, "A server-side render needs one page's worth of time.", "rotation: SSR")
+    clock_leeway: float = _number(5.0, "Verifying services' clocks differ a little.", "RFC 7519 4.1.4")
+    inactivity_timeout: float = _number(HOUR, "An abandoned machine signs out.", "NIST SP 800-63B-4 2.2.3 (AAL2: 1 h)")
+    remembered_inactivity_timeout: float = _number(
+        14 * DAY, "A person who asked to be remembered comes back within two weeks.", "ASVS 7.3.1"
+    )
+    absolute_lifetime: float = _number(DAY, "A person proves who they are daily.", "NIST SP 800-63B-4 2.2.3 (24 h)")
+    remembered_absolute_lifetime: float = _number(
+        30 * DAY, "No session outlives a month, however busy.", "NIST SP 800-63B-4 2.1.3 (AAL1: 30 d)"
+    )
+    touch_interval: float = _number(60.0, "Last-seen is worth one write a minute, not one a request.", "rotation")
+    max_sessions: int = _number(50, "Bounds what one account stores and lists; the oldest goes.", "ASVS 7.1.2")
+    user_agent_drift: Drift = _number(Drift.NOTIFY, "Another browser with this cookie is worth an event.", "ASVS 7.4")
+    address_drift: Drift = _number(Drift.OFF, "Phones change networks all day.", "ASVS 7.4")
+    password_min_length: int = _number(15, "A password alone must resist guessing.", "NIST SP 800-63B-4 3.1.1.2")
+    password_max_length: int = _number(1024, "Long enough for any phrase, short enough to hash.", "ASVS 6.2.9")
+    account_failures: int = _number(10, "Failures of one account before it slows down.", "ASVS 6.3.1")
+    address_failures: int = _number(50, "Failures from one address before it slows down.", "ASVS 6.3.1")
+    failure_window: float = _number(900.0, "Over which failures are counted, in seconds.", "ASVS 6.3.1")
+    hard_failures: int = _number(100, "Consecutive failures of one account, ever.", "NIST SP 800-63B-4 3.2.2")
+    signups_per_address: int = _number(20, "Sign-ups from one address per hour.", "ASVS 2.4.1")
+    heal_time: float = _number(900.0, "How long after a failover lost commits are believed.", "rotation: heal mode")
+    key_rotation_period: float = _number(90 * DAY, "A signing key is replaced each quarter.", "NIST SP 800-57 1 5.3.6")
+    key_publish_lead: float = _number(HOUR, "A new key is in every JWKS cache before it signs.", "ASVS 11.2.2")
+    event_retention: float = _number(180 * DAY, "Security events outlive the longest investigation.", "ASVS 16.4")
+    relaxed: bool = _number(False, "Only development: the time inequalities may be broken.", "wire: KEYTURN_ENV")
+
+    def __post_init__(self) -> None:
+        problems = [p for p in self.problems() if not (self.relaxed and p.relaxable)]
+        if problems:
+            raise UnsafePolicy([f"{p.code}: {p.text}" for p in problems])
+
+    @property
+    def strict(self) -> bool:
+        return self.rotation is Rotation.STRICT
+
+    @property
+    def denylist_lifetime(self) -> float:
+        """How long a revoked session stays on the denylist: until its last access token is dead everywhere."""
+        return max(self.access_lifetime, self.ssr_lifetime) + 2 * self.clock_leeway
+
+    def inactivity_for(self, *, remember: bool) -> float:
+        return self.remembered_inactivity_timeout if remember else self.inactivity_timeout
+
+    def absolute_for(self, *, remember: bool) -> float:
+        return self.remembered_absolute_lifetime if remember else self.absolute_lifetime
+
+    def explain(self) -> tuple[Explained, ...]:
+        """List every number with its reason and its source."""
+        return tuple(
+            Explained(f.name, getattr(self, f.name), f.metadata["reason"], f.metadata["source"]) for f in fields(self)
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield every rule these numbers break; empty for a policy that holds the guarantees."""
+        yield from (problem for f in fields(self) if (problem := _out_of_range(f, getattr(self, f.name))))
+        for broken, code, text in self._inequalities():
+            if broken:
+                yield Problem(code, text, relaxable=True)
+
+    def _inequalities(self) -> Iterator[tuple[bool, str, str]]:
+        if not self.strict:
+            settle, need = (self.settle_time, max(3 * REQUEST_LIMIT, 2 * REQUEST_LIMIT + CRASH_LOSS))
+            yield (
+                settle < need,
+                "settle_too_short",
+                f"settle_time {settle:g} s must be at least {need:g} s (3L, 2L+F)",
+            )
+            tail = self.tail_time
+            yield (
+                tail < REQUEST_LIMIT,
+                "tail_too_short",
+                f"tail_time {tail:g} s must be at least L = {REQUEST_LIMIT:g} s",
+            )
+            yield (tail >= settle, "tail_too_long", f"tail_time {tail:g} s must stay under settle_time {settle:g} s")
+            access = self.access_lifetime
+            yield (
+                access < 2 * settle,
+                "access_too_short",
+                f"access_lifetime {access:g} s must be at least 2 settle_time",
+            )
+        yield (self.access_lifetime > HOUR, "access_too_long", "access_lifetime must be at most 3600 s")
+        yield (self.ssr_lifetime > self.access_lifetime, "ssr_too_long", "ssr_lifetime must not exceed access_lifetime")
+        yield (self.remembered_absolute_lifetime > 30 * DAY, "absolute_too_long", "no session may outlive 30 days")
+        yield (
+            self.absolute_lifetime > DAY,
+            "absolute_too_long",
+            "a session nobody asked to remember lasts at most 24 h",
+        )
+        for kind, remember in (("", False), ("remembered_", True)):
+            idle, life = (self.inactivity_for(remember=remember), self.absolute_for(remember=remember))
+            name = f"{kind}inactivity_timeout"
+            yield (
+                idle > life,
+                "inactivity_too_long",
+                f"{name} {idle:g} s must not exceed the absolute lifetime {life:g} s",
+            )
+            # A person is reported active once per refresh: a shorter timeout would end sessions in active use.
+            too_short = idle < 2 * self.access_lifetime
+            yield (too_short, "inactivity_too_short", f"{name} {idle:g} s must be at least 2 access_lifetime")
+        yield (self.password_min_length < 8, "password_too_short", "password_min_length must be at least 8")
+
+
+_MAY_BE_ZERO = frozenset({"settle_time", "tail_time", "clock_leeway", "touch_interval", "key_publish_lead"})
+
+
+def _out_of_range(f: Field[Any], value: object) -> Problem | None:
+    if isinstance(value, bool | StrEnum):
+        return None
+    if (
+        not isinstance(value, int | float)
+        or not isfinite(value)
+        or value < 0
+        or (value == 0 and f.name not in _MAY_BE_ZERO)
+    ):
+        return Problem("out_of_range", f"{f.name} = {value!r} must be a positive number", relaxable=False)
+    return None

@@ -1,0 +1,307 @@
+"""The refresh rules. This file owns them; nothing else in Keyturn knows what rotation means.
+
+Theory of operation
+-------------------
+A session row keeps the hash of one *confirmed* refresh token, the current one. Every refresh that presents the current
+token gets a new child of its own; children are not stored. A child that comes back after the settle time S confirms:
+it becomes current, and its siblings are dead. Because a child younger than S never confirms, every tab, straggler and
+crash of one browser has converged on one cookie before anything is decided; because children are unique, a second
+holder of the session holds a sibling, and the first of the two to confirm exposes the other.
+
+      standing of the token              before S          from S on
+      ----------------------------------------------------------------------------
+      current                            rotate            rotate
+      child of current                   early             confirm
+      previous, tail not over            tail              tail
+      generation beyond current + 1      ahead             ahead (confirm while healing)
+      any other authentic token          reuse             reuse
+
+A session that is revoked, past a deadline or unknown is `ended`, whatever the token's standing.
+In strict mode S and the tail are zero and issuing a child makes it current at once.
+
+Must not hold: a clock, randomness, I/O. `now` is the database's clock, read in the same round trip as the row, so that
+nodes with skewed clocks cannot disagree. Time inequalities that make this safe are in `policy.py`.
+Spec: RFC 9700 4.14.2 (refresh token rotation and replay detection), OWASP ASVS 5.0 10.4.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, StrEnum
+from typing import NamedTuple
+
+from keyturn.core.device import drift
+from keyturn.core.events import Event, EventType
+from keyturn.core.model import Contact, NewToken, PresentedToken, RevokeReason, Session, SessionId
+from keyturn.core.policy import Drift, Policy
+
+
+class Outcome(StrEnum):
+    """What a presented refresh token turned out to be."""
+
+    ROTATE = "rotate"
+    EARLY = "early"
+    CONFIRM = "confirm"
+    TAIL = "tail"
+    AHEAD = "ahead"
+    REUSE = "reuse"
+    ENDED = "ended"
+
+    @property
+    def accepted(self) -> bool:
+        """True when the answer carries an access token."""
+        return self in _ACCEPTED
+
+
+_ACCEPTED = frozenset({Outcome.ROTATE, Outcome.EARLY, Outcome.CONFIRM, Outcome.TAIL})
+
+
+class Write(Enum):
+    """What the store must do with the session of a decision."""
+
+    NOTHING = 0
+    TOUCH = 1
+    """Last-seen and last-active only: may be late, merged or lost; never holds up an answer."""
+    SWAP = 2
+    """Compare-and-set on the token hash that was read; committed before the answer leaves."""
+
+
+class Decision(NamedTuple):
+    """A refresh, decided. A value: making it changes nothing, so it is safe to make again when the row has moved."""
+
+    outcome: Outcome
+    session: Session | None
+    """The row as it stands after this decision; None when there is no such session."""
+    write: Write = Write.NOTHING
+    child: NewToken | None = None
+    reason: RevokeReason | None = None
+    """Why the session ended; None while it lives and when it is unknown."""
+    events: tuple[Event, ...] = ()
+
+
+Mint = Callable[[SessionId, int, float, bytes], NewToken]
+"""(session id, generation, now, parent fingerprint) -> token; pure, over entropy drawn before the decision."""
+
+GENERATION_LIMIT = 2**32 - 2
+"""The last generation that may have a child; the token format counts to 2**32 - 1."""
+
+
+def decide(
+    session: Session | None,
+    presented: PresentedToken,
+    now: float,
+    policy: Policy,
+    *,
+    contact: Contact,
+    mint: Mint,
+    healing: bool = False,
+) -> Decision:
+    """Decide what a presented refresh token does.
+
+    Args:
+        session: the row as read, or None when there is none with the token's session id.
+        presented: the token, already found authentic.
+        now: the database's clock, seconds.
+        policy: the numbers.
+        contact: address, user agent and reported activity of the caller.
+        mint: makes the child token from entropy drawn before.
+        healing: the database is known to have lost commits (a failover); a token ahead of it is then believed.
+
+    Returns: the decision; `session` in it is the new row state, `write` says whether and how to write it.
+    """
+    if session is None:
+        return Decision(Outcome.ENDED, None)
+    if session.revoked_at is not None:
+        return Decision(Outcome.ENDED, session, reason=session.revoked_reason)
+    active_at = _active_at(session, contact, now)
+    if reason := _expired(session, active_at, now, policy):
+        return end(session, reason, now)
+    if session.generation >= GENERATION_LIMIT:
+        return end(session, RevokeReason.ABSOLUTE, now)
+    outcome = standing(session, presented, now, policy, healing=healing)
+    if outcome is Outcome.REUSE:
+        return _reuse(session, presented, contact, now)
+    if outcome is Outcome.AHEAD:
+        event = _event(EventType.DATABASE_BEHIND, session, now, presented=str(presented.generation))
+        return Decision(outcome, session, events=(event,))
+    drifted = drift(session, contact, policy)
+    if drifted is Drift.REQUIRE_LOGIN:
+        return end(session, RevokeReason.REVOKED, now, _drift_event(session, contact, now))
+    if outcome is Outcome.CONFIRM:
+        after, events = _advance(session, presented, contact, now)
+    elif outcome is Outcome.ROTATE and policy.strict:
+        after, events = _meet(session, contact), ()
+    else:
+        seen = _seen(session, active_at, now, policy)
+        write = Write.NOTHING if seen is session else Write.TOUCH
+        child = _child(seen, now, mint) if outcome is Outcome.ROTATE else None
+        return Decision(outcome, seen, write, child)
+    if drifted is Drift.NOTIFY:
+        events = (*events, _drift_event(session, contact, now))
+    return _issue(outcome, _active(after, active_at, now, policy), now, policy, mint, events)
+
+
+def standing(
+    session: Session, presented: PresentedToken, now: float, policy: Policy, *, healing: bool = False
+) -> Outcome:
+    """Say what an authentic token is to a live session: the table at the top of this file, row by row."""
+    if presented.token_hash == session.token_hash:
+        return Outcome.ROTATE
+    ahead_by = presented.generation - session.generation
+    if ahead_by == 1 and presented.parent_fingerprint == session.fingerprint:
+        settled = policy.strict or now - presented.issued_at >= policy.settle_time
+        return Outcome.CONFIRM if settled else Outcome.EARLY
+    tail = 0.0 if policy.strict else policy.tail_time
+    if presented.token_hash == session.previous_hash and now < session.confirmed_at + tail:
+        return Outcome.TAIL
+    if ahead_by > 1:
+        return Outcome.CONFIRM if healing else Outcome.AHEAD
+    return Outcome.REUSE
+
+
+def end(session: Session, reason: RevokeReason, now: float, *events: Event) -> Decision:
+    """End a live session for a reason. Its tokens, all of them, are `ended` from then on."""
+    revoked = session._replace(revoked_at=now, revoked_reason=reason)
+    ended = _event(EventType.SESSION_ENDED, session, now, reason=reason.value)
+    return Decision(Outcome.ENDED, revoked, Write.SWAP, reason=reason, events=(*events, ended))
+
+
+def log_out(session: Session | None, now: float, reason: RevokeReason = RevokeReason.LOGOUT) -> Decision:
+    """End the session of any authentic token, whatever the token's standing; ending twice changes nothing."""
+    if session is None:
+        return Decision(Outcome.ENDED, None)
+    if session.revoked_at is not None:
+        return Decision(Outcome.ENDED, session, reason=session.revoked_reason)
+    return end(session, reason, now)
+
+
+def glance(
+    session: Session | None, presented: PresentedToken, now: float, policy: Policy, contact: Contact
+) -> Decision:
+    """Judge a token for a server-side render: as `decide`, but nothing advances and nothing is marked used.
+
+    Why: a render server may be raced by the browser whose cookie it forwards; only the browser rotates. Reuse and
+    deadlines still end the session: a thief who only ever renders pages must not go unseen.
+    """
+    decision = decide(session, presented, now, policy, contact=contact._replace(idle_seconds=None), mint=_no_child)
+    if decision.outcome.accepted:
+        return Decision(decision.outcome, session)
+    return decision
+
+
+def _no_child(session_id: SessionId, generation: int, now: float, parent_fingerprint: bytes) -> NewToken:
+    return NewToken("", bytes(32))
+
+
+def _active_at(session: Session, contact: Contact, now: float) -> float:
+    """When a person last acted: as reported, if that was before the deadline they were to act by.
+
+    Why: a browser that wakes after the deadline reports activity *now*; believing it would make the timeout void.
+    """
+    if contact.idle_seconds is None:
+        return session.last_active_at
+    reported = now - max(0.0, contact.idle_seconds)
+    if reported >= session.inactivity_expires_at:
+        return session.last_active_at
+    return max(reported, session.last_active_at)
+
+
+def _inactivity_deadline(session: Session, active_at: float, policy: Policy) -> float:
+    if active_at <= session.last_active_at:
+        return session.inactivity_expires_at
+    return max(session.inactivity_expires_at, active_at + policy.inactivity_for(remember=session.remember))
+
+
+def _expired(session: Session, active_at: float, now: float, policy: Policy) -> RevokeReason | None:
+    if now >= session.absolute_expires_at:
+        return RevokeReason.ABSOLUTE
+    if now >= _inactivity_deadline(session, active_at, policy):
+        return RevokeReason.INACTIVITY
+    return None
+
+
+def _seen(session: Session, active_at: float, now: float, policy: Policy) -> Session:
+    """Move last-seen and last-active, at most once a touch interval; the same object when nothing is worth a write."""
+    newly_seen, newly_active = (now - session.last_seen_at, active_at - session.last_active_at)
+    if max(newly_seen, newly_active) < policy.touch_interval:
+        return session
+    return _active(session, active_at, now, policy)
+
+
+def _active(session: Session, active_at: float, now: float, policy: Policy) -> Session:
+    return session._replace(
+        last_seen_at=max(now, session.last_seen_at),
+        last_active_at=active_at,
+        inactivity_expires_at=_inactivity_deadline(session, active_at, policy),
+    )
+
+
+def _meet(session: Session, contact: Contact) -> Session:
+    return session._replace(ip=contact.ip, user_agent=contact.user_agent, device=contact.device)
+
+
+def _advance(
+    session: Session, presented: PresentedToken, contact: Contact, now: float
+) -> tuple[Session, tuple[Event, ...]]:
+    """Make the presented token current."""
+    # A heal skips generations: the token between is unknown, so nothing is accepted as the tail of this one.
+    healed = presented.generation > session.generation + 1
+    after = _meet(session, contact)._replace(
+        generation=presented.generation,
+        token_hash=presented.token_hash,
+        previous_hash=None if healed else session.token_hash,
+        confirmed_at=now,
+    )
+    if healed:
+        return after, (_event(EventType.HEALED, session, now, presented=str(presented.generation)),)
+    return after, ()
+
+
+def _child(session: Session, now: float, mint: Mint) -> NewToken:
+    return mint(session.id, session.generation + 1, now, session.fingerprint)
+
+
+def _issue(
+    outcome: Outcome, session: Session, now: float, policy: Policy, mint: Mint, events: tuple[Event, ...]
+) -> Decision:
+    """Give a new unique child of the token just made current; in strict mode the child is current at once."""
+    child = _child(session, now, mint)
+    if policy.strict:
+        session = session._replace(
+            generation=session.generation + 1,
+            token_hash=child.token_hash,
+            previous_hash=session.token_hash,
+            confirmed_at=now,
+        )
+    return Decision(outcome, session, Write.SWAP, child, events=events)
+
+
+def _reuse(session: Session, presented: PresentedToken, contact: Contact, now: float) -> Decision:
+    event = _event(
+        EventType.REUSE_DETECTED,
+        session,
+        now,
+        generation=str(session.generation),
+        presented=str(presented.generation),
+        holder_ip=session.ip,
+        holder_user_agent=session.user_agent,
+        presenter_ip=contact.ip,
+        presenter_user_agent=contact.user_agent,
+    )
+    return end(session, RevokeReason.REUSE_DETECTED, now, event)._replace(outcome=Outcome.REUSE)
+
+
+def _drift_event(session: Session, contact: Contact, now: float) -> Event:
+    return _event(
+        EventType.DEVICE_DRIFT,
+        session,
+        now,
+        holder_ip=session.ip,
+        holder_user_agent=session.user_agent,
+        presenter_ip=contact.ip,
+        presenter_user_agent=contact.user_agent,
+    )
+
+
+def _event(kind: EventType, session: Session, now: float, **data: str) -> Event:
+    return Event(kind, now, session.user_id, session.id, data)

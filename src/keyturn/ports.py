@@ -1,0 +1,227 @@
+"""What the shell needs from the outside, as small protocols with their semantics in the comments.
+
+Owns: the contracts. Must not hold: implementations (`stores/`, `keyturn.testing` has the conformance kit).
+
+Every method that touches a database, Redis or another service raises `Unavailable` when that is at fault, and nothing
+else: a fault must never look like an answer. A port is a few methods; an optional capability is another port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from keyturn.core.events import Event
+from keyturn.core.login import Admission, Limit
+from keyturn.core.model import Contact, RevokeReason, Session, SessionId, User, UserId
+from keyturn.core.rotation import Decision
+
+Judge = Callable[[Session | None, float, bool], Decision]
+"""(session as read, database's now, healing) -> decision. Pure: the store may call it again after the row has moved."""
+
+Admit = Callable[[Sequence[Session], float], Admission]
+"""(the user's live sessions, database's now) -> admission. Pure, as `Judge`."""
+
+
+class Listing(NamedTuple):
+    """A user's live sessions, and the database's clock when they were read."""
+
+    sessions: Sequence[Session]
+    now: float
+
+
+class SessionStore(Protocol):
+    """Sessions, durable and atomic. `keyturn.testing.StoreContract` is this contract as tests."""
+
+    async def present(self, session_id: SessionId, judge: Judge) -> Decision:
+        """Read the session and the clock, judge, and make the decision true before returning it.
+
+        - `Write.SWAP`: a conditional update on (id, token_hash as read, not revoked); when it hits no row, read and
+          judge again. Committed, with the decision's kept events, before this returns. When the decision ends the
+          session, its denylist entry is written in the same transaction.
+        - `Write.TOUCH`: last-seen, last-active and the inactivity deadline move forward, never back, some time soon;
+          the answer does not wait for it.
+        - `Write.NOTHING`: no write; kept events still are.
+        - N concurrent presentations behave as some order of N single ones, also across processes.
+        - `healing` is true while lost commits are to be believed: the operator said so, or a failover was seen less
+          than the healing time ago. It is looked up afresh when a judge answers `ahead`.
+        """
+        ...
+
+    async def open(self, user_id: UserId, admit: Admit) -> Admission:
+        """Admit a login under a lock on the user: insert the session, end the evicted ones, keep the events."""
+        ...
+
+    async def get(self, session_id: SessionId) -> tuple[Session | None, float]:
+        """Read one session, ended or not, and the database's clock."""
+        ...
+
+    async def list_live(self, user_id: UserId) -> Listing:
+        """List the user's sessions that are neither revoked nor past a deadline, newest first."""
+        ...
+
+    async def revoke(
+        self, user_id: UserId, reason: RevokeReason, *, only: SessionId | None = None, keep: SessionId | None = None
+    ) -> Sequence[SessionId]:
+        """End the user's live sessions (`only` one, or all but `keep`), with events and denylist entries; return them.
+
+        A refresh that races this either commits first and is then revoked, or finds the session ended: no survivor.
+        """
+        ...
+
+    async def knows_device(self, user_id: UserId, device_id: bytes) -> bool:
+        """Say whether this user has ever had a session (that is not pruned yet) on this device."""
+        ...
+
+    async def record(self, *events: Event) -> None:
+        """Keep events that belong to no session write."""
+        ...
+
+
+class Upkeep(Protocol):
+    """What one elected node does from time to time."""
+
+    async def prune(self, *, batch: int = 1000) -> int:
+        """Delete what has expired (sessions, denylist entries, counters, old events) in bounded batches; return how many rows.
+
+        A node that finds another one pruning returns 0 at once.
+        """
+        ...
+
+
+class Credential(NamedTuple):
+    """A user and the hash of their password; None: this user cannot sign in with one."""
+
+    user: User
+    password_hash: str | None
+
+
+class UserDirectory(Protocol):
+    """Who can sign in. The application may bring its own user table; `stores.users.SqlUsers` is the default."""
+
+    async def get(self, user_id: UserId) -> User | None:
+        """Read a user; None when deleted. Called at every refresh, so that a disabled user is out at once."""
+        ...
+
+    async def find(self, email: str) -> Credential | None:
+        """Find a user by normalised e-mail address, without regard to case."""
+        ...
+
+    async def create(self, email: str, name: str | None, password_hash: str) -> User | None:
+        """Create a user; None when the address is taken, exact under concurrency."""
+        ...
+
+    async def get_password_hash(self, user_id: UserId) -> str | None:
+        """Read the user's password hash, for a password change."""
+        ...
+
+    async def replace_password_hash(self, user_id: UserId, old: str, new: str) -> bool:
+        """Set the hash if it still is `old` (compare-and-set); False when it is not."""
+        ...
+
+
+class UserAdmin(Protocol):
+    """Managing users from the command line; only the built-in directory has it."""
+
+    async def list_users(self, *, after: UserId | None = None, limit: int = 100) -> Sequence[User]: ...
+
+    async def set_disabled(self, user_id: UserId, *, disabled: bool) -> bool:
+        """Disable or enable; disabling ends all sessions in the same transaction. False: no such user."""
+        ...
+
+    async def delete(self, user_id: UserId) -> bool:
+        """Delete the user and end all their sessions in the same transaction. False: no such user."""
+        ...
+
+
+class Throttle(Protocol):
+    """Counters of attempts, exact under concurrency across all nodes."""
+
+    async def take(self, limits: Sequence[Limit]) -> float | None:
+        """Take one from every limit, or from none; return None, or the seconds until a retry makes sense.
+
+        Why first and not after the failure: fifty parallel guesses must count as fifty before any is answered.
+        """
+        ...
+
+    async def give_back(self, limits: Sequence[Limit]) -> None:
+        """Undo one `take` after a success; a limit without a window (consecutive failures) is reset to zero."""
+        ...
+
+
+class Denylist(Protocol):
+    """The sessions and access tokens that were revoked before they expired, in memory; fed by a feed of revocations."""
+
+    def denies(self, session_id_hex: str, token_id: str) -> bool:
+        """Say whether an access token is revoked. No I/O: called at every request."""
+        ...
+
+    async def start(self) -> None:
+        """Load what is revoked and follow the feed until `close`; idempotent."""
+        ...
+
+    async def close(self) -> None: ...
+
+    def is_current(self) -> bool:
+        """Say whether the feed is being followed; False is a fault for `/readyz` and metrics, never an open door."""
+        ...
+
+
+class SigningKeyStore(Protocol):
+    """Access-token signing keys, sealed under the secret ring, shared by all nodes."""
+
+    async def load(self) -> Sequence[bytes]:
+        """Read every sealed key."""
+        ...
+
+    async def replace(self, expected: Sequence[bytes], keys: Sequence[bytes]) -> bool:
+        """Set the whole ring if it still is `expected` (compare-and-set, any order); False when it is not."""
+        ...
+
+
+class EventSink(Protocol):
+    """Where events go in the process: the application subscribes with one of these."""
+
+    async def emit(self, event: Event) -> None:
+        """Take an event. Must be quick; what it raises is logged and changes no answer."""
+        ...
+
+
+ClaimsHook = Callable[[User, Session], Awaitable[Mapping[str, object]]]
+"""Adds claims to an access token, at login and at every refresh, so that a changed role arrives within one access
+lifetime. The member `scope` (space-separated string) sets the scopes; registered claims may not be overridden."""
+
+DescribeDevice = Callable[[str], str]
+"""User-Agent header -> `Firefox on Windows`."""
+
+Entropy = Callable[[int], bytes]
+"""n -> n random bytes from the operating system."""
+
+MonotonicClock = Callable[[], float]
+WallClock = Callable[[], float]
+"""Seconds since the Unix epoch on this node: for access tokens, never for sessions."""
+
+RevocationFeed = Callable[[], AsyncIterator[Collection[tuple[str, float]]]]
+"""Yields batches of (session id hex or token id, expires_at), first everything still alive, then each as it comes."""
+
+__all__ = [
+    "Admit",
+    "ClaimsHook",
+    "Contact",
+    "Credential",
+    "Denylist",
+    "DescribeDevice",
+    "Entropy",
+    "EventSink",
+    "Judge",
+    "Listing",
+    "MonotonicClock",
+    "RevocationFeed",
+    "SessionStore",
+    "SigningKeyStore",
+    "Throttle",
+    "Upkeep",
+    "UserAdmin",
+    "UserDirectory",
+    "WallClock",
+]

@@ -1,0 +1,1 @@
+"""Durable and atomic: the ports over SQLite and PostgreSQL, and optionally Redis or Valkey. Knows no rule."""

@@ -1,0 +1,124 @@
+"""The tables, once, for SQLite and PostgreSQL.
+
+Owns: names, types, indexes. Must not hold: queries. `migrations/` creates them; a test compares the two.
+
+Why no index on a column that a refresh changes: PostgreSQL then updates the row in place (heap-only), so a session
+costs the same after its thousandth refresh as after its first. Times are seconds since the epoch (double precision).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+_Seconds = Float(precision=53)
+
+sessions = Table(
+    "keyturn_sessions",
+    metadata,
+    Column("id", LargeBinary, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("token_hash", LargeBinary, nullable=False),
+    Column("previous_hash", LargeBinary),
+    Column("confirmed_at", _Seconds, nullable=False),
+    Column("created_at", _Seconds, nullable=False),
+    Column("last_seen_at", _Seconds, nullable=False),
+    Column("last_active_at", _Seconds, nullable=False),
+    Column("inactivity_expires_at", _Seconds, nullable=False),
+    Column("absolute_expires_at", _Seconds, nullable=False),
+    Column("revoked_at", _Seconds),
+    Column("revoked_reason", Text),
+    Column("device_id", LargeBinary, nullable=False),
+    Column("device_name", Text),
+    Column("device", Text, nullable=False),
+    Column("ip", Text, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    Column("amr", Text, nullable=False),
+    Column("authenticated_at", _Seconds, nullable=False),
+    Column("remember", Boolean, nullable=False),
+    Index("keyturn_sessions_user", "user_id"),
+    Index("keyturn_sessions_absolute", "absolute_expires_at"),
+    postgresql_with={"fillfactor": "70"},
+)
+"""Columns in the order of `core.model.Session`, so that a row becomes one without a mapping."""
+
+users = Table(
+    "keyturn_users",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("email", Text, nullable=False),
+    Column("email_key", Text, nullable=False),
+    Column("name", Text),
+    Column("password_hash", Text),
+    Column("disabled_at", _Seconds),
+    Column("email_verified_at", _Seconds),
+    Column("created_at", _Seconds, nullable=False),
+    Index("keyturn_users_email", "email_key", unique=True),
+)
+"""`email_key` is the normalised address, case-folded: the identity; `email` is what the person typed, normalised."""
+
+events = Table(
+    "keyturn_events",
+    metadata,
+    Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    Column("at", _Seconds, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("user_id", Text),
+    Column("session_hash", Text),
+    Column("data", Text, nullable=False),
+    Index("keyturn_events_at", "at"),
+    Index("keyturn_events_user", "user_id"),
+)
+"""The event log. `session_hash` is a hash: a log reader must not be able to name a session (ASVS 16.2.5)."""
+
+denylist = Table(
+    "keyturn_denylist",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("created_at", _Seconds, nullable=False),
+    Column("expires_at", _Seconds, nullable=False),
+    Index("keyturn_denylist_created", "created_at"),
+    Index("keyturn_denylist_expires", "expires_at"),
+)
+"""Session ids (hex) and access-token ids that were revoked and whose access tokens may still be alive."""
+
+counters = Table(
+    "keyturn_counters",
+    metadata,
+    Column("key_hash", LargeBinary, primary_key=True),
+    Column("amount", Integer, nullable=False),
+    Column("expires_at", _Seconds),
+    Index("keyturn_counters_expires", "expires_at"),
+)
+"""Attempts. `expires_at` null: until it is reset (consecutive failures)."""
+
+signing_keys = Table(
+    "keyturn_signing_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+"""Access-token signing keys, each sealed under the secret ring, which is not in the database."""
+
+meta = Table(
+    "keyturn_meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""A few facts all nodes share: the PostgreSQL timeline last seen, until when lost commits are believed."""
