@@ -1,0 +1,130 @@
+"""Fixtures for all tests: the services, the databases and the two lengths of the long proofs.
+
+Fixtures that only one area uses belong to that area's own conftest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import hypothesis
+import pytest
+
+from tests.services import PostgresServer, RedisServer, remove_leftovers, sqlite_url
+
+Length = TypeVar("Length")
+
+SERVICE_FIXTURES = {"postgres", "postgres_url", "redis_server", "redis_url"}
+_database_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the two switches for the long versions."""
+    group = parser.getgroup("keyturn")
+    group.addoption("--prove", action="store_true", help="run the proofs at their full length")
+    group.addoption("--chaos", action="store_true", help="run the chaos tests at their full length")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up hypothesis: the same examples in every run, new ones under `--prove`."""
+    long = bool(config.getoption("--prove"))
+    hypothesis.settings.register_profile("keyturn", deadline=None, derandomize=not long)
+    hypothesis.settings.load_profile("keyturn")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts a service, so that `-m "not services"` runs anywhere."""
+    for item in items:
+        if SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.services)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run async tests on asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def prove(pytestconfig: pytest.Config) -> bool:
+    """Whether the proofs run at their full length."""
+    return bool(pytestconfig.getoption("--prove"))
+
+
+@pytest.fixture(scope="session")
+def chaos(pytestconfig: pytest.Config) -> bool:
+    """Whether the chaos tests run at their full length."""
+    return bool(pytestconfig.getoption("--chaos"))
+
+
+@pytest.fixture(scope="session")
+def scale(prove: bool, chaos: bool) -> Callable[[Length, Length], Length]:
+    """Choose between two lengths: `scale(200, 100_000)` is the second with --prove or --chaos."""
+
+    def choose(short: Length, long: Length) -> Length:
+        return long if prove or chaos else short
+
+    return choose
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL of this test process."""
+    remove_leftovers()
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database of this test's own."""
+    postgres.start()
+    name = f"test_{next(_database_numbers)}"
+    postgres.create_database(name)
+    yield postgres.url(name)
+    postgres.start()
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A running Redis or Valkey of this test process."""
+    remove_leftovers()
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of the Redis, emptied for this test."""
+    redis_server.start()
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def sqlite_database_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file of this test's own that does not exist yet."""
+    return sqlite_url(tmp_path)
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)],
+)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of this test's own, once for each engine."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path)
+    url: str = request.getfixturevalue("postgres_url")
+    return url

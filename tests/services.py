@@ -1,0 +1,353 @@
+"""Real services for the tests: PostgreSQL and Redis on free ports, in directories of their own.
+
+Nothing here touches a service of the machine. A server lives in a temporary directory whose name
+carries the process id of the test run that made it, so that the next run can remove what a killed
+run left behind. No test and no fixture in this file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+PREFIX = "keyturn-test-"
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 30.0
+START_ATTEMPTS = 5
+INSTALL_HINT = (
+    "on Debian or Ubuntu: apt-get install postgresql redis-server "
+    "(no running service is needed, only the programs)"
+)
+
+
+class ServiceError(Exception):
+    """A service of the tests is missing or did not start; the message says what to do."""
+
+
+def find_program(*names: str) -> Path:
+    """Return the first of these programs that exists, looking where Debian hides PostgreSQL too.
+
+    Raises:
+        ServiceError: none of them is installed.
+    """
+    for name in names:
+        versions = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
+        newest = sorted(versions, key=lambda path: int(path.parts[-3]), reverse=True)
+        if newest:
+            return newest[0]
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    raise ServiceError(f"{' or '.join(names)} is not installed; {INSTALL_HINT}")
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
+    """Poll a condition until it holds.
+
+    Args:
+        condition: asked every 10 ms.
+        timeout: seconds.
+        what: names the awaited thing in the error.
+
+    Raises:
+        ServiceError: it did not hold in time.
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ServiceError(f"{what} did not happen within {timeout:.0f} s")
+        time.sleep(0.01)
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """SIGKILL a process and all its descendants and wait until none of them is left.
+
+    The parent is frozen first, so that it can neither start another child nor clean up.
+    """
+    try:
+        process.send_signal(signal.SIGSTOP)
+        victims = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for victim in victims:
+        try:
+            victim.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(victims, timeout=STOP_TIMEOUT)
+
+
+def remove_leftovers() -> None:
+    """Stop the servers and remove the directories of test runs that no longer live.
+
+    Only directories that we or our service account own count, and only a process that works in
+    such a directory is killed: a process id may have been given to somebody else since.
+    """
+    for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        owner = directory.name.removeprefix(PREFIX).partition("-")[0]
+        try:
+            foreign = directory.lstat().st_uid not in {os.geteuid(), service_account()[0]}
+        except (FileNotFoundError, ServiceError):
+            continue
+        if foreign or not owner.isdigit() or psutil.pid_exists(int(owner)):
+            continue
+        for process in psutil.process_iter(["cwd"]):
+            if process.info["cwd"] in {str(directory), str(directory / "data")}:
+                kill_tree(process)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def service_account() -> tuple[int, int]:
+    """Return the user and group id a server runs under: ours, or `postgres` when we are root.
+
+    Raises:
+        ServiceError: we are root and there is no such user. PostgreSQL refuses to run as root.
+    """
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    try:
+        entry = pwd.getpwnam("postgres")
+    except KeyError as error:
+        raise ServiceError(f"root needs the user postgres; {INSTALL_HINT}") from error
+    return entry.pw_uid, entry.pw_gid
+
+
+class Server(ABC):
+    """A server process of the tests, on one port of 127.0.0.1 for its whole life.
+
+    The port stays the same over kills and restarts, so a URL handed out remains good.
+    """
+
+    kind: str
+
+    def __init__(self) -> None:
+        self.uid, self.gid = service_account()
+        self.port = 0
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-{self.kind}-"))
+        os.chown(self.directory, self.uid, self.gid)
+        self.data = self.directory / "data"
+        self.log = self.directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Create what the first start needs."""
+
+    @abstractmethod
+    def _command(self) -> list[str]:
+        """Return the command line of the server in the foreground."""
+
+    @abstractmethod
+    def _ready(self) -> bool:
+        """Say whether the running process takes connections."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the server and return when it takes connections; do nothing if it runs.
+
+        Raises:
+            ServiceError: it did not come up; the message holds the end of its log.
+        """
+        if self.running:
+            return
+        first = self.port == 0
+        if first:
+            self._prepare()
+        for attempt in range(START_ATTEMPTS):
+            # Between finding a free port and using it, somebody else may take it.
+            if first:
+                self.port = free_port()
+            self._spawn()
+            wait_until(lambda: self._ready() or not self.running, START_TIMEOUT, "the start")
+            if self.running:
+                return
+            if not first or attempt == START_ATTEMPTS - 1:
+                break
+        tail = self.log.read_text(errors="replace")[-2000:]
+        raise ServiceError(f"{self.kind} did not start:\n{tail}")
+
+    def stop(self) -> None:
+        """Stop the server at once but cleanly: open connections end, no data is lost."""
+        self._end(signal.SIGINT)
+
+    def kill9(self) -> None:
+        """Kill the server and all its children with SIGKILL, as a power cut of it would."""
+        if self._process is not None and self.running:
+            kill_tree(psutil.Process(self._process.pid))
+            self._process.wait()
+        self._process = None
+
+    def restart(self) -> None:
+        """Stop the server if it runs, then start it on the same port and data."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Stop the server and remove its directory; more than once does no harm."""
+        if self.directory.exists():
+            self.stop()
+            shutil.rmtree(self.directory, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    def _spawn(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                start_new_session=True,
+                user=self.uid if os.geteuid() == 0 else None,
+                group=self.gid if os.geteuid() == 0 else None,
+            )
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None and self.running:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.kill9()
+        self._process = None
+
+
+class PostgresServer(Server):
+    """A PostgreSQL with the durability of production: fsync and synchronous_commit are on."""
+
+    kind = "postgresql"
+    user = "keyturn"
+
+    def url(self, database: str) -> str:
+        """Return the SQLAlchemy URL of a database of this server."""
+        return f"postgresql+asyncpg://{self.user}@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, name: str, template: str = "template0") -> None:
+        """Create an empty database, or a copy of another that nobody is connected to."""
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database and end every connection to it."""
+        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def execute(self, statement: str, database: str = "postgres") -> str:
+        """Run one SQL statement by psql and return its output, unaligned and without headers.
+
+        Raises:
+            ServiceError: PostgreSQL refused it.
+        """
+        command = [str(find_program("psql")), "-XqAt", "-v", "ON_ERROR_STOP=1"]
+        command += ["-h", "127.0.0.1", "-p", str(self.port), "-U", self.user]
+        command += ["-d", database, "-c", statement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ServiceError(done.stderr.strip())
+        return done.stdout.strip()
+
+    def _prepare(self) -> None:
+        command = [str(find_program("initdb")), "--no-sync", "-D", str(self.data)]
+        command += ["-A", "trust", "-U", self.user, "-E", "UTF8", "--locale=C"]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.directory,
+            user=self.uid if os.geteuid() == 0 else None,
+            group=self.gid if os.geteuid() == 0 else None,
+        )
+        if done.returncode != 0:
+            raise ServiceError(f"initdb failed: {done.stderr.strip()}")
+
+    def _command(self) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "shared_buffers": "64MB",
+            "fsync": "on",
+            "synchronous_commit": "on",
+        }
+        command = [str(find_program("postgres")), "-D", str(self.data), "-p", str(self.port)]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        return command
+
+    def _ready(self) -> bool:
+        # The postmaster writes its state into its pid file. A killed one leaves the file behind,
+        # so the pid in it has to be the one we started.
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        alive = self._process is not None and lines[:1] == [str(self._process.pid)]
+        return alive and len(lines) > 7 and lines[7].strip() == "ready"
+
+
+class RedisServer(Server):
+    """A Redis or Valkey that writes every command to disk before it answers."""
+
+    kind = "redis"
+
+    @property
+    def url(self) -> str:
+        """The URL of database 0."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def flush(self) -> None:
+        """Remove all keys of all databases."""
+        answer = self.command("FLUSHALL")
+        if answer != "+OK":
+            raise ServiceError(f"FLUSHALL answered {answer!r}")
+
+    def command(self, line: str) -> str:
+        """Send one inline command and return the first line of the answer as it came."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=STOP_TIMEOUT) as link:
+            link.sendall(f"{line}\r\n".encode())
+            return link.makefile("rb").readline().decode().rstrip("\r\n")
+
+    def _prepare(self) -> None:
+        self.data.mkdir()
+        os.chown(self.data, self.uid, self.gid)
+
+    def _command(self) -> list[str]:
+        command = [str(find_program("redis-server", "valkey-server")), "--port", str(self.port)]
+        command += ["--bind", "127.0.0.1", "--dir", str(self.data), "--save", ""]
+        return [*command, "--appendonly", "yes", "--appendfsync", "always"]
+
+    def _ready(self) -> bool:
+        # A stranger on our port would answer too, but then our process ends: see start().
+        try:
+            return self.command("PING") == "+PONG" and self.running
+        except OSError:
+            return False
+
+
+def sqlite_url(directory: Path) -> str:
+    """Return the SQLAlchemy URL of a database file in a directory; the file need not exist."""
+    return f"sqlite+aiosqlite:///{directory / 'keyturn.db'}"
