@@ -27,8 +27,7 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 START_ATTEMPTS = 5
 INSTALL_HINT = (
-    "on Debian or Ubuntu: apt-get install postgresql redis-server "
-    "(no running service is needed, only the programs)"
+    "on Debian or Ubuntu: apt-get install postgresql redis-server (no running service is needed, only the programs)"
 )
 
 

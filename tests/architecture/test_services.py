@@ -81,9 +81,7 @@ def test_server_of_a_killed_run_is_removed() -> None:
         "print(s.directory, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root, check=False)
     left = Path(done.stdout.strip())
     assert left.name.startswith(PREFIX)
     assert left.is_dir()
@@ -108,8 +106,4 @@ def _name(process: psutil.Process) -> str:
 
 
 def _processes_of(directory: Path) -> list[int]:
-    return [
-        process.pid
-        for process in psutil.process_iter(["cwd"])
-        if str(directory) in str(process.info["cwd"])
-    ]
+    return [process.pid for process in psutil.process_iter(["cwd"]) if str(directory) in str(process.info["cwd"])]
