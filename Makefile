@@ -6,6 +6,9 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 2
+CODE := $(wildcard src tests bench)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 RUN_STAMP := $(VENV)/.run-installed
@@ -36,9 +39,63 @@ $(DEV_STAMP): requirements/dev.txt pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $(RUN_STAMP) $@
 
+.PHONY: demo
+demo: $(RUN_STAMP) ## Install what the server needs and run it with a web page to try it
+	$(BIN)/keyturn demo
+
+.PHONY: test
+test: services check ## Everything that has to pass; installs what it needs
+	@# Branches of core and tokens are measured while all tests run, and every one has to be taken.
+	rm -f .coverage .coverage.*
+	$(PYTEST) -n $(WORKERS) --cov --cov-report= tests
+	@$(BIN)/coverage report --precision=2 --fail-under=100 \
+		|| { echo "core and tokens need every branch tested; see the lines above" >&2; exit 1; }
+
+.PHONY: check
+check: $(DEV_STAMP) ## Lint, types, import contracts, budgets: no service needed
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/mypy $(CODE)
+	$(BIN)/basedpyright
+	$(PYTEST) -q -m "not services" tests/architecture
+
+.PHONY: unit
+unit: $(DEV_STAMP) ## The quick tests: no service, no proofs, no chaos
+	$(PYTEST) -q -n $(WORKERS) -m "not services" --ignore=tests/proofs --ignore=tests/chaos tests
+
+# The long versions may be silent for hours, so the watch on hanging tests is off.
+.PHONY: prove
+prove: services ## The proofs at full length
+	$(PYTEST) tests/proofs --prove -o faulthandler_timeout=0
+
+.PHONY: chaos
+chaos: services ## Kill, restart and cut off servers and databases, at full length
+	$(PYTEST) tests/chaos --chaos -o faulthandler_timeout=0
+
+.PHONY: bench
+bench: services ## The benchmarks; every figure is a ratio within one run
+	$(BIN)/python -m bench
+
+# The tests start their own servers and only need the programs. A package may come with a service
+# that starts by itself; a policy says no while we install, so nothing of ours runs beside it.
+.PHONY: services
+services: $(DEV_STAMP)
+	@if $(BIN)/python -m tests.services >/dev/null 2>&1; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		policy=/usr/sbin/policy-rc.d; ours=; \
+		if [ ! -e $$policy ]; then printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; ours=1; fi; \
+		trap '[ -z "$$ours" ] || rm -f $$policy' EXIT; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			postgresql redis-server >/dev/null; \
+	fi; \
+	$(BIN)/python -m tests.services
+
 .PHONY: lock
-lock: | $(BIN)/python ## Write requirements/*.txt anew from pyproject.toml and requirements/*.in
+lock: | $(BIN)/python ## Write requirements/*.txt anew, with the newest versions that fit
 	@test -x $(BIN)/uv || $(PIP) install --quiet uv
+	rm -f requirements/run.txt requirements/dev.txt
 	$(COMPILE) pyproject.toml requirements/run.in -o requirements/run.txt
 	$(COMPILE) pyproject.toml requirements/run.in requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
 

@@ -2,7 +2,8 @@
 
 Nothing here touches a service of the machine. A server lives in a temporary directory whose name
 carries the process id of the test run that made it, so that the next run can remove what a killed
-run left behind. No test and no fixture in this file.
+run left behind. No test and no fixture in this file. `python -m tests.services` says whether the
+programs are there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -350,3 +352,19 @@ class RedisServer(Server):
 def sqlite_url(directory: Path) -> str:
     """Return the SQLAlchemy URL of a database file in a directory; the file need not exist."""
     return f"sqlite+aiosqlite:///{directory / 'keyturn.db'}"
+
+
+def main() -> int:
+    """Check that every program is installed; print what is missing and return 1 if one is not."""
+    try:
+        for names in (("initdb",), ("postgres",), ("psql",), ("redis-server", "valkey-server")):
+            find_program(*names)
+        service_account()
+    except ServiceError as error:
+        sys.stderr.write(f"The tests need PostgreSQL and Redis: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
