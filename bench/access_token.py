@@ -1,0 +1,101 @@
+"""Measure signing and checking access tokens against the bare primitives, in one run.
+
+`python -m bench.access_token` prints microseconds and ratios. Baseline and subject are
+interleaved in every round, and the median of the rounds counts, so that a busy machine
+slows both alike.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from keyturn.tokens.access_token import AccessTokenSigner, AccessTokenVerifier
+from keyturn.tokens.keyring import SigningKey
+from keyturn.tokens.verified_cache import VerifiedTokenCache
+
+ROUNDS = 25
+CALLS = 200
+WARM_CALLS = 5000
+NOW = 1_800_000_000.0
+ISSUER = "https://auth.example.com"
+AUDIENCE = "api"
+
+
+def per_call(call: Callable[[], object], calls: int) -> float:
+    """Return the microseconds of one call, averaged over `calls`."""
+    started = perf_counter()
+    for _ in range(calls):
+        call()
+    return (perf_counter() - started) / calls * 1e6
+
+
+def measure() -> dict[str, float]:
+    """Run all subjects interleaved and return their medians and ratios."""
+    key = SigningKey.generate(bytes(range(48)), created_at=0, publish_at=0, activate_at=0)
+    signer = AccessTokenSigner(key, ISSUER, AUDIENCE)
+
+    def sign() -> str:
+        return signer.sign(
+            subject="9f86d081884c7d659a2feaa0c55ad015",
+            session_id=bytes(range(16)),
+            issued_at=NOW,
+            expires_at=NOW + 600,
+            token_id="S1hqZk1mZ2pYb2ZkQ0x2Rw",
+            authenticated_at=NOW,
+            methods=("pwd",),
+        )
+
+    token = sign()
+    signing_input, _, tail = token.rpartition(".")
+    covered = signing_input.encode("ascii")
+    algorithm = ec.ECDSA(SHA256())
+    raw = urlsafe_b64decode(tail + "==")
+    der = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+    payload = urlsafe_b64decode(covered.split(b".")[1] + b"==")
+
+    def raw_check() -> object:
+        key.public_key.verify(der, covered, algorithm)
+        return json.loads(payload)
+
+    def raw_sign() -> object:
+        return key.private_key.sign(covered, algorithm)
+
+    verifier = AccessTokenVerifier({key.kid: key.public_key}, ISSUER, AUDIENCE)
+    cache = VerifiedTokenCache(verifier, revoked={"00" * 16})
+    cache.verify(token, NOW)
+    subjects: dict[str, tuple[Callable[[], object], int]] = {
+        "raw sign": (raw_sign, CALLS),
+        "sign": (sign, CALLS),
+        "raw verify + JSON": (raw_check, CALLS),
+        "verify cold": (lambda: verifier.verify(token, NOW), CALLS),
+        "verify warm": (lambda: cache.verify(token, NOW), WARM_CALLS),
+    }
+    samples: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(ROUNDS):
+        for name, (call, calls) in subjects.items():
+            samples[name].append(per_call(call, calls))
+    figures = {name: median(values) for name, values in samples.items()}
+    figures["cold / raw"] = figures["verify cold"] / figures["raw verify + JSON"]
+    figures["sign / raw"] = figures["sign"] / figures["raw sign"]
+    return figures
+
+
+def main() -> None:
+    """Print the figures, and the bound that each has to keep."""
+    bounds = {"sign": 45.0, "verify warm": 3.0, "cold / raw": 1.3}
+    for name, value in measure().items():
+        unit = "x " if "/" in name else "us"
+        bound = f"  (at most {bounds[name]:g})" if name in bounds else ""
+        print(f"{name:20} {value:8.2f} {unit}{bound}")
+
+
+if __name__ == "__main__":
+    main()

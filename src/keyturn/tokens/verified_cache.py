@@ -1,0 +1,96 @@
+"""A cache of verified access tokens, and the denylist check that no cache may skip.
+
+Owns the warm path of checking an access token. Must not verify anything itself and must
+not know how the denylist is fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Final, final
+
+from keyturn.core.errors import InvalidToken
+from keyturn.tokens.access_token import AccessClaims, AccessTokenVerifier
+from keyturn.tokens.jws import TokenFault
+
+DEFAULT_LIMIT: Final = 10_000
+
+
+@final
+class VerifiedTokenCache:
+    """Verify each token text once, and check expiry and denylist every time.
+
+    Why: a client sends the same token for minutes and the signature check is most of the
+    cost. Only valid tokens are kept, so garbage cannot push good ones out. Expiry and
+    revocation are never cached. Not to be shared between threads that run in parallel
+    with `clear`; one per event loop.
+
+    Two generations bound it: when the young one is full it becomes the old one and the
+    former old one is dropped. Dropping costs nothing and what is in use moves back.
+
+    Args:
+        verifier: judges a token that is not in the cache.
+        revoked: the denylist: holds the `sid` (hex) or `jti` of what was revoked. Read
+            on every call, so the live set itself belongs here.
+        limit: the most tokens kept, at least 2; about 2 KB each.
+
+    Spec: ASVS 5.0 7.4.1 (a revoked session's tokens are refused).
+    """
+
+    __slots__ = ("_half", "_leeway", "_old", "_revoked", "_verifier", "_young")
+
+    def __init__(
+        self,
+        verifier: AccessTokenVerifier,
+        *,
+        revoked: Container[str] = frozenset(),
+        limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        if limit < 2:
+            raise ValueError("a cache holds at least 2 tokens")
+        self._verifier: Final = verifier
+        self._revoked: Final = revoked
+        self._half: Final = limit // 2
+        self._leeway: Final = verifier.leeway
+        self._young: dict[str, AccessClaims] = {}
+        self._old: dict[str, AccessClaims] = {}
+
+    def verify(self, token: str, now: float) -> AccessClaims:
+        """Return the claims of a valid token that is not on the denylist.
+
+        Args:
+            token: the text after `Bearer `.
+            now: seconds since the epoch.
+
+        Raises:
+            InvalidToken: as `AccessTokenVerifier.verify`, or `revoked`.
+        """
+        claims = self._young.get(token)
+        if claims is None:
+            claims = self._admit(token, now)
+        elif now >= claims.expires_at + self._leeway:
+            del self._young[token]
+            raise InvalidToken(TokenFault.EXPIRED)
+        if claims.sid in self._revoked or claims.token_id in self._revoked:
+            raise InvalidToken(TokenFault.REVOKED)
+        return claims
+
+    def clear(self) -> None:
+        """Forget everything: to be called when a key stops counting before its time."""
+        self._young = {}
+        self._old = {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def _admit(self, token: str, now: float) -> AccessClaims:
+        claims = self._old.pop(token, None)
+        if claims is None:
+            claims = self._verifier.verify(token, now)
+        elif now >= claims.expires_at + self._leeway:
+            raise InvalidToken(TokenFault.EXPIRED)
+        if len(self._young) >= self._half:
+            self._old = self._young
+            self._young = {}
+        self._young[token] = claims
+        return claims
