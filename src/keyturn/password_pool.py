@@ -1,0 +1,122 @@
+"""A bounded pool of threads for password hashing.
+
+Owns how many hashes run and wait at once, and what happens beyond that. Must not know
+users, throttles or what a password is for.
+
+Why: a hash costs 24 ms of a core and 19 MiB on purpose. Unbounded, a login flood would
+take the memory of the node and the time of `/refresh`; so the queue is short, what does
+not fit is told to come back, and the threads yield to everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+from keyturn.core.errors import Unavailable
+from keyturn.core.secret import Secret
+from keyturn.tokens.password import PasswordHasher, Verified
+
+DEFAULT_QUEUE_LIMIT: Final = 64
+"""Waiting hashes: about a second and a half on one core."""
+_NICENESS: Final = 10
+_DEPENDENCY: Final = "password_hashing"
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class PasswordPool:
+    """Hash and verify passwords off the event loop, a bounded number at a time.
+
+    Args:
+        hasher: does the work.
+        threads: how many run at once; the number of cores when None.
+        queue_limit: how many may wait beyond those that run.
+        retry_after: seconds that a refused caller is told to wait.
+
+    Spec: ASVS 5.0 15.4.4 (fair use of resources), 2.4.1.
+    """
+
+    def __init__(
+        self,
+        hasher: PasswordHasher,
+        *,
+        threads: int | None = None,
+        queue_limit: int = DEFAULT_QUEUE_LIMIT,
+        retry_after: float = 2.0,
+    ) -> None:
+        count = threads if threads is not None else os.cpu_count() or 1
+        if count < 1 or queue_limit < 0:
+            raise ValueError("a pool has at least one thread and a queue of no negative size")
+        self._hasher: Final = hasher
+        self._limit: Final = count + queue_limit
+        self._retry_after: Final = retry_after
+        self._lock: Final = threading.Lock()
+        self._taken = 0
+        self._closed = False
+        self._executor: Final = ThreadPoolExecutor(
+            count, thread_name_prefix="keyturn-password", initializer=_yield_to_others
+        )
+
+    @property
+    def taken(self) -> int:
+        """How many hashes run or wait now."""
+        return self._taken
+
+    async def hash(self, password: str | Secret) -> str:
+        """Return the hash of a password.
+
+        Raises:
+            Unavailable: the queue is full or the pool is closed.
+            PasswordRefused: the password is too long or no text.
+        """
+        return await self._run(self._hasher.hash, password)
+
+    async def verify(self, stored: str | None, password: str | Secret) -> Verified:
+        """Check a password; see `PasswordHasher.verify`.
+
+        Raises:
+            Unavailable: the queue is full or the pool is closed.
+        """
+        return await self._run(self._hasher.verify, stored, password)
+
+    def close(self) -> None:
+        """Refuse new work and what still waits, and return when the running hashes are done."""
+        self._closed = True
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    async def _run(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self._lock:
+            if self._closed or self._taken >= self._limit:
+                raise Unavailable(_DEPENDENCY, self._retry_after)
+            self._taken += 1
+            future = self._executor.submit(work, *args, **kwargs)
+        # The slot is freed when the work ends or is dropped from the queue, not when the
+        # caller goes away: a cancelled request may still occupy a core.
+        future.add_done_callback(self._release)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if self._dropped_by_close(future):
+                raise Unavailable(_DEPENDENCY, self._retry_after) from None
+            raise
+
+    def _dropped_by_close(self, future: Future[_T]) -> bool:
+        task = asyncio.current_task()
+        return self._closed and future.cancelled() and task is not None and not task.cancelling()
+
+    def _release(self, _future: Future[_T]) -> None:
+        with self._lock:
+            self._taken -= 1
+
+
+def _yield_to_others() -> None:
+    """Lower the priority of this thread; on Linux it is a property of the thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,0 +1,165 @@
+"""Which passwords may be chosen.
+
+Owns the rules for a new password and its normal form. Must not hash anything
+(`password` does) and must not be asked at login: a rule that became stricter does not
+lock anyone out.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Final
+from unicodedata import normalize
+
+from keyturn.core.errors import InvalidRequest
+from keyturn.core.secret import Secret
+
+MIN_LENGTH_ALONE: Final = 15
+"""Characters of a password that is the only factor.  Spec: NIST SP 800-63B-4 3.1.1.2."""
+MIN_LENGTH_WITH_FACTOR: Final = 8
+"""The same with a second factor; no policy goes below it.  Spec: ASVS 5.0 6.2.1."""
+MAX_LENGTH: Final = 1024
+
+# Composing shortens a text, but by far less than this; longer input is not even normalised.
+_MAX_RAW_LENGTH: Final = 4 * MAX_LENGTH
+_MIN_CONTEXT_WORD: Final = 4
+_NOT_ALPHANUMERIC: Final = re.compile(r"[\W_]+")
+_ENDS: Final = "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ "
+
+
+class PasswordFault(StrEnum):
+    """Why a password was refused."""
+
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    NOT_TEXT = "not_text"
+    COMMON = "common"
+    CONTEXT = "context"
+    BREACHED = "breached"
+
+
+_DETAIL: Final = {
+    PasswordFault.TOO_SHORT: "The password is too short",
+    PasswordFault.TOO_LONG: "The password is too long",
+    PasswordFault.NOT_TEXT: "The password is not valid Unicode text",
+    PasswordFault.COMMON: "The password is one of those that are tried first",
+    PasswordFault.CONTEXT: "The password is made of your name, your address or this site's name",
+    PasswordFault.BREACHED: "The password is known from a data breach",
+}
+
+
+class PasswordRefused(InvalidRequest):
+    """A password that may not be chosen; `reason` says why and holds nothing of it."""
+
+    def __init__(self, reason: PasswordFault) -> None:
+        super().__init__(_DETAIL[reason])
+        self.reason = reason
+
+
+def normal_password(password: str | Secret) -> str:
+    """Return a password in NFC, the form that is counted and hashed.
+
+    Why: one keyboard sends one letter as one character, another as two; without a
+    normal form the owner could not log in from the second. Never cut: a truncated
+    password lets a wrong one in (Okta 2024).
+
+    Raises:
+        PasswordRefused: over 1 024 characters, or half a surrogate pair.
+
+    Spec: NIST SP 800-63B-4 section 3.1.1.2 (normalise, then hash).
+    """
+    text = password.reveal() if isinstance(password, Secret) else password
+    if len(text) > _MAX_RAW_LENGTH:
+        raise PasswordRefused(PasswordFault.TOO_LONG)
+    normal = normalize("NFC", text)
+    if len(normal) > MAX_LENGTH:
+        raise PasswordRefused(PasswordFault.TOO_LONG)
+    if any("\ud800" <= character <= "\udfff" for character in normal):
+        raise PasswordRefused(PasswordFault.NOT_TEXT)
+    return normal
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordPolicy:
+    """The rules for a new password: length and not being guessable, nothing else.
+
+    Why: composition rules and forced changes make passwords worse, so there are none.
+
+    Attributes:
+        min_length: characters (code points in NFC), at least 8.
+        context: words of the site, such as its name and host.
+        breached: asks whether a password is in a breach corpus; None asks nobody. It
+            decides itself what an outage of the corpus means.
+
+    Spec: NIST SP 800-63B-4 section 3.1.1.2; ASVS 5.0 6.2.1-6.2.5, 6.2.9-6.2.12.
+    """
+
+    min_length: int = MIN_LENGTH_ALONE
+    context: tuple[str, ...] = ()
+    breached: Callable[[str], bool] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a length that no policy may allow."""
+        if not MIN_LENGTH_WITH_FACTOR <= self.min_length <= 64:
+            raise ValueError("min_length is 8 to 64: every longer password must be allowed too")
+
+    def check(self, password: str | Secret, context: Iterable[str] = ()) -> str:
+        """Return the normal form of a password that may be chosen.
+
+        Args:
+            password: as typed.
+            context: what is known of the user: e-mail address, name.
+
+        Raises:
+            PasswordRefused: with the first reason found, the cheapest test first.
+        """
+        normal = normal_password(password)
+        if len(normal) < self.min_length:
+            raise PasswordRefused(PasswordFault.TOO_SHORT)
+        folded = normal.casefold()
+        if _is_common(folded):
+            raise PasswordRefused(PasswordFault.COMMON)
+        if _is_made_of(folded, (*self.context, *context)):
+            raise PasswordRefused(PasswordFault.CONTEXT)
+        if self.breached is not None and self.breached(normal):
+            raise PasswordRefused(PasswordFault.BREACHED)
+        return normal
+
+
+@cache
+def _common_passwords() -> frozenset[str]:
+    # Shorter entries are left out: no policy allows their length anyway.
+    packed = files("keyturn.tokens").joinpath("common_passwords.txt.gz").read_bytes()
+    return frozenset(gzip.decompress(packed).decode("utf-8").splitlines())
+
+
+def _is_common(folded: str) -> bool:
+    """Tell whether it is on the list, or a listed one repeated or with ends of digits and marks."""
+    common = _common_passwords()
+    if folded in common or folded.strip(_ENDS) in common:
+        return True
+    for period in range(1, len(folded)):
+        if folded[period:] == folded[:-period]:
+            short = period < MIN_LENGTH_WITH_FACTOR and 2 * period <= len(folded)
+            return short or folded[:period] in common
+    return False
+
+
+def _is_made_of(folded: str, context: Iterable[str]) -> bool:
+    """Tell whether fewer than 8 letters and digits stay when the context words are taken out."""
+    parts = {part for text in context for part in _NOT_ALPHANUMERIC.split(_normal_fold(text))}
+    words = sorted((part for part in parts if len(part) >= _MIN_CONTEXT_WORD), key=len)
+    rest = folded
+    for word in reversed(words):
+        rest = rest.replace(word, " ")
+    return rest != folded and len(_NOT_ALPHANUMERIC.sub("", rest)) < MIN_LENGTH_WITH_FACTOR
+
+
+def _normal_fold(text: str) -> str:
+    return normalize("NFC", text).casefold()
