@@ -69,6 +69,11 @@ class PasswordPool:
         """How many hashes run or wait now."""
         return self._taken
 
+    def reserve(self) -> None:
+        """Raise `Unavailable` when there is no room, before anything is done for the caller."""
+        with self._lock:
+            self._refuse_when_full()
+
     async def hash(self, password: str | Secret) -> str:
         """Return the hash of a password.
 
@@ -93,8 +98,7 @@ class PasswordPool:
 
     async def _run(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         with self._lock:
-            if self._closed or self._taken >= self._limit:
-                raise Unavailable(_DEPENDENCY, self._retry_after)
+            self._refuse_when_full()
             self._taken += 1
             future = self._executor.submit(work, *args, **kwargs)
         # The slot is freed when the work ends or is dropped from the queue, not when the
@@ -106,6 +110,10 @@ class PasswordPool:
             if self._dropped_by_close(future):
                 raise Unavailable(_DEPENDENCY, self._retry_after) from None
             raise
+
+    def _refuse_when_full(self) -> None:
+        if self._closed or self._taken >= self._limit:
+            raise Unavailable(_DEPENDENCY, self._retry_after)
 
     def _dropped_by_close(self, future: Future[_T]) -> bool:
         task = asyncio.current_task()

@@ -149,11 +149,40 @@ class Throttle(Protocol):
         ...
 
 
+class Verified(Protocol):
+    """What a password check found."""
+
+    @property
+    def ok(self) -> bool: ...
+
+    @property
+    def needs_rehash(self) -> bool:
+        """True when the hash was made with older parameters or by another scheme."""
+        ...
+
+
+class Passwords(Protocol):
+    """Hashing off the event loop, a bounded number at a time."""
+
+    def reserve(self) -> None:
+        """Raise `Unavailable` when the queue is full.
+
+        Why before the attempt is counted: an attempt that was never made must not count against its account.
+        """
+        ...
+
+    async def hash(self, password: str) -> str: ...
+
+    async def verify(self, stored: str | None, password: str) -> Verified:
+        """Check a password; without a hash (unknown user) do the same work and say no."""
+        ...
+
+
 class Denylist(Protocol):
     """The sessions and access tokens that were revoked before they expired, in memory; fed by a feed of revocations."""
 
-    def denies(self, session_id_hex: str, token_id: str) -> bool:
-        """Say whether an access token is revoked. No I/O: called at every request."""
+    def __contains__(self, item: object, /) -> bool:
+        """Say whether a session id (lower-case hex) or an access-token id is revoked. No I/O: at every request."""
         ...
 
     async def start(self) -> None:
@@ -216,6 +245,7 @@ __all__ = [
     "Judge",
     "Listing",
     "MonotonicClock",
+    "Passwords",
     "RevocationFeed",
     "SessionStore",
     "SigningKeyStore",
@@ -223,5 +253,6 @@ __all__ = [
     "Upkeep",
     "UserAdmin",
     "UserDirectory",
+    "Verified",
     "WallClock",
 ]

@@ -24,6 +24,8 @@ class CsrfRequest(NamedTuple):
 
 
 class CsrfVerdict(NamedTuple):
+    """Whether the request may go on."""
+
     allowed: bool
     why: str
     """For logs; the answer does not tell."""

@@ -48,6 +48,8 @@ class Refused(KeyturnError):
         retry_after: seconds after which a retry makes sense; None when it never does by itself.
     """
 
+    clears_cookies = False
+    """True when the browser's cookies are of no more use. Never for a fault: a fault must not sign anybody out."""
     code: ClassVar[str]
     status: ClassVar[int]
     title: ClassVar[str]
@@ -92,6 +94,10 @@ class InvalidToken(Refused):
 class NoSession(Refused):
     code, status, title, client = "no_session", 401, "There is no session", "sign_out"
 
+    def __init__(self, *, clears_cookies: bool = True) -> None:
+        super().__init__()
+        self.clears_cookies = clears_cookies
+
 
 class SessionEnded(Refused):
     code, status, title, client = ("session_ended", 401, "The session has ended", "sign_out")
@@ -99,6 +105,8 @@ class SessionEnded(Refused):
     def __init__(self, reason: RevokeReason) -> None:
         super().__init__()
         self.reason = reason
+        # The login that replaced this session has set newer cookies in the same jar.
+        self.clears_cookies = reason is not RevokeReason.REPLACED
 
 
 class SessionBehind(Refused):

@@ -27,6 +27,8 @@ class Login(NamedTuple):
     contact: Contact
     amr: tuple[str, ...]
     remember: bool
+    new_device: bool = False
+    """The user is known, and has never signed in on this device."""
 
 
 class Admission(NamedTuple):
@@ -76,14 +78,10 @@ def admit(live: Sequence[Session], login: Login, now: float, policy: Policy, min
     oldest = sorted(live, key=lambda s: (s.created_at, s.id))[: max(0, surplus)]
     ended = [end(s, RevokeReason.EVICTED, now) for s in oldest]
     evicted = tuple(d.session for d in ended if d.session is not None)
-    signed_in = Event(
-        EventType.SIGNED_IN,
-        now,
-        session.user_id,
-        session.id,
-        {"ip": session.ip, "user_agent": session.user_agent, "amr": " ".join(session.amr)},
-    )
-    return Admission(session, token, evicted, (signed_in, *(event for d in ended for event in d.events)))
+    data = {"ip": session.ip, "user_agent": session.user_agent, "amr": " ".join(session.amr)}
+    kinds = (EventType.SIGNED_IN, EventType.NEW_DEVICE) if login.new_device else (EventType.SIGNED_IN,)
+    opened = (Event(kind, now, session.user_id, session.id, data) for kind in kinds)
+    return Admission(session, token, evicted, (*opened, *(event for d in ended for event in d.events)))
 
 
 class Limit(NamedTuple):

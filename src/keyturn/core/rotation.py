@@ -109,21 +109,11 @@ def decide(
 
     Returns: the decision; `session` in it is the new row state, `write` says whether and how to write it.
     """
-    if session is None:
-        return Decision(Outcome.ENDED, None)
-    if session.revoked_at is not None:
-        return Decision(Outcome.ENDED, session, reason=session.revoked_reason)
+    known = _stand(session, presented, contact, now, policy, healing)
+    if isinstance(known, Decision):
+        return known
+    session, outcome = known
     active_at = _active_at(session, contact, now)
-    if reason := _expired(session, active_at, now, policy):
-        return end(session, reason, now)
-    if session.generation >= GENERATION_LIMIT:
-        return end(session, RevokeReason.ABSOLUTE, now)
-    outcome = standing(session, presented, now, policy, healing=healing)
-    if outcome is Outcome.REUSE:
-        return _reuse(session, presented, contact, now)
-    if outcome is Outcome.AHEAD:
-        event = _event(EventType.DATABASE_BEHIND, session, now, presented=str(presented.generation))
-        return Decision(outcome, session, events=(event,))
     drifted = drift(session, contact, policy)
     if drifted is Drift.REQUIRE_LOGIN:
         return end(session, RevokeReason.REVOKED, now, _drift_event(session, contact, now))
@@ -176,21 +166,48 @@ def log_out(session: Session | None, now: float, reason: RevokeReason = RevokeRe
 
 
 def glance(
-    session: Session | None, presented: PresentedToken, now: float, policy: Policy, contact: Contact
+    session: Session | None,
+    presented: PresentedToken,
+    now: float,
+    policy: Policy,
+    *,
+    contact: Contact,
+    healing: bool = False,
 ) -> Decision:
     """Judge a token for a server-side render: as `decide`, but nothing advances and nothing is marked used.
 
     Why: a render server may be raced by the browser whose cookie it forwards; only the browser rotates. Reuse and
-    deadlines still end the session: a thief who only ever renders pages must not go unseen.
+    deadlines still end the session: a thief who only ever renders pages must not go unseen. The caller is the render
+    server, so its address and user agent say nothing about the device.
     """
-    decision = decide(session, presented, now, policy, contact=contact._replace(idle_seconds=None), mint=_no_child)
-    if decision.outcome.accepted:
-        return Decision(decision.outcome, session)
-    return decision
+    known = _stand(session, presented, contact._replace(idle_seconds=None), now, policy, healing)
+    return known if isinstance(known, Decision) else Decision(known[1], known[0])
 
 
-def _no_child(session_id: SessionId, generation: int, now: float, parent_fingerprint: bytes) -> NewToken:
-    return NewToken("", bytes(32))
+def lapsed(session: Session, now: float) -> bool:
+    """Say whether a session is over: revoked, or past a deadline."""
+    return session.revoked_at is not None or now >= min(session.inactivity_expires_at, session.absolute_expires_at)
+
+
+def _stand(
+    session: Session | None, presented: PresentedToken, contact: Contact, now: float, policy: Policy, healing: bool
+) -> Decision | tuple[Session, Outcome]:
+    """Refuse what ends here; else say what the token is to the session, which lives."""
+    if session is None:
+        return Decision(Outcome.ENDED, None)
+    if session.revoked_at is not None:
+        return Decision(Outcome.ENDED, session, reason=session.revoked_reason)
+    if reason := _expired(session, _active_at(session, contact, now), now, policy):
+        return end(session, reason, now)
+    if session.generation >= GENERATION_LIMIT:
+        return end(session, RevokeReason.ABSOLUTE, now)
+    outcome = standing(session, presented, now, policy, healing=healing)
+    if outcome is Outcome.REUSE:
+        return _reuse(session, presented, contact, now)
+    if outcome is Outcome.AHEAD:
+        event = _event(EventType.DATABASE_BEHIND, session, now, presented=str(presented.generation))
+        return Decision(outcome, session, events=(event,))
+    return session, outcome
 
 
 def _active_at(session: Session, contact: Contact, now: float) -> float:

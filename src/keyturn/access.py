@@ -1,0 +1,132 @@
+"""Access tokens for live sessions: issue one, and turn one back into a principal.
+
+Owns: the lifetime of a token, the claims hook, the warm cache. Must not hold: the format (`tokens/access_token.py`),
+when keys change (`signing.py`), refresh tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keyturn.core.errors import Unavailable
+from keyturn.core.model import Principal, Session, SessionId, User
+from keyturn.core.policy import Policy
+from keyturn.ports import ClaimsHook, Denylist, Entropy, WallClock
+from keyturn.tokens import base64url
+from keyturn.tokens.access_token import AccessClaims, AccessTokenSigner, AccessTokenVerifier
+from keyturn.tokens.signing_key import SigningKey
+from keyturn.tokens.verified_cache import VerifiedTokenCache
+
+_logger = logging.getLogger(__name__)
+_TOKEN_ID_BYTES = 12
+
+
+class SigningKeys(Protocol):
+    """The signing keys this node knows, in memory."""
+
+    def signing_key(self, now: float) -> SigningKey: ...
+
+    def public_key(self, kid: str, now: float) -> ec.EllipticCurvePublicKey | None: ...
+
+
+class AccessTokens:
+    """Issue and verify access tokens.
+
+    Args:
+        signing: the keys; nothing here does I/O.
+        issuer: `iss`, an https URL in production.
+        audience: `aud`.
+        policy: lifetimes and leeway.
+        denylist: what was revoked before it expired; None where that is switched off.
+        claims: the application's hook.
+        entropy, clock: from the operating system.
+
+    Why this node's clock: an access token is judged by many services, each by its own clock, with leeway. Sessions
+    are judged by the database's clock alone.
+    """
+
+    def __init__(
+        self,
+        signing: SigningKeys,
+        *,
+        issuer: str,
+        audience: str,
+        policy: Policy,
+        denylist: Denylist | None,
+        claims: ClaimsHook | None,
+        entropy: Entropy,
+        clock: WallClock,
+    ) -> None:
+        self._signing = signing
+        self._issuer = issuer
+        self._audience = audience
+        self._policy = policy
+        self._claims = claims
+        self._entropy = entropy
+        self._clock = clock
+        self._signer: AccessTokenSigner | None = None
+        verifier = AccessTokenVerifier(signing.public_key, issuer, audience, leeway=policy.clock_leeway)
+        self._cache = VerifiedTokenCache(verifier, revoked=frozenset() if denylist is None else denylist)
+
+    async def issue(self, user: User, session: Session, *, lifetime: float) -> tuple[str, int]:
+        """Sign an access token for a session; return it with its lifetime in whole seconds.
+
+        It never outlives the session.
+
+        Raises:
+            Unavailable: the application's claims hook failed; the refresh token is unharmed.
+        """
+        now = self._clock()
+        expires_in = max(1, int(min(lifetime, session.absolute_expires_at - now)))
+        extra = {} if self._claims is None else await self._extra(self._claims, user, session)
+        scope = extra.pop("scope", None)
+        token = self._signer_at(now).sign(
+            subject=user.id,
+            session_id=session.id,
+            issued_at=now,
+            expires_at=int(now) + expires_in,
+            token_id=base64url.encode(self._entropy(_TOKEN_ID_BYTES)),
+            authenticated_at=min(session.authenticated_at, now),
+            methods=session.amr,
+            scope=None if scope is None else str(scope),
+            extra=extra,
+        )
+        return token, expires_in
+
+    def verify(self, token: str) -> Principal:
+        """Turn an access token into the principal it stands for.
+
+        Raises:
+            InvalidToken: for every token that must not be believed, revoked ones included.
+        """
+        return _principal(self._cache.verify(token, self._clock()))
+
+    def _signer_at(self, now: float) -> AccessTokenSigner:
+        key = self._signing.signing_key(now)
+        if self._signer is None or self._signer.kid != key.kid:
+            self._signer = AccessTokenSigner(key, self._issuer, self._audience)
+        return self._signer
+
+    async def _extra(self, claims: ClaimsHook, user: User, session: Session) -> dict[str, object]:
+        try:
+            return dict(await claims(user, session))
+        except Exception as fault:
+            # The hook is the application's code: whatever it raises is a fault of ours to the client, not a sign-out.
+            _logger.exception("claims hook failed")
+            raise Unavailable("claims hook") from fault
+
+
+def _principal(claims: AccessClaims) -> Principal:
+    return Principal(
+        user_id=claims.subject,
+        session_id=SessionId(claims.session_id),
+        token_id=claims.token_id,
+        scopes=claims.scopes,
+        amr=claims.methods,
+        authenticated_at=claims.authenticated_at,
+        expires_at=claims.expires_at,
+        claims=claims.extra,
+    )

@@ -1,0 +1,404 @@
+"""The use cases: in what order things happen.
+
+Owns: reading clocks, drawing randomness, calling the ports, telling the sinks. Must not hold: a rule about sessions
+(`core/`), HTTP (`web/`), SQL (`stores/`). Nothing here compares times or branches on the policy's numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from keyturn.access import AccessTokens
+from keyturn.core.device import network
+from keyturn.core.errors import (
+    Conflict,
+    InvalidCredentials,
+    InvalidToken,
+    NoSession,
+    NotFound,
+    SessionBehind,
+    SessionEnded,
+    Throttled,
+)
+from keyturn.core.events import Event, EventType
+from keyturn.core.login import Admission, Limit, Login, admit, attempt_limits, signup_limits
+from keyturn.core.model import Contact, PresentedToken, Principal, RevokeReason, Session, SessionId, User
+from keyturn.core.policy import Policy
+from keyturn.core.rotation import Decision, Outcome, Write, decide, glance, lapsed, log_out
+from keyturn.email import normalise_email
+from keyturn.ports import (
+    Credential,
+    Entropy,
+    EventSink,
+    Listing,
+    Passwords,
+    SessionStore,
+    Throttle,
+    UserDirectory,
+    WallClock,
+)
+from keyturn.tokens.device_token import DEVICE_ID_LENGTH, DeviceTokens
+from keyturn.tokens.password_policy import PasswordPolicy
+from keyturn.tokens.refresh_token import RANDOM_LENGTH, RefreshTokens
+
+_logger = logging.getLogger(__name__)
+_SESSION_ID_LENGTH = 16
+
+
+class Cookies(NamedTuple):
+    """The raw values of our cookies in a request: every one that stands under the exact name."""
+
+    refresh: Sequence[bytes] = ()
+    device: Sequence[bytes] = ()
+
+
+class SignedIn(NamedTuple):
+    """A session that was just opened or refreshed, and what the client gets of it."""
+
+    access_token: str
+    expires_in: int
+    """Seconds."""
+    user: User
+    session: Session
+    now: float
+    """This node's clock, for the countdowns in the answer."""
+    refresh_token: str | None
+    """A new refresh token; None: the browser's cookie stays as it is."""
+    device_token: str | None = None
+    """A new device cookie; None: the browser has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """Every use case of Keyturn over its ports.
+
+    Args: the ports by name; `sinks` receive every event; `entropy` and `clock` come from the operating system.
+    """
+
+    policy: Policy
+    sessions: SessionStore
+    users: UserDirectory
+    throttle: Throttle
+    passwords: Passwords
+    password_policy: PasswordPolicy
+    access_tokens: AccessTokens
+    refresh_tokens: RefreshTokens
+    device_tokens: DeviceTokens
+    sinks: Sequence[EventSink] = ()
+    entropy: Entropy = field(default=os.urandom)
+    clock: WallClock = field(default=time.time)
+
+    async def sign_up(
+        self,
+        email: str,
+        password: str,
+        name: str | None,
+        *,
+        remember: bool,
+        device_name: str | None,
+        contact: Contact,
+        cookies: Cookies,
+    ) -> SignedIn:
+        """Create a user and open their first session.
+
+        Raises:
+            InvalidRequest: the address or the password does not pass.
+            Conflict: the address is taken. Throttled: too many sign-ups from this address. Unavailable.
+        """
+        address, _ = normalise_email(email)
+        accepted = self.password_policy.check(password, (address, name or ""))
+        self.passwords.reserve()
+        await self._take(signup_limits(network(contact.ip), self.policy), contact)
+        user = await self.users.create(address, name, await self.passwords.hash(accepted))
+        if user is None:
+            raise Conflict("this e-mail address is taken")
+        signed_up = Event(EventType.SIGNED_UP, self.clock(), user.id, None, {"ip": contact.ip})
+        await self.sessions.record(signed_up)
+        await self._tell(signed_up)
+        return await self._open(user, remember, device_name, contact, cookies)
+
+    async def log_in(
+        self,
+        email: str,
+        password: str,
+        *,
+        remember: bool,
+        device_name: str | None,
+        contact: Contact,
+        cookies: Cookies,
+    ) -> SignedIn:
+        """Prove a password and open a session; end the older one of the same browser.
+
+        Raises:
+            InvalidCredentials: unknown, wrong and disabled alike, after the same work.
+            Throttled. Unavailable: also when the password queue is full.
+
+        Spec: OWASP ASVS 5.0 6.3.1, 6.3.8 (no user enumeration), 7.2.4 (a new session at each login).
+        """
+        address, account = normalise_email(email)
+        device_id = self._device(cookies)
+        credential = await self.users.find(address)
+        known = await self._knows_device(credential, device_id)
+        limits = attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)
+        self.passwords.reserve()
+        await self._take(limits, contact)
+        password_hash = None if credential is None else credential.password_hash
+        verified = await self.passwords.verify(password_hash, password)
+        if credential is None or not verified.ok or credential.user.disabled:
+            refused = Event(EventType.SIGN_IN_REFUSED, self.clock(), credential and credential.user.id, None)
+            refused = refused._replace(data={"ip": contact.ip, "user_agent": contact.user_agent})
+            await self.sessions.record(refused)
+            await self._tell(refused)
+            raise InvalidCredentials
+        await self.throttle.give_back(limits)
+        if verified.needs_rehash and password_hash is not None:
+            rehashed = await self.passwords.hash(password)
+            await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
+        return await self._open(credential.user, remember, device_name, contact, cookies, new_device=not known)
+
+    async def refresh(self, cookies: Cookies, contact: Contact) -> SignedIn:
+        """Exchange the refresh cookie for an access token, by the rules of `core/rotation.py`.
+
+        Raises:
+            NoSession: no cookie, or none that is authentic. SessionEnded: with the reason.
+            SessionBehind: the database lost commits. Unavailable: a dependency is at fault; nothing is lost.
+
+        Spec: RFC 9700 4.14.2; OWASP ASVS 5.0 10.4.5.
+        """
+        token = self._presented(cookies)
+        mint = self.refresh_tokens.minter(self.entropy(RANDOM_LENGTH))
+
+        def judge(session: Session | None, now: float, healing: bool) -> Decision:
+            return decide(session, token, now, self.policy, contact=contact, mint=mint, healing=healing)
+
+        decision = await self.sessions.present(token.session_id, judge)
+        session = await self._accepted(decision, contact)
+        user = await self._active_user(session)
+        if self.sinks:
+            data = {"outcome": decision.outcome.value, "generation": str(session.generation)}
+            await self._tell(Event(EventType.REFRESHED, self.clock(), user.id, session.id, data))
+        child = None if decision.child is None else decision.child.text
+        return await self._signed_in(user, session, child, self.policy.access_lifetime)
+
+    async def render(self, cookies: Cookies, contact: Contact) -> SignedIn:
+        """Give a render server a short access token for the cookie it forwards; nothing advances.
+
+        Raises: as `refresh`.
+        """
+        token = self._presented(cookies)
+
+        def judge(session: Session | None, now: float, healing: bool) -> Decision:
+            return glance(session, token, now, self.policy, contact=contact, healing=healing)
+
+        session = await self._accepted(await self.sessions.present(token.session_id, judge), contact)
+        user = await self._active_user(session)
+        return await self._signed_in(user, session, None, self.policy.ssr_lifetime)
+
+    async def log_out(self, cookies: Cookies, *, everywhere: bool = False) -> None:
+        """End the session of the cookie, and all others of its user if asked; nothing to end is no error.
+
+        Raises: Unavailable: the session may still live, so the cookie must not be cleared.
+        """
+        for token in self._authentic(cookies):
+            decision = await self._end(token.session_id, RevokeReason.LOGOUT)
+            # A token of a session that had ended before proves nothing about the user's other sessions.
+            if everywhere and decision.write is Write.SWAP and decision.session is not None:
+                await self.sessions.revoke(decision.session.user_id, RevokeReason.LOGOUT)
+
+    def authenticate(self, token: str) -> Principal:
+        """Turn an access token into a principal; no I/O.
+
+        Raises: InvalidToken.
+        """
+        return self.access_tokens.verify(token)
+
+    async def me(self, principal: Principal) -> tuple[User, Session]:
+        """Read who a principal is, and their session.
+
+        Raises: InvalidToken: the session or the user is gone.
+        """
+        session = await self._live(principal)
+        user = await self.users.get(principal.user_id)
+        if user is None or user.disabled:
+            raise InvalidToken("user_gone")
+        return user, session
+
+    async def list_sessions(self, principal: Principal) -> Listing:
+        """List the principal's live sessions, newest first. Raises: InvalidToken."""
+        await self._live(principal)
+        return await self.sessions.list_live(principal.user_id)
+
+    async def end_session(self, principal: Principal, session_id: SessionId) -> None:
+        """End one of the principal's own sessions.
+
+        Raises: NotFound: there is none such, or it is another user's (which must not show).
+        """
+        await self._live(principal)
+        reason = RevokeReason.LOGOUT if session_id == principal.session_id else RevokeReason.REVOKED
+        if not await self._revoke(principal.user_id, reason, only=session_id):
+            raise NotFound
+
+    async def end_other_sessions(self, principal: Principal) -> None:
+        """End all the principal's sessions but the one that asks."""
+        await self._live(principal)
+        await self._revoke(principal.user_id, RevokeReason.REVOKED, keep=principal.session_id)
+
+    async def change_password(
+        self, principal: Principal, current: str, new: str, cookies: Cookies, contact: Contact
+    ) -> str | None:
+        """Change the password, end all other sessions, and give this one a new refresh token.
+
+        Returns: the new refresh token for the browser's cookie; None when the cookie is to stay as it is. The new token
+        is a child like any other: making it current at once would sign out a browser with a refresh in flight.
+
+        Raises:
+            InvalidToken. InvalidRequest: the new password does not pass. Throttled. Unavailable.
+            InvalidCredentials: the current password is wrong. Conflict: it was changed meanwhile.
+
+        Spec: OWASP ASVS 5.0 6.2.2, 6.2.3 (the current password is asked), 7.4.3 (other sessions end).
+        """
+        user, session = await self.me(principal)
+        accepted = self.password_policy.check(new, (user.email, user.name or ""))
+        limits = attempt_limits(normalise_email(user.email)[1], network(contact.ip), session.device_id, self.policy)
+        self.passwords.reserve()
+        await self._take(limits, contact)
+        old_hash = await self.users.get_password_hash(user.id)
+        if not (await self.passwords.verify(old_hash, current)).ok or old_hash is None:
+            raise InvalidCredentials
+        await self.throttle.give_back(limits)
+        if not await self.users.replace_password_hash(user.id, old_hash, await self.passwords.hash(accepted)):
+            raise Conflict("the password was changed meanwhile")
+        await self._revoke(user.id, RevokeReason.PASSWORD_CHANGED, keep=session.id)
+        changed = Event(EventType.PASSWORD_CHANGED, self.clock(), user.id, session.id, {"ip": contact.ip})
+        await self.sessions.record(changed)
+        await self._tell(changed)
+        if [token.session_id for token in self._authentic(cookies)] != [session.id]:
+            return None
+        return (await self.refresh(cookies, contact)).refresh_token
+
+    async def end_user_sessions(self, user_id: str, reason: RevokeReason = RevokeReason.REVOKED) -> int:
+        """End all sessions of a user, for an administrator or the application; return how many."""
+        return len(await self._revoke(user_id, reason))
+
+    # -- what the use cases share
+
+    def _authentic(self, cookies: Cookies) -> list[PresentedToken]:
+        return [token for value in cookies.refresh if (token := self.refresh_tokens.read(value)) is not None]
+
+    def _presented(self, cookies: Cookies) -> PresentedToken:
+        authentic = self._authentic(cookies)
+        if len(cookies.refresh) != 1:
+            # Why: of two cookies under one `__Host-` name at least one is planted, so neither is used; the
+            # owner's must not be cleared for it.
+            raise NoSession(clears_cookies=not authentic)
+        if not authentic:
+            raise NoSession
+        return authentic[0]
+
+    async def _accepted(self, decision: Decision, contact: Contact) -> Session:
+        await self._tell(*decision.events)
+        session = decision.session
+        if decision.outcome.accepted and session is not None:
+            return session
+        if self.sinks:
+            data = {"outcome": decision.outcome.value, "ip": contact.ip}
+            user_id, session_id = (session.user_id, session.id) if session is not None else (None, None)
+            await self._tell(Event(EventType.REFRESH_REFUSED, self.clock(), user_id, session_id, data))
+        if decision.outcome is Outcome.AHEAD:
+            raise SessionBehind
+        raise NoSession if decision.reason is None else SessionEnded(decision.reason)
+
+    async def _active_user(self, session: Session) -> User:
+        user = await self.users.get(session.user_id)
+        if user is None or user.disabled:
+            await self._revoke(session.user_id, RevokeReason.USER_DISABLED)
+            raise SessionEnded(RevokeReason.USER_DISABLED)
+        return user
+
+    async def _signed_in(self, user: User, session: Session, child: str | None, lifetime: float) -> SignedIn:
+        token, expires_in = await self.access_tokens.issue(user, session, lifetime=lifetime)
+        return SignedIn(token, expires_in, user, session, self.clock(), child)
+
+    async def _open(
+        self,
+        user: User,
+        remember: bool,
+        device_name: str | None,
+        contact: Contact,
+        cookies: Cookies,
+        *,
+        new_device: bool = False,
+    ) -> SignedIn:
+        known_id = self._device(cookies)
+        device_id = known_id or self.entropy(DEVICE_ID_LENGTH)
+        session_id = SessionId(self.entropy(_SESSION_ID_LENGTH))
+        login = Login(session_id, user.id, device_id, device_name, contact, ("pwd",), remember, new_device)
+        mint = self.refresh_tokens.minter(self.entropy(RANDOM_LENGTH))
+
+        def admitted(live: Sequence[Session], now: float) -> Admission:
+            return admit(live, login, now, self.policy, mint)
+
+        admission = await self.sessions.open(user.id, admitted)
+        await self._tell(*admission.events)
+        for older in self._authentic(cookies):
+            await self._end(older.session_id, RevokeReason.REPLACED)
+        lifetime = self.policy.access_lifetime
+        signed_in = await self._signed_in(user, admission.session, admission.token.text, lifetime)
+        return signed_in if known_id else signed_in._replace(device_token=self.device_tokens.issue(device_id))
+
+    async def _end(self, session_id: SessionId, reason: RevokeReason) -> Decision:
+        decision = await self.sessions.present(session_id, lambda session, now, _: log_out(session, now, reason))
+        await self._tell(*decision.events)
+        return decision
+
+    async def _live(self, principal: Principal) -> Session:
+        """Read the principal's session; refuse when it has ended, also while its access token is not denied yet."""
+        session, now = await self.sessions.get(principal.session_id)
+        if session is None or session.user_id != principal.user_id or lapsed(session, now):
+            raise InvalidToken("session_ended")
+        return session
+
+    def _device(self, cookies: Cookies) -> bytes | None:
+        return self.device_tokens.read(cookies.device[0]) if len(cookies.device) == 1 else None
+
+    async def _knows_device(self, credential: Credential | None, device_id: bytes | None) -> bool:
+        if device_id is None:
+            return False
+        # Asked for an unknown user too: the time it takes must not tell.
+        return await self.sessions.knows_device("" if credential is None else credential.user.id, device_id)
+
+    async def _revoke(
+        self,
+        user_id: str,
+        reason: RevokeReason,
+        *,
+        only: SessionId | None = None,
+        keep: SessionId | None = None,
+    ) -> Sequence[SessionId]:
+        ended = await self.sessions.revoke(user_id, reason, only=only, keep=keep)
+        now = self.clock()
+        data = {"reason": reason.value}
+        await self._tell(*(Event(EventType.SESSION_ENDED, now, user_id, session_id, data) for session_id in ended))
+        return ended
+
+    async def _take(self, limits: Sequence[Limit], contact: Contact) -> None:
+        retry_after = await self.throttle.take(limits)
+        if retry_after is not None:
+            await self._tell(
+                Event(EventType.THROTTLED, self.clock(), data={"ip": contact.ip, "limit": limits[0].key[0]})
+            )
+            raise Throttled(retry_after)
+
+    async def _tell(self, *events: Event) -> None:
+        for event in events:
+            for sink in self.sinks:
+                try:
+                    await sink.emit(event)
+                except Exception:
+                    # A sink is the application's: its failure must change no answer.
+                    _logger.exception("event sink failed", extra={"event_type": event.type.value})
