@@ -1,0 +1,262 @@
+"""The access-token signing keys of this node, in memory, kept in step with the store all nodes share.
+
+Owns: loading, the first key, running the key schedule, re-sealing under a new secret, reloading on an unknown key id.
+Must not hold: when a key lives (`tokens.signing_key.plan`), encryption (`tokens.sealed_key`), SQL (`stores`), tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keyturn.core.errors import Unavailable
+from keyturn.core.events import Event, EventType
+from keyturn.ports import Entropy, MonotonicClock, SigningKeyStore, WallClock
+from keyturn.tokens.keyring import (
+    KEY_ENTROPY_BYTES,
+    NONCE_BYTES,
+    KeySchedule,
+    Rotation,
+    SealedKeyError,
+    SecretRing,
+    SigningKey,
+    SigningKeyRing,
+    etag,
+    open_sealed,
+    plan,
+    seal,
+    sealing_id,
+)
+
+_log = logging.getLogger(__name__)
+
+ATTEMPTS = 10
+"""How often a change is planned anew when other nodes change the keys at the same moment. One of them always wins."""
+
+OnEvent = Callable[[Event], Awaitable[None]]
+
+
+class JwkSet(NamedTuple):
+    """The published keys: compact JSON, and its strong entity tag with quotes."""
+
+    body: bytes
+    etag: str
+
+
+class _View(NamedTuple):
+    """What follows from the ring until the next key appears or dies."""
+
+    keys: Mapping[str, ec.EllipticCurvePublicKey]
+    jwks: JwkSet
+    since: float
+    until: float
+
+
+class _Stored(NamedTuple):
+    sealed: tuple[bytes, ...]
+    opened: Mapping[bytes, SigningKey]
+
+    @property
+    def closed(self) -> tuple[bytes, ...]:
+        return tuple(each for each in self.sealed if each not in self.opened)
+
+
+class Signing:
+    """Hold the keys: every question about them is answered from memory; `refresh` is the only I/O.
+
+    Why: a node that loses its database goes on signing and verifying with what it has, and an unknown key id in a forged
+    token must not become a query for each request.
+    """
+
+    def __init__(
+        self,
+        store: SigningKeyStore,
+        secrets: SecretRing,
+        *,
+        schedule: KeySchedule | None = None,
+        on_event: OnEvent | None = None,
+        entropy: Entropy = os.urandom,
+        clock: WallClock = time.time,
+        monotonic: MonotonicClock = time.monotonic,
+        reload_interval: float = 30.0,
+    ) -> None:
+        """Set up; nothing is loaded before the first `refresh`.
+
+        Args:
+            store: the sealed keys all nodes share.
+            secrets: opens and seals them; the database does not hold it.
+            schedule: how long keys live; the defaults of `KeySchedule` when None.
+            on_event: takes `KEY_ROTATED` when this node has made a new key.
+            reload_interval: seconds between two reloads for unknown key ids, at least.
+        """
+        self._store = store
+        self._secrets = secrets
+        self._schedule = schedule or KeySchedule()
+        self._on_event = on_event
+        self._entropy = entropy
+        self._clock = clock
+        self._monotonic = monotonic
+        self._reload_interval = reload_interval
+        self._ring = SigningKeyRing(())
+        self._view: _View | None = None
+        self._lock = asyncio.Lock()
+        self._reload_at = float("-inf")
+
+    @property
+    def ring(self) -> SigningKeyRing:
+        """Every key this node knows, for listings."""
+        return self._ring
+
+    def signing_key(self, now: float) -> SigningKey:
+        """Return the key that signs at `now`.
+
+        Raises:
+            Unavailable: no key was ever loaded, or none is active by this node's clock.
+        """
+        try:
+            return self._ring.signing_key(now)
+        except LookupError as error:
+            raise Unavailable("signing_keys") from error
+
+    def verification_keys(self, now: float) -> Mapping[str, ec.EllipticCurvePublicKey]:
+        """Return the public keys that count at `now`, by key id. No I/O; do not change it."""
+        return self._seen_at(now).keys
+
+    def public_key(self, kid: str, now: float) -> ec.EllipticCurvePublicKey | None:
+        """Return one public key if it counts at `now`; the verifier's `keys` argument. No I/O."""
+        return self._ring.public_key(kid, now)
+
+    def jwks(self, now: float) -> JwkSet:
+        """Return the JWK set to publish at `now` with its entity tag. No I/O."""
+        return self._seen_at(now).jwks
+
+    async def refresh(self, now: float | None = None) -> None:
+        """Load the keys and run the schedule: at start, and from then on every few minutes.
+
+        Several nodes may do this at once: each change is a compare-and-set of the whole ring, and the loser adopts what
+        the winner made. A change of the active secret re-seals every key.
+
+        Args:
+            now: seconds by this node's wall clock; read when None.
+
+        Raises:
+            Unavailable: the store is at fault, or holds keys of which none opens with this node's secrets. What was
+                known before is kept.
+        """
+        await self._apply(Rotation.SCHEDULED, self._clock() if now is None else now)
+
+    async def rotate(self, now: float | None = None, *, compromised: bool = False) -> SigningKey:
+        """Replace the signing key ahead of its schedule and return the new one.
+
+        Args:
+            compromised: the private key leaked. Every token signed until now dies at once; otherwise none does.
+
+        Raises:
+            Unavailable: as `refresh`.
+        """
+        rotation = Rotation.COMPROMISED if compromised else Rotation.FORCED
+        await self._apply(rotation, self._clock() if now is None else now)
+        return self._ring.keys[-1]
+
+    async def reload_for(self, kid: str, now: float | None = None) -> ec.EllipticCurvePublicKey | None:
+        """Look for a key id in memory, then in the store, but in the store at most once per reload interval.
+
+        Why: a thousand tokens with invented key ids must cost one query, not a thousand.
+
+        Returns:
+            the key, or None: unknown, or the store is at fault and it is not known here.
+        """
+        now = self._clock() if now is None else now
+        key = self.public_key(kid, now)
+        if key is not None or self._monotonic() < self._reload_at:
+            return key
+        async with self._lock:
+            if self._monotonic() >= self._reload_at:
+                self._reload_at = self._monotonic() + self._reload_interval
+                try:
+                    self._adopt((await self._read()).opened.values())
+                except Unavailable:
+                    _log.warning("the signing keys could not be reloaded; the known ones stay")
+        return self.public_key(kid, now)
+
+    async def _apply(self, rotation: Rotation, now: float) -> None:
+        async with self._lock:
+            for _ in range(ATTEMPTS):
+                stored = await self._read()
+                # A first key signs at once, everywhere: it starts a little in the past, for nodes with slower clocks.
+                at_once = rotation is Rotation.COMPROMISED or not stored.sealed
+                start = now - self._schedule.leeway if at_once else now
+                planned = plan(
+                    stored.opened.values(), start, self._entropy(KEY_ENTROPY_BYTES), self._schedule, rotation
+                )
+                # What does not open here may open elsewhere: it stays, unless every key must die.
+                closed = () if rotation is Rotation.COMPROMISED else stored.closed
+                sealed = (*closed, *self._seal(stored.opened, planned.ring.keys))
+                if sorted(sealed) != sorted(stored.sealed) and not await self._store.replace(stored.sealed, sealed):
+                    continue
+                self._adopt(planned.ring.keys)
+                for key in planned.create:
+                    await self._announce(key, rotation, now)
+                return
+        raise Unavailable("signing_keys")
+
+    async def _read(self) -> _Stored:
+        sealed = tuple(await self._store.load())
+        opened: dict[bytes, SigningKey] = {}
+        for each in sealed:
+            try:
+                opened[each] = open_sealed(each, self._secrets)
+            except SealedKeyError as error:
+                _log.error("a stored signing key is left out: %s", error)
+        if sealed and not opened:
+            # Making a new key here would end every session of the nodes that do have the right secret.
+            raise Unavailable("signing_keys")
+        return _Stored(sealed, opened)
+
+    def _seal(self, opened: Mapping[bytes, SigningKey], keys: Sequence[SigningKey]) -> Iterator[bytes]:
+        """Yield the keys sealed; one that has not changed is not sealed again, unless the active secret has."""
+        by_kid = {key.kid: each for each, key in opened.items()}
+        for key in keys:
+            each = by_kid.get(key.kid)
+            if each is None or not _same(opened[each], key) or sealing_id(each) != self._secrets.active_id:
+                each = seal(key, self._secrets, self._entropy(NONCE_BYTES))
+            yield each
+
+    def _adopt(self, keys: Iterable[SigningKey]) -> None:
+        self._ring = SigningKeyRing(keys)
+        self._view = None
+
+    async def _announce(self, key: SigningKey, rotation: Rotation, now: float) -> None:
+        _log.info("new signing key %s (%s), signs from %.0f", key.kid, rotation, key.activate_at)
+        if self._on_event is not None:
+            data = {"kid": key.kid, "rotation": rotation.value, "activate_at": f"{key.activate_at:.3f}"}
+            await self._on_event(Event(EventType.KEY_ROTATED, now, data=data))
+
+    def _seen_at(self, now: float) -> _View:
+        view = self._view
+        if view is None or not view.since <= now < view.until:
+            turns = [at for key in self._ring.keys for at in (key.publish_at, key.expire_at) if at is not None]
+            body = self._ring.jwks(now)
+            view = self._view = _View(
+                self._ring.verification_keys(now),
+                JwkSet(body, etag(body)),
+                since=max((at for at in turns if at <= now), default=float("-inf")),
+                until=min((at for at in turns if at > now), default=float("inf")),
+            )
+        return view
+
+
+def _same(one: SigningKey, other: SigningKey) -> bool:
+    return (one.kid, one.publish_at, one.activate_at, one.retire_at, one.expire_at) == (
+        other.kid,
+        other.publish_at,
+        other.activate_at,
+        other.retire_at,
+        other.expire_at,
+    )
