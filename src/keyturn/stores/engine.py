@@ -1,0 +1,282 @@
+"""The way to a database: open it, talk to it in a transaction or without one, and tell its faults from ours.
+
+Owns: connections, transactions, what counts as a fault of the database, its clock. Must not hold: any table's queries.
+
+SQLite has one writer: a lock per process, `BEGIN IMMEDIATE` and a busy timeout between processes. PostgreSQL runs
+single statements without a transaction of their own, so that a statement is one round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from random import uniform
+from typing import Any, TypeVar
+
+from sqlalchemy import Float, event, literal_column
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection as AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.sql.elements import ColumnElement
+
+from keyturn.core.errors import Unavailable, UnsafeSettings
+
+Result = TypeVar("Result")
+Clock = Callable[[], float]
+"""Seconds since the Unix epoch; tests give one to stand in for the database's."""
+
+ATTEMPTS = 5
+"""How often a transaction is tried that lost against another one, before it is `Unavailable`."""
+POSTGRES_NOW = "extract(epoch from clock_timestamp())::float8"
+SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+
+# Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes".
+_FAULT_CLASSES = ("08", "28", "40", "53", "57", "58", "F0", "XX")
+# No such database; read-only after a failover; lock not available.
+_FAULT_STATES = frozenset({"3D000", "25006", "55P03"})
+_CONFLICT_STATES = frozenset({"40001", "40P01"})
+_SQLITE_CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SQLITE_FAULTS = _SQLITE_CONFLICTS | {
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOTADB,
+}
+
+
+class Engine:
+    """A pool of connections to one database; `open_engine` makes one.
+
+    Attributes:
+        sqlalchemy: the pool, for what this class does not offer.
+        postgres: whether it is PostgreSQL; otherwise it is SQLite.
+        now_sql: the database's clock as an SQL expression, in seconds since the epoch.
+    """
+
+    def __init__(self, sqlalchemy: AsyncEngine) -> None:
+        self.sqlalchemy = sqlalchemy
+        self.postgres = sqlalchemy.dialect.name == "postgresql"
+        self.now_sql = POSTGRES_NOW if self.postgres else SQLITE_NOW
+        self._autocommit = sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
+        self._writer = asyncio.Lock()
+
+    @property
+    def now(self) -> ColumnElement[float]:
+        """The database's clock as an expression of SQLAlchemy."""
+        return literal_column(self.now_sql, Float(53))
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncGenerator[AsyncConnection]:
+        """Lend a connection on which every statement is a transaction of its own: for reads, and single writes of PostgreSQL.
+
+        Raises: Unavailable: the database is at fault.
+        """
+        with faults():
+            async with self._autocommit.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+        """Lend a connection in a transaction that commits at the end, or rolls back when something is raised.
+
+        Raises: Unavailable: the database is at fault; when that happens at the commit, whether it took place is unknown.
+        """
+        with faults():
+            if self.postgres:
+                async with self.sqlalchemy.begin() as connection:
+                    yield connection
+                return
+            # SQLite starts a transaction for reading and fails when it must turn into one for writing; so we start
+            # one for writing at once, and queue here instead of in the busy timeout, which polls.
+            async with self._writer, self._autocommit.connect() as connection:
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    await connection.exec_driver_sql("ROLLBACK")
+                    raise
+                await connection.exec_driver_sql("COMMIT")
+
+    async def run(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """Run work in a transaction, again when it lost against another one (deadlock, serialisation, busy file).
+
+        Args: work: may run several times; what it does outside the database must be safe to repeat.
+        Raises: Unavailable: the database is at fault, or the work lost too often.
+        """
+        for _ in range(ATTEMPTS - 1):
+            try:
+                async with self.transaction() as connection:
+                    return await work(connection)
+            except Unavailable as error:
+                if not _lost(error.__cause__):
+                    raise
+            await asyncio.sleep(uniform(0.001, 0.02))  # noqa: S311 - spreads retries, protects nothing
+        async with self.transaction() as connection:
+            return await work(connection)
+
+    async def read_now(self, connection: AsyncConnection, clock: Clock | None = None) -> float:
+        """Read the database's clock, or the one that stands in for it."""
+        if clock is not None:
+            return clock()
+        return float((await connection.exec_driver_sql(f"SELECT {self.now_sql}")).scalar_one())
+
+    async def close(self) -> None:
+        """Close all connections; those in use close when they are given back."""
+        await self.sqlalchemy.dispose()
+
+
+def open_engine(
+    url: str, *, pool_size: int = 8, connect_timeout: float = 5.0, command_timeout: float = 10.0, echo: bool = False
+) -> Engine:
+    """Open a database, without connecting yet.
+
+    Args:
+        url: `sqlite:///file` or `postgresql://user@host/database`, with or without the driver's name.
+        pool_size: connections kept; as many again are opened under load.
+        connect_timeout: seconds to wait for a connection, new or from the pool.
+        command_timeout: seconds a statement may take; for SQLite, how long to wait for another process's write.
+        echo: log every statement.
+
+    Raises: ValueError: the URL is malformed, of another database, or SQLite in memory.
+    """
+    parsed = normalise(url)
+    options: dict[str, Any] = {
+        "pool_size": pool_size,
+        "max_overflow": pool_size,
+        "pool_timeout": connect_timeout,
+        "echo": echo,
+    }
+    if parsed.get_backend_name() == "postgresql":
+        options["connect_args"] = {
+            "timeout": connect_timeout,
+            "command_timeout": command_timeout,
+            "server_settings": {"application_name": "keyturn"},
+        }
+        return Engine(create_async_engine(parsed, **options))
+    options["connect_args"] = {"timeout": command_timeout}
+    engine = create_async_engine(parsed, **options)
+    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    return Engine(engine)
+
+
+def normalise(url: str) -> URL:
+    """Give a URL the driver Keyturn uses.
+
+    Raises: ValueError: malformed, another database, or SQLite in memory.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        # The URL holds a password: it must not be in the message.
+        raise ValueError("the database URL is malformed") from error
+    kind = parsed.drivername.partition("+")[0]
+    if kind in {"postgres", "postgresql"}:
+        if "sslmode" in parsed.query:  # the name libpq uses, as hosting providers give it
+            mode = parsed.query["sslmode"]
+            parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+        return parsed.set(drivername="postgresql+asyncpg")
+    if kind == "sqlite":
+        if parsed.database in {None, "", ":memory:"}:
+            raise ValueError("SQLite must be a file: one in memory is lost with the process")
+        return parsed.set(drivername="sqlite+aiosqlite")
+    raise ValueError(f"the database {kind!r} is not supported: use sqlite or postgresql")
+
+
+async def check_durability(engine: Engine) -> None:
+    """Refuse a database that acknowledges what it has not written.
+
+    Why: with `synchronous_commit=off` a killed PostgreSQL loses acknowledged rotations, and the next refresh of each
+    looks like reuse. The effective setting is read: a role or a database may override the server's.
+
+    Raises:
+        UnsafeSettings: the database is not durable.
+        Unavailable: it is at fault.
+    """
+    problems: list[str] = []
+    async with engine.autocommit() as connection:
+        if engine.postgres:
+            found = await connection.exec_driver_sql(
+                "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
+            )
+            settings = found.one()
+            if settings[0] == "off":
+                problems.append("database_not_durable: PostgreSQL has synchronous_commit=off for this role or database")
+            if settings[1] == "off":
+                problems.append("database_not_durable: PostgreSQL has fsync=off")
+        elif (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar_one() != "wal":
+            problems.append("database_not_durable: SQLite refused the write-ahead log (is it a network drive?)")
+    if problems:
+        raise UnsafeSettings(problems)
+
+
+async def ping(engine: Engine) -> None:
+    """Ask the database for a sign of life. Raises: Unavailable: it gives none."""
+    async with engine.autocommit() as connection:
+        await connection.exec_driver_sql("SELECT 1")
+
+
+@contextmanager
+def faults(retry_after: float = 1.0) -> Generator[None]:
+    """Turn the database's faults into `Unavailable`; let everything else through, our own mistakes above all.
+
+    Raises: Unavailable: the block raised what means that the database is at fault; that is its cause.
+    """
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError, OSError, sqlite3.Error) as error:
+        if not is_fault(error):
+            raise
+        raise Unavailable("database", retry_after) from error
+
+
+def is_fault(error: BaseException) -> bool:
+    """Say whether an error means that the database is at fault, or the way to it."""
+    # A refused, lost or timed-out connection comes as OSError from the driver, unwrapped.
+    if isinstance(error, OSError | PoolTimeoutError):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    state, code = _codes(error)
+    if state is not None:
+        return state.startswith(_FAULT_CLASSES) or state in _FAULT_STATES
+    return code is not None and code & 0xFF in _SQLITE_FAULTS
+
+
+def _lost(error: BaseException | None) -> bool:
+    """Say whether a transaction failed only because another one was in its way."""
+    state, code = _codes(error)
+    return state in _CONFLICT_STATES or (code is not None and code & 0xFF in _SQLITE_CONFLICTS)
+
+
+def _codes(error: BaseException | None) -> tuple[str | None, int | None]:
+    """Return what the driver says: an SQLSTATE of PostgreSQL, or a result code of SQLite."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(origin, "sqlstate", None), getattr(origin, "sqlite_errorcode", None)
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    try:
+        # The busy timeout comes with the connection, before anything that could meet a lock.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+    finally:
+        cursor.close()
+
+
+def create_private_file(path: Path) -> None:
+    """Create the file of a new SQLite database, readable by its owner alone; leave an existing one as it is.
+
+    Why: SQLite would create it, and the two beside it, with whatever the umask allows; password hashes are in it.
+    """
+    path.touch(mode=0o600, exist_ok=True)

@@ -1,0 +1,54 @@
+"""The event log in the database: what happened, for investigations.
+
+Owns: writing events. Must not hold: which events are kept (`core/events.py`), when they are deleted (`pruning.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from hmac import digest
+from json import dumps
+
+from sqlalchemy import insert
+
+from keyturn.core.events import Event
+from keyturn.core.model import SessionId
+from keyturn.stores.engine import AsyncConnection
+from keyturn.stores.schema import events as table
+
+_HASH_LENGTH = 16
+_INSERT = insert(table)
+
+
+def session_hash(session_id: SessionId, log_key: bytes = b"") -> str:
+    """Name a session for the log: the same name each time, from which the session cannot be told.
+
+    Why: whoever reads logs must not be able to name a session to an endpoint, or to match the log with the tables
+    when a key is given.
+    Spec: OWASP ASVS 5.0 16.2.5.
+    """
+    hashed = digest(log_key, session_id, "sha256") if log_key else sha256(session_id).digest()
+    return hashed[:_HASH_LENGTH].hex()
+
+
+async def write_events(connection: AsyncConnection, events: Iterable[Event], log_key: bytes = b"") -> None:
+    """Insert the kept events among these, in the transaction of what they tell of.
+
+    Args:
+        events: any; the ones that are not kept are left out.
+        log_key: keys the name of the session in the log; empty: a plain hash.
+    """
+    rows = [
+        {
+            "at": event.at,
+            "type": event.type.value,
+            "user_id": event.user_id,
+            "session_hash": None if event.session_id is None else session_hash(event.session_id, log_key),
+            "data": dumps(dict(event.data), separators=(",", ":")),
+        }
+        for event in events
+        if event.kept
+    ]
+    if rows:
+        await connection.execute(_INSERT, rows)

@@ -1,0 +1,150 @@
+"""End sessions inside somebody's transaction: the row, its denylist entry, its event and the notice to all nodes.
+
+Owns: what belongs to every revocation, wherever it comes from. Must not hold: when a session must end (`core/`), the
+feed that nodes follow (`revocations.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from sqlalchemy import case, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from keyturn.core.events import Event, EventType
+from keyturn.core.model import RevokeReason, SessionId, UserId
+from keyturn.stores.engine import AsyncConnection
+from keyturn.stores.event_log import write_events
+from keyturn.stores.schema import denylist, sessions
+
+CHANNEL = "keyturn_denylist"
+"""The channel of PostgreSQL on which revocations are told to all nodes."""
+_NOTICE_ENTRIES = 100
+"""An entry has at most 60 bytes and a notice less than 8000."""
+
+
+class Denied(NamedTuple):
+    """An entry of the denylist: a session id in hex (or an access-token id), and until when it matters."""
+
+    id: str
+    expires_at: float
+
+
+class Revoked(NamedTuple):
+    """What a revocation did. Hand `denied` to `on_revoked` after the commit."""
+
+    session_ids: Sequence[SessionId]
+    """The sessions that ended for the reason that was given."""
+    denied: Sequence[Denied]
+
+
+NOTHING = Revoked((), ())
+
+
+def _upsert(insert: Any) -> Any:
+    new = insert.excluded
+    later = case((new.expires_at > denylist.c.expires_at, new.expires_at), else_=denylist.c.expires_at)
+    return insert.on_conflict_do_update(
+        index_elements=[denylist.c.id], set_={"expires_at": later, "created_at": new.created_at}
+    )
+
+
+_DENY_POSTGRES = _upsert(postgres_insert(denylist))
+_DENY_SQLITE = _upsert(sqlite_insert(denylist))
+
+
+async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
+    """Hold the user's lock until the end of the transaction: logins and revocations of one user take turns.
+
+    Why: a login that reads the sessions before a log-out-everywhere and writes after it would survive it. On SQLite the
+    transaction itself is that lock.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.exec_driver_sql(
+            "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:' || $1::text, 0))", (user_id,)
+        )
+
+
+async def revoke_sessions(
+    connection: AsyncConnection,
+    user_id: UserId,
+    reason: RevokeReason,
+    now: float,
+    *,
+    denylist_lifetime: float,
+    only: SessionId | None = None,
+    keep: SessionId | None = None,
+    log_key: bytes = b"",
+) -> Revoked:
+    """End a user's sessions, `only` one or all but `keep`, in the caller's transaction (of `Engine.transaction` or `run`).
+
+    A session past its inactivity deadline ends too, with that as its reason, and is not returned: what would move the
+    deadline may be on its way to the database, and the session must not survive this.
+
+    Args:
+        now: the database's clock, seconds.
+        denylist_lifetime: seconds until the last access token of a session is dead.
+        log_key: as for `event_log.session_hash`.
+    """
+    await lock_user(connection, user_id)
+    chosen = [sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None), sessions.c.absolute_expires_at > now]
+    if only is not None:
+        chosen.append(sessions.c.id == only)
+    if keep is not None:
+        chosen.append(sessions.c.id != keep)
+    actual = case((sessions.c.inactivity_expires_at <= now, RevokeReason.INACTIVITY.value), else_=literal(reason.value))
+    # Rows are locked in the order of their ids, as everywhere: two transactions can wait for each other only in line.
+    locked = select(sessions.c.id).where(*chosen).order_by(sessions.c.id).with_for_update()
+    statement = (
+        update(sessions)
+        .where(sessions.c.id.in_(locked.scalar_subquery()), *chosen)
+        .values(revoked_at=now, revoked_reason=actual)
+        .returning(sessions.c.id, sessions.c.revoked_reason)
+    )
+    ended = [(SessionId(bytes(row[0])), RevokeReason(row[1])) for row in await connection.execute(statement)]
+    if not ended:
+        return NOTHING
+    denied = await deny(connection, [id_ for id_, _ in ended], now, denylist_lifetime)
+    told = (Event(EventType.SESSION_ENDED, now, user_id, id_, {"reason": why.value}) for id_, why in ended)
+    await write_events(connection, told, log_key)
+    return Revoked([id_ for id_, why in ended if why is reason], denied)
+
+
+async def deny(
+    connection: AsyncConnection, session_ids: Iterable[SessionId], now: float, denylist_lifetime: float
+) -> Sequence[Denied]:
+    """Put sessions on the denylist and tell all nodes when the transaction commits; return the entries."""
+    return await deny_ids(connection, [id_.hex() for id_ in session_ids], now, now + denylist_lifetime)
+
+
+async def deny_ids(connection: AsyncConnection, ids: Sequence[str], now: float, expires_at: float) -> Sequence[Denied]:
+    """Put ids (sessions' in hex, or access tokens') on the denylist; the later expiry wins."""
+    entries = [Denied(id_, expires_at) for id_ in sorted(set(ids))]
+    if not entries:
+        return entries
+    postgres = connection.dialect.name == "postgresql"
+    rows = [{"id": entry.id, "created_at": now, "expires_at": entry.expires_at} for entry in entries]
+    await connection.execute(_DENY_POSTGRES if postgres else _DENY_SQLITE, rows)
+    if postgres:
+        for notice in notices(entries):
+            await connection.exec_driver_sql("SELECT pg_notify($1, $2)", (CHANNEL, notice))
+    return entries
+
+
+def notices(entries: Iterable[Denied]) -> Iterator[str]:
+    """Write entries as notices: one `<id> <expires_at>` per line, each notice under the 8000 bytes PostgreSQL takes."""
+    rest = iter(entries)
+    while lines := [f"{entry.id} {entry.expires_at!r}" for entry in islice(rest, _NOTICE_ENTRIES)]:
+        yield "\n".join(lines)
+
+
+def read_notice(notice: str) -> Sequence[Denied]:
+    """Read a notice back. Raises: ValueError: it is not one of ours."""
+    entries: list[Denied] = []
+    for line in notice.splitlines():
+        id_, _, expires_at = line.partition(" ")
+        entries.append(Denied(id_, float(expires_at)))
+    return entries
