@@ -205,14 +205,10 @@ async def check_durability(engine: Engine) -> None:
     problems: list[str] = []
     async with engine.autocommit() as connection:
         if engine.postgres:
-            found = await connection.exec_driver_sql(
-                "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
-            )
-            settings = found.one()
-            if settings[0] == "off":
-                problems.append("database_not_durable: PostgreSQL has synchronous_commit=off for this role or database")
-            if settings[1] == "off":
-                problems.append("database_not_durable: PostgreSQL has fsync=off")
+            for name in ("synchronous_commit", "fsync"):
+                setting = await connection.exec_driver_sql("SELECT current_setting($1)", (name,))
+                if setting.scalar_one() == "off":
+                    problems.append(f"database_not_durable: PostgreSQL has {name}=off for this role or database")
         elif (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar_one() != "wal":
             problems.append("database_not_durable: SQLite refused the write-ahead log (is it a network drive?)")
     if problems:

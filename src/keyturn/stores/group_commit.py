@@ -1,0 +1,137 @@
+"""Gather concurrent calls on one event loop into groups, each of which is one piece of work.
+
+Owns: who waits for which group, and that one caller's fate never becomes another's. Must not hold: what a group does.
+
+No artificial delay: the first call starts a group at the next turn of the loop; what arrives while that is under way
+is the next group. So a lone call is as quick as without groups, and a busy node shares round trips and disk flushes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+
+class Group(Generic[Item, Reply]):
+    """Calls that are done together. Each is answered once; those left over fail when the work does.
+
+    Attributes:
+        items: what each call brought, in order of arrival.
+    """
+
+    __slots__ = ("_futures", "items")
+
+    def __init__(self, items: list[Item], futures: list[asyncio.Future[Reply]]) -> None:
+        self.items: Sequence[Item] = items
+        self._futures = futures
+
+    def answer(self, index: int, reply: Reply) -> None:
+        """Answer a call now; a caller who has gone away is passed over."""
+        future = self._futures[index]
+        if not future.done():
+            future.set_result(reply)
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Let one call fail, with an error of its own.
+
+        Why: an error object that several requests raise gathers the traceback and the context of each of them, and
+        what one writes on it the next one answers with.
+        """
+        future = self._futures[index]
+        if not future.done():
+            future.set_exception(_own(error))
+
+    def fail_rest(self, error: BaseException) -> None:
+        """Let every call that has no answer yet fail, each with an error of its own."""
+        for index in range(len(self._futures)):
+            self.fail(index, error)
+
+
+class Gatherer(Generic[Item, Reply]):
+    """Turn calls into groups.
+
+    Args:
+        work: does a group; must answer every call of it before it returns. What it raises goes to those without answer.
+        size: at most this many calls in a group; 1 switches gathering off: each call is then done by itself, at once.
+    """
+
+    __slots__ = ("_futures", "_items", "_running", "_scheduled", "_size", "_work")
+
+    def __init__(self, work: Callable[[Group[Item, Reply]], Awaitable[None]], *, size: int = 256) -> None:
+        if size < 1:
+            raise ValueError("a group has at least one call")
+        self._work = work
+        self._size = size
+        self._items: list[Item] = []
+        self._futures: list[asyncio.Future[Reply]] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    def call(self, item: Item) -> asyncio.Future[Reply]:
+        """Join the next group; await what this returns. Cancelling that leaves the group, and the work, as it is."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+        self._items.append(item)
+        self._futures.append(future)
+        if not self._scheduled and (self._size == 1 or not self._running):
+            self._scheduled = True
+            loop.call_soon(self._start)
+        return future
+
+    async def drain(self) -> None:
+        """Wait until every call made so far has been done."""
+        while self._running or self._scheduled:
+            await asyncio.wait(self._running) if self._running else await asyncio.sleep(0)
+
+    def _start(self) -> None:
+        self._scheduled = False
+        if self._size == 1:
+            while self._items:
+                self._take()
+        elif self._items:
+            self._take()
+
+    def _take(self) -> None:
+        size = self._size
+        items, futures = self._items, self._futures
+        if len(items) <= size:
+            self._items, self._futures = [], []
+        else:
+            items, self._items = items[:size], items[size:]
+            futures, self._futures = futures[:size], futures[size:]
+        task = asyncio.get_running_loop().create_task(self._do(Group(items, futures)))
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    async def _do(self, group: Group[Item, Reply]) -> None:
+        try:
+            await self._work(group)
+        except asyncio.CancelledError:
+            # Only the end of the event loop cancels a group; its callers must not hang.
+            group.fail_rest(RuntimeError("the group was cancelled"))
+            raise
+        except Exception as error:  # noqa: BLE001 - each caller raises it
+            group.fail_rest(error)
+        else:
+            group.fail_rest(RuntimeError("the group ended without an answer for this call"))
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        # At once, not a turn of the loop later: what has gathered meanwhile is the next group.
+        if self._items and not self._scheduled:
+            self._start()
+
+
+def _own(error: BaseException) -> BaseException:
+    """Copy an error for one caller, with the first as its cause."""
+    try:
+        own = copy(error)
+    except Exception:  # noqa: BLE001 - an error may refuse to be copied in any way
+        own = RuntimeError(f"{type(error).__name__}: {error}")
+    own.__cause__ = error
+    return own
