@@ -1,0 +1,181 @@
+"""What the endpoints answer with: JSON, problem documents, cookies and the headers that are on everything.
+
+Owns: how values become bytes. Must not hold: decisions, or anything about the request but its id.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import lru_cache
+from math import ceil
+from typing import Final, Literal
+
+from keyturn.auth import SignedIn
+from keyturn.core import cookie
+from keyturn.core.errors import InvalidToken, MethodNotAllowed, Refused, SessionEnded
+from keyturn.core.model import Session, SessionId, User
+from keyturn.ports import Listing
+from keyturn.web.messages import Header, Response
+
+SameSite = Literal["Lax", "Strict"]
+DEVICE_MAX_AGE: Final = 400 * 24 * 3600
+"""The longest a browser keeps a cookie.  Spec: RFC 6265bis 5.6.1."""
+ERROR_TYPE: Final = "urn:keyturn:error:"
+JSON_TYPE: Final = (b"content-type", b"application/json")
+PROBLEM_TYPE: Final = (b"content-type", b"application/problem+json")
+NO_STORE: Final = (b"cache-control", b"private, no-store")
+STANDARD_HEADERS: Final[tuple[Header, ...]] = (
+    # Why: an answer that carries a token or a Set-Cookie must never come out of a shared cache (CVE-2025-48947).
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+_HINT: Final = "1"
+# ASCII only, so that no reader disagrees about the encoding; no NaN, which is not JSON.
+encode_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def ok(value: object, *cookies: Header, status: int = 200) -> Response:
+    """Answer with JSON."""
+    return Response(status, [JSON_TYPE, *cookies], encode_json(value).encode("ascii"))
+
+
+def nothing(*cookies: Header) -> Response:
+    """Answer that it is done."""
+    return Response(204, list(cookies))
+
+
+def problem(refused: Refused, request_id: str) -> Response:
+    """Answer with an RFC 9457 problem document.
+
+    Why so little: `detail` is written by us for the developer who reads it; what went wrong inside is in the log, under
+    the same request id.
+    """
+    headers: list[Header] = [PROBLEM_TYPE]
+    document: dict[str, object] = {
+        "type": ERROR_TYPE + refused.code,
+        "title": refused.title,
+        "status": refused.status,
+        "detail": refused.detail or refused.title,
+        "code": refused.code,
+        "request_id": request_id,
+    }
+    if isinstance(refused, SessionEnded):
+        document["reason"] = refused.reason.on_the_wire
+    elif isinstance(refused, MethodNotAllowed):
+        headers.append((b"allow", refused.allow.encode("ascii")))
+    elif isinstance(refused, InvalidToken):
+        # Spec: RFC 6750 3.1; no description: which check failed is nobody's business.
+        headers.append((b"www-authenticate", b'Bearer error="invalid_token"'))
+    if refused.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, ceil(refused.retry_after))))
+    return Response(refused.status, headers, encode_json(document).encode("ascii"))
+
+
+def finish(response: Response, request_id: str) -> Response:
+    """Add the headers that every answer carries."""
+    headers = response.headers
+    headers.extend(STANDARD_HEADERS)
+    headers.append((b"x-request-id", request_id.encode("ascii")))
+    if not any(name == b"cache-control" for name, _ in headers):
+        headers.append(NO_STORE)
+    # Spec: RFC 9110 8.6: no Content-Length on a 204 or a 304.
+    if response.status not in {204, 304}:
+        headers.append((b"content-length", b"%d" % len(response.body)))
+    return response
+
+
+# -- cookies
+
+
+def refresh_cookies(token: str, session: Session, now: float, same_site: SameSite) -> list[Header]:
+    """Render the refresh cookie and the readable hint that there is one.
+
+    Max-Age stands there only when the person asked to be remembered, and reaches to the absolute end: a cookie that
+    outlives its session only makes a useless request.
+    """
+    max_age = max(0, int(session.absolute_expires_at - now)) if session.remember else None
+    return [
+        (b"set-cookie", cookie.render(cookie.REFRESH, token, max_age=max_age, same_site=same_site)),
+        (b"set-cookie", cookie.render(cookie.HINT, _HINT, max_age=max_age, http_only=False, same_site=same_site)),
+    ]
+
+
+def cleared_cookies(same_site: SameSite) -> list[Header]:
+    """Render the removal of the refresh cookie and the hint; the device cookie stays with the device."""
+    return [
+        (b"set-cookie", cookie.clear(cookie.REFRESH, same_site=same_site)),
+        (b"set-cookie", cookie.clear(cookie.HINT, http_only=False, same_site=same_site)),
+    ]
+
+
+def device_cookie(token: str, same_site: SameSite) -> Header:
+    """Render the long-lived cookie by which a device is known again; it signs nobody in."""
+    return (b"set-cookie", cookie.render(cookie.DEVICE, token, max_age=DEVICE_MAX_AGE, same_site=same_site))
+
+
+# -- values
+
+
+def signed_in(result: SignedIn, same_site: SameSite, *, status: int = 200) -> Response:
+    """Answer with a new access token, and with cookies where there are new ones."""
+    headers: list[Header] = [JSON_TYPE]
+    if result.refresh_token is not None:
+        headers += refresh_cookies(result.refresh_token, result.session, result.now, same_site)
+    if result.device_token is not None:
+        headers.append(device_cookie(result.device_token, same_site))
+    body = encode_json(
+        {
+            "access_token": result.access_token,
+            "token_type": "Bearer",
+            "expires_in": result.expires_in,
+            "user": user(result.user),
+            "session": session(result.session, result.now),
+        }
+    )
+    return Response(status, headers, body.encode("ascii"))
+
+
+def user(value: User) -> dict[str, object]:
+    """Show a user to themselves."""
+    return {"id": value.id, "email": value.email, "name": value.name}
+
+
+def session(value: Session, now: float) -> dict[str, object]:
+    """Show the session of a token."""
+    return {
+        "id": value.id.hex(),
+        "created_at": rfc3339(value.created_at),
+        "inactivity_expires_in": max(0, int(value.inactivity_expires_at - now)),
+        "absolute_expires_in": max(0, int(value.absolute_expires_at - now)),
+    }
+
+
+def sessions(listing: Listing, current: SessionId) -> dict[str, object]:
+    """Show a user's sessions to themselves."""
+    return {
+        "sessions": [
+            {
+                "id": one.id.hex(),
+                "current": one.id == current,
+                "device_name": one.device_name,
+                "device": one.device,
+                "ip": one.ip,
+                "user_agent": one.user_agent,
+                "created_at": rfc3339(one.created_at),
+                "last_seen_at": rfc3339(one.last_seen_at),
+                "expires_at": rfc3339(min(one.inactivity_expires_at, one.absolute_expires_at)),
+            }
+            for one in listing.sessions
+        ]
+    }
+
+
+@lru_cache(maxsize=4096)
+def rfc3339(at: float) -> str:
+    """Write a time as RFC 3339 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,187 @@
+"""Requests to endpoints: routing, the CSRF verdict, CORS, faults, and the headers on every answer.
+
+Owns: what is true of all routes. Must not hold: what a route does (`endpoints.py`), sockets (`asgi.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+from keyturn.core import csrf
+from keyturn.core.errors import (
+    CsrfRefused,
+    Internal,
+    InvalidToken,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Refused,
+    Unavailable,
+)
+from keyturn.core.events import Event, EventType
+from keyturn.web import answers
+from keyturn.web.config import WebConfig
+from keyturn.web.endpoints import ROUTES, Call, Route, Services
+from keyturn.web.messages import BodyTooSlow, ClientGone, Header, Request, Response
+
+_logger = logging.getLogger(__name__)
+
+Observe = Callable[[str, int, float], None]
+"""(route name, status, seconds) -> None; for metrics."""
+
+_PREFLIGHT_HEADERS: Final = b"authorization, content-type, x-keyturn, x-request-id"
+_EXPOSED_HEADERS: Final = b"retry-after, www-authenticate, x-request-id"
+
+
+class WebApplication:
+    """Answer requests over HTTP values.
+
+    Args:
+        services: what the endpoints call.
+        config: addresses, origins, limits, keys.
+        observe: is told of every answer.
+    """
+
+    def __init__(self, services: Services, config: WebConfig, *, observe: Observe | None = None) -> None:
+        self.services: Final = services
+        self.config: Final = config
+        self._observe: Final = observe
+        self._origins: Final = config.origins
+        self._exact: Final[dict[str, dict[str, Route]]] = {}
+        self._below: Final[dict[str, dict[str, Route]]] = {}
+        for route in ROUTES:
+            path, brace, _ = self.path_of(route).partition("{")
+            table = self._below if brace else self._exact
+            table.setdefault(path, {})[route.method] = route
+
+    def path_of(self, route: Route) -> str:
+        """Return the path under which a route is reached, with its parameter in braces."""
+        return route.path if route.rooted else self.config.base_path + route.path
+
+    async def respond(self, request: Request) -> Response:
+        """Answer any request. Raises: ClientGone, and nothing else but cancellation."""
+        methods = self._methods_at(request)
+        if methods is None:
+            return self._finish(answers.problem(NotFound(), request.id), request)
+        route = methods.get("GET" if request.method == "HEAD" else request.method)
+        if route is None:
+            return self.other_method(request, methods)
+        return await self.run(route, request)
+
+    async def run(self, route: Route, request: Request) -> Response:
+        """Answer a request that has been routed."""
+        started = perf_counter()
+        try:
+            if route.browser:
+                await self._refuse_foreign(request)
+            response = await route.endpoint(Call(request, self.services, self.config))
+        except ClientGone:
+            raise
+        except Refused as refused:
+            response = self._refuse(refused, request, route)
+        except Exception:
+            # Logged here, once; the caller learns the request id and nothing else.  Spec: ASVS 5.0 16.5.1.
+            _logger.exception("internal error", extra={"route": route.name, "request_id": request.id})
+            response = answers.problem(Internal(), request.id)
+        response = self._finish(response, request)
+        if self._observe is not None:
+            self._observe(route.name, response.status, perf_counter() - started)
+        return response
+
+    def other_method(self, request: Request, methods: dict[str, Route]) -> Response:
+        """Answer OPTIONS, and refuse every method that the path does not have."""
+        names = set(methods) | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
+        allow = ", ".join(sorted(names))
+        if request.method != "OPTIONS":
+            return self._finish(answers.problem(MethodNotAllowed(allow), request.id), request)
+        response = answers.nothing((b"allow", allow.encode("ascii")))
+        if request.values(b"access-control-request-method") and self._cross_origin(request):
+            response.headers.extend(
+                [
+                    (b"access-control-allow-methods", ", ".join(sorted(methods)).encode("ascii")),
+                    (b"access-control-allow-headers", _PREFLIGHT_HEADERS),
+                    (b"access-control-max-age", b"600"),
+                ]
+            )
+        return self._finish(response, request)
+
+    def _methods_at(self, request: Request) -> dict[str, Route] | None:
+        methods = self._exact.get(request.path)
+        if methods is None:
+            parent, slash, last = request.path.rpartition("/")
+            methods = self._below.get(parent + slash) if last else None
+            request.parameter = last
+        return methods
+
+    async def _refuse_foreign(self, request: Request) -> None:
+        """Refuse a cookie-authenticated request of a page we do not trust; before anything of it is read."""
+        verdict = csrf.verdict(
+            csrf.CsrfRequest(
+                header=request.only(b"x-keyturn"),
+                sec_fetch_site=request.only(b"sec-fetch-site"),
+                origin=request.only(b"origin"),
+                origin_present=bool(request.values(b"origin")),
+            ),
+            self._trusted_origins(request),
+        )
+        if verdict.allowed:
+            return
+        auth = self.services.auth
+        data = {"why": verdict.why, "ip": request.client_address(self.config.trusted_proxies)}
+        for sink in auth.sinks:
+            try:
+                await sink.emit(Event(EventType.CSRF_REFUSED, auth.clock(), data=data))
+            except Exception:
+                _logger.exception("event sink failed", extra={"event_type": EventType.CSRF_REFUSED.value})
+        raise CsrfRefused
+
+    def _trusted_origins(self, request: Request) -> frozenset[str]:
+        if self.config.own_origin_from_host and (host := request.only(b"host")) is not None:
+            return self._origins | {f"{request.scheme}://{host.lower()}"}
+        return self._origins
+
+    def _refuse(self, refused: Refused, request: Request, route: Route) -> Response:
+        level = logging.WARNING if isinstance(refused, Unavailable) else logging.INFO
+        if _logger.isEnabledFor(level):
+            extra = {"code": refused.code, "status": refused.status, "route": route.name, "request_id": request.id}
+            extra["ip"] = request.client_address(self.config.trusted_proxies)
+            if isinstance(refused, InvalidToken):
+                extra["why"] = str(refused.reason)
+            elif isinstance(refused, Unavailable):
+                extra["dependency"] = refused.dependency
+            _logger.log(level, "refused", extra=extra)
+        response = answers.problem(refused, request.id)
+        if refused.clears_cookies and route.browser:
+            response.headers.extend(answers.cleared_cookies(self.config.same_site))
+        # What is left of a body that was refused is not read: the connection ends with the answer.
+        return response._replace(close=isinstance(refused, PayloadTooLarge | BodyTooSlow))
+
+    def _finish(self, response: Response, request: Request) -> Response:
+        response.headers.extend(self._cors(request))
+        response = answers.finish(response, request.id)
+        return response._replace(body=b"") if request.method == "HEAD" else response
+
+    def _cross_origin(self, request: Request) -> str | None:
+        origin = request.only(b"origin")
+        return origin if origin in self.config.allowed_origins else None
+
+    def _cors(self, request: Request) -> list[Header]:
+        """Let a configured origin read the answer; say nothing about any other.
+
+        Why exact match and no wildcard: an origin that is reflected unseen may read every user's tokens.
+        Spec: OWASP ASVS 5.0 3.4.2.
+        """
+        if not self.config.allowed_origins:
+            return []
+        headers: list[Header] = [(b"vary", b"Origin")]
+        origin = self._cross_origin(request)
+        if origin is not None:
+            headers += [
+                (b"access-control-allow-origin", origin.encode("latin-1")),
+                (b"access-control-allow-credentials", b"true"),
+                (b"access-control-expose-headers", _EXPOSED_HEADERS),
+            ]
+        return headers

@@ -1,0 +1,167 @@
+"""The plain ASGI application: ASGI messages to Request and Response values and back.
+
+Owns: reading bodies within their limits, and the lifespan. Must not decide anything about a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Final
+
+from keyturn.core.errors import InvalidRequest, PayloadTooLarge
+from keyturn.web.application import WebApplication
+from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone, ReadBody, Request, Response
+
+_logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Hook = Callable[[], Awaitable[None]]
+
+_NEVER_FOUND: Final = "\0"
+_CONNECTION_CLOSE: Final = (b"connection", b"close")
+
+
+class KeyturnASGI:
+    """Serve a WebApplication over ASGI.
+
+    Args:
+        application: answers the requests.
+        startup: awaited in order before the first request.
+        shutdown: awaited in order after the last one; each is, whatever the one before it did.
+    """
+
+    def __init__(
+        self, application: WebApplication, *, startup: Sequence[Hook] = (), shutdown: Sequence[Hook] = ()
+    ) -> None:
+        self._application: Final = application
+        self._startup: Final = startup
+        self._shutdown: Final = shutdown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one connection: HTTP or lifespan; WebSockets are closed."""
+        if scope["type"] == "http":
+            await serve(self._application, scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            for hook in self._startup:
+                await hook()
+        except Exception as fault:
+            _logger.exception("start-up failed")
+            await self._stop()
+            await send({"type": "lifespan.startup.failed", "message": str(fault)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        failed = await self._stop()
+        await send({"type": "lifespan.shutdown.failed" if failed else "lifespan.shutdown.complete"})
+
+    async def _stop(self) -> bool:
+        failed = False
+        for hook in self._shutdown:
+            try:
+                await hook()
+            except Exception:
+                _logger.exception("shutdown failed")
+                failed = True
+        return failed
+
+
+async def serve(application: WebApplication, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one HTTP request."""
+    request = read_request(scope, receive, application.config.body_timeout)
+    try:
+        response = await application.respond(request)
+    except ClientGone:
+        return
+    await write_response(response, scope, send)
+
+
+def read_request(scope: Scope, receive: Receive, body_timeout: float, *, parameter: str = "") -> Request:
+    """Turn an ASGI scope into a Request."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root):
+        path = path[len(root) :]
+    # Why: every path of the contract is spelled in one way. An encoded one would slip past a proxy's rules.
+    if b"%" in scope.get("raw_path", b""):
+        path = _NEVER_FOUND
+    client = scope.get("client")
+    return Request(
+        scope["method"],
+        path,
+        scope["headers"],
+        body_reader(scope["headers"], receive, body_timeout),
+        peer=None if client is None else client[0],
+        scheme=scope.get("scheme", "http"),
+        parameter=parameter,
+    )
+
+
+def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeout: float) -> ReadBody:
+    """Return a function that reads the body once and then remembers it.
+
+    Why a limit and a time: whoever may call may also send without end, or one byte a minute.
+    Spec: OWASP ASVS 5.0 4.2.5, 15.1.3.
+    """
+    content: bytes | None = None
+
+    async def read() -> bytes:
+        nonlocal content
+        if content is None:
+            _refuse_announced(headers)
+            try:
+                async with asyncio.timeout(timeout):
+                    content = await _read_limited(receive)
+            except TimeoutError:
+                raise BodyTooSlow("the body did not arrive in time") from None
+        return content
+
+    return read
+
+
+def _refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    for name, value in headers:
+        if name != b"content-length":
+            continue
+        # A length of more digits than the limit's own is over it; anything but digits, the server let pass by mistake.
+        if not value.isdigit():
+            raise InvalidRequest("Content-Length is not a number")
+        if len(value.lstrip(b"0")) > 9 or int(value) > MAX_BODY_BYTES:
+            raise PayloadTooLarge
+
+
+async def _read_limited(receive: Receive) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise PayloadTooLarge
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def write_response(response: Response, scope: Scope, send: Send) -> None:
+    """Send a Response."""
+    headers = response.headers
+    # HTTP/2 has no such header and must not see it.
+    if response.close and scope.get("http_version", "1.1").startswith("1"):
+        headers.append(_CONNECTION_CLOSE)
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

@@ -1,0 +1,67 @@
+"""What the web layer is told: addresses, origins, limits, keys.
+
+Owns: the value and its derived sets. Must not hold: where the values come from (`settings.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from keyturn.core.secret import Secret
+
+_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_BASE_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebConfig:
+    """How Keyturn shows itself over HTTP. The defaults are the safe ones.
+
+    Args:
+        base_path: where the routes are, such as `/auth`.
+        own_origins: the origins under which browsers reach these routes, `scheme://host[:port]`.
+        allowed_origins: further origins that may call them with credentials; each gets exact-match CORS answers.
+        own_origin_from_host: believe the request's own scheme and Host as an own origin. Only for development: a
+            Host header proves nothing.
+        trusted_proxies: how many of our own proxies every request passes.
+        same_site: of the refresh cookie.
+        signup_open: False: there is no sign-up route.
+        ssr_keys: id -> key of each render server; empty: there is no `/ssr` route.
+        metrics_token: protects `/metrics`; None: there is no such route here.
+        body_timeout: seconds a body may take to arrive.
+
+    Raises: ValueError: an origin or the base path is not of its form.
+    """
+
+    base_path: str = "/auth"
+    own_origins: frozenset[str] = frozenset()
+    allowed_origins: frozenset[str] = frozenset()
+    own_origin_from_host: bool = False
+    trusted_proxies: int = 0
+    same_site: Literal["Lax", "Strict"] = "Lax"
+    signup_open: bool = True
+    ssr_keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    metrics_token: Secret | None = None
+    body_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        if _BASE_PATH.fullmatch(self.base_path) is None:
+            raise ValueError(f"base_path {self.base_path!r} must look like /auth")
+        for origin in self.own_origins | self.allowed_origins:
+            if not is_origin(origin):
+                raise ValueError(f"{origin!r} is not an origin such as https://app.example.com")
+        if self.trusted_proxies < 0:
+            raise ValueError("trusted_proxies is a number of proxies")
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Every origin whose pages may use the cookies."""
+        return self.own_origins | self.allowed_origins
+
+
+def is_origin(text: str) -> bool:
+    """Say whether a text is an origin as browsers send it: lower case, no path, never `*` or `null`."""
+    return _ORIGIN.fullmatch(text) is not None

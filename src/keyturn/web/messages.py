@@ -1,0 +1,226 @@
+"""HTTP as values: the Request an endpoint reads and the Response it returns.
+
+Owns: how headers, addresses and bodies are read, and every way of refusing them. Must not hold: routes, frameworks,
+what a request means (`endpoints.py`).
+
+Nothing here believes `Host`, `X-Forwarded-Host`, `X-HTTP-Method-Override` or `X-Original-URL`: nobody reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from ipaddress import IPv6Address, ip_address
+from secrets import token_hex
+from typing import Final, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from keyturn.core import cookie
+from keyturn.core.errors import InvalidRequest, InvalidToken, UnsupportedMediaType
+from keyturn.tokens.jws import JsonObject, decode_json_object
+
+MAX_BODY_BYTES: Final = 16 * 1024
+"""Sixteen times the longest password; no body of the contract comes near."""
+MAX_USER_AGENT: Final = 512
+"""Characters that are kept of a User-Agent; the rest is cut off."""
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]+) *")
+_JSON_TYPE: Final = re.compile(rb'application/json(?:[ \t]*;[ \t]*charset="?utf-8"?)?', re.IGNORECASE)
+_WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([0-9.]+):\d{1,5}")
+
+Header = tuple[bytes, bytes]
+ReadBody = Callable[[], Awaitable[bytes]]
+"""Reads the whole body; raises PayloadTooLarge or InvalidRequest when it is too large or too slow."""
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class ClientGone(Exception):
+    """The client went away before its request was complete: there is nobody to answer."""
+
+
+class BodyTooSlow(InvalidRequest):
+    """The body did not arrive in time; on the wire an `invalid_request` like any other."""
+
+
+class Request:
+    """One request, undecoded: endpoints ask for what they need.
+
+    Args:
+        method: upper case, as sent; no header overrides it.
+        path: decoded, without the query, which no route of ours reads.
+        headers: names in lower case, raw values, in order.
+        read: reads the body, once.
+        peer: the address of the TCP peer, or None for a local socket.
+        scheme: `http` or `https`, as the server saw it.
+        parameter: the value of the route's one path parameter.
+    """
+
+    __slots__ = ("_headers", "_read", "id", "method", "parameter", "path", "peer", "scheme")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[Header],
+        read: ReadBody,
+        *,
+        peer: str | None = None,
+        scheme: str = "https",
+        parameter: str = "",
+    ) -> None:
+        self.method: Final = method
+        self.path: Final = path
+        self._headers: Final[dict[bytes, list[bytes]]] = {}
+        for name, value in headers:
+            self._headers.setdefault(name, []).append(value)
+        self._read: Final = read
+        self.peer: Final = peer
+        self.scheme: Final = scheme
+        self.parameter = parameter
+        self.id: Final = request_id(self.values(b"x-request-id"))
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """Return every value of a header."""
+        return self._headers.get(name, ())
+
+    def only(self, name: bytes) -> str | None:
+        """Return the value of a header that stands there exactly once, else None."""
+        values = self._headers.get(name)
+        return values[0].decode("latin-1") if values is not None and len(values) == 1 else None
+
+    def cookie(self, name: bytes) -> Sequence[bytes]:
+        """Return every value of a cookie, from the raw headers."""
+        return cookie.read(self.values(b"cookie"), name)
+
+    def bearer(self) -> str:
+        """Return the access token of the Authorization header; a query, a form or a cookie is never looked at.
+
+        Raises: InvalidToken: no such header, more than one, or another form than `Bearer <token>`.
+        Spec: RFC 6750 2.1 (the header), 2 ("MUST NOT use more than one method").
+        """
+        values = self.values(b"authorization")
+        match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
+        if match is None:
+            raise InvalidToken("authorization_header")
+        return match[1].decode("ascii")
+
+    def user_agent(self) -> str:
+        """Return the User-Agent for people to read: cut off, without control characters; empty when unknown.
+
+        Why: it is stored, listed and logged; control characters in it forge log lines and move terminal cursors.
+        """
+        text = (self.only(b"user-agent") or "")[:MAX_USER_AGENT]
+        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+    def client_address(self, trusted_proxies: int) -> str:
+        """Return the address of the client as the outermost trusted proxy saw it; empty when unknown.
+
+        Why: whoever calls may send any X-Forwarded-For. Each proxy appends the address it was called from, so only
+        as many values from the right as there are proxies of ours were written by one of them.
+        Spec: RFC 7239 8.1; OWASP ASVS 5.0 4.1.3.
+
+        Args:
+            trusted_proxies: how many of our own proxies every request passes.
+        """
+        peer = _address(self.peer or "") or ""
+        if trusted_proxies < 1:
+            return peer
+        hops = b",".join(self.values(b"x-forwarded-for")).split(b",")
+        if len(hops) < trusted_proxies:
+            return peer
+        return _address(hops[-trusted_proxies].decode("latin-1").strip()) or peer
+
+    async def body(self) -> bytes:
+        """Read the whole body; an empty one needs no content type.
+
+        Raises: PayloadTooLarge, UnsupportedMediaType, InvalidRequest: it arrives too slowly.
+        Spec: OWASP ASVS 5.0 3.5.2, 4.1.1 (a form cannot send application/json; nothing else is read as JSON).
+        """
+        # A type that is named is judged before the body is read, and whether there is one or not.
+        types = self.values(b"content-type")
+        if types and (len(types) != 1 or _JSON_TYPE.fullmatch(types[0].strip()) is None):
+            raise UnsupportedMediaType
+        content = await self._read()
+        if content and not types:
+            raise UnsupportedMediaType
+        return content
+
+    async def json(self) -> JsonObject:
+        """Read the body as one strict JSON object; an empty body is an empty object.
+
+        Raises: as `body`; InvalidRequest: not UTF-8, not JSON, not an object, a member twice, NaN, or nested too deep.
+        Spec: RFC 8259 4 (names SHOULD be unique: two readers may pick different ones).
+        """
+        content = await self.body()
+        return parse_json(content) if content else {}
+
+    async def model(self, shape: type[Body]) -> Body:
+        """Read the body into a pydantic model.
+
+        Raises: as `json`; InvalidRequest: a member is missing, unknown or of the wrong type.
+        """
+        members = await self.json()
+        problem = ""
+        try:
+            return shape.model_validate(members)
+        except ValidationError as fault:
+            problem = _describe(fault)
+        # Outside the except clause: the validation error holds what was sent, passwords included.
+        raise InvalidRequest(problem)
+
+
+class Response(NamedTuple):
+    """One answer."""
+
+    status: int
+    headers: list[Header]
+    body: bytes = b""
+    close: bool = False
+    """True when the rest of the request was not read, so that the connection is of no further use."""
+
+
+def request_id(values: Sequence[bytes]) -> str:
+    """Take over a well-formed X-Request-ID, so that a proxy's logs and ours can be joined; make one otherwise."""
+    if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) is not None:
+        return values[0].decode("ascii")
+    return token_hex(16)
+
+
+def parse_json(content: bytes) -> JsonObject:
+    """Read one JSON object strictly.
+
+    Raises: InvalidRequest: see `Request.json`.
+    """
+    try:
+        return decode_json_object(content)
+    except (InvalidToken, RecursionError):
+        pass
+    raise InvalidRequest("the body is not one strict JSON object")
+
+
+def _address(text: str) -> str | None:
+    """Normalise an address with or without port; None for anything else, zone ids included."""
+    if match := _WITH_PORT.fullmatch(text):
+        text = match[1] or match[2]
+    if "%" in text:
+        return None
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)
+
+
+def _describe(fault: ValidationError) -> str:
+    """Say which members are wrong and how, without repeating anything that was sent."""
+    parts: list[str] = []
+    for error in fault.errors(include_url=False, include_context=False, include_input=False)[:5]:
+        if error["type"] == "extra_forbidden":
+            parts.append("an unknown member")
+        else:
+            parts.append(f"{'.'.join(str(step) for step in error['loc'])}: {error['msg']}")
+    return "; ".join(parts)
