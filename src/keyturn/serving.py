@@ -1,0 +1,267 @@
+"""Serve an ASGI application in one process that ends without cutting off a request.
+
+Owns: listening sockets, signals, the drain of one process. Must not hold: the other processes (`workers.py`), what the
+application does (`runtime.py`), options and their texts (`cli`).
+
+How a process ends (SIGTERM or SIGINT), in this order:
+1. the kernel lets no new connection in: a filter on the listening socket drops SYN packets, so a client that comes now
+   tries again a second later and finds the next process, or is refused. Where the system has no such filter this step
+   is left out;
+2. connections that were established already, but not accepted, are accepted and served;
+3. every answer says `Connection: close`, so that clients leave by themselves, and requests in flight are finished;
+4. connections on which nothing happens are closed, then the application is closed.
+
+Why the filter: closing a listening socket resets every connection in its queue, also one whose request has arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from types import FrameType
+from typing import Any, NamedTuple
+
+import uvicorn
+
+from keyturn.core.errors import KeyturnError
+
+_logger = logging.getLogger(__name__)
+
+ASGIApplication = Callable[..., Any]
+
+BACKLOG = 2048
+ACCEPT_TIME = 0.1
+"""Seconds in which what the kernel has queued is accepted after the door is closed."""
+LEAVE_TIME = 0.5
+"""Seconds in which clients with an idle connection may still use it before it is closed."""
+DRAIN_TIME = 60.0
+"""Seconds after which a request that does not finish is given up; longer than any request may last."""
+KEEP_ALIVE_TIME = 65.0
+"""Longer than the 60 s of common proxies, so that the proxy closes first and never meets a connection just closed."""
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class CannotListen(KeyturnError):
+    """The address cannot be listened on: taken, not ours, or not permitted."""
+
+
+class Listeners(NamedTuple):
+    """Bound sockets of one worker."""
+
+    web: socket.socket
+    metrics: socket.socket | None = None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listen on an address; port 0 lets the system choose one.
+
+    Raises:
+        CannotListen: naming the address and the system's reason.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, proto, _, address = found[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise CannotListen(f"{host}: {error.strerror or error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"{host} port {port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def port_of(listener: socket.socket) -> int:
+    """Return the TCP port of a bound socket."""
+    port: int = listener.getsockname()[1]
+    return port
+
+
+# -- step 1: no new connection
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.POINTER(_Instruction)))
+
+
+_SO_ATTACH_FILTER = 26
+_TCP_FLAGS, _SYN = 13, 0x02
+_DROP_SYN = (
+    (0x30, 0, 0, _TCP_FLAGS),  # load the flags byte of the TCP header
+    (0x45, 0, 1, _SYN),  # SYN set? else skip one
+    (0x06, 0, 0, 0),  # drop the packet
+    (0x06, 0, 0, 0xFFFFFFFF),  # let it pass: also the last step of a handshake that has begun
+)
+
+
+def turn_away(listener: socket.socket) -> bool:
+    """Let no new connection reach a listening socket, without touching those that have; for all processes that share it.
+
+    Returns:
+        False when this system cannot do it.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    instructions = (_Instruction * len(_DROP_SYN))(*(_Instruction(*each) for each in _DROP_SYN))
+    program = _Program(len(_DROP_SYN), instructions)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
+    except OSError as error:
+        _logger.info("no connection filter on this system: %s", error)
+        return False
+    return True
+
+
+# -- one process
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that ends as the module says, and whose process then ends with status 0.
+
+    Args:
+        config: uvicorn's.
+        listener: the socket to serve.
+        lifeline: a pipe end for a worker, which then ignores signals and ends when its supervisor closes the other end
+            or dies; None for a process on its own, which turns connections away by itself.
+        on_ready: called once connections are accepted.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        lifeline: int | None = None,
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._lifeline = lifeline
+        self._on_ready = on_ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take the stop signals while serving, and do not die of them afterwards."""
+        handler = self.handle_exit if self._lifeline is None else signal.SIG_IGN
+        previous = {number: signal.signal(number, handler) for number in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, former in previous.items():
+                signal.signal(number, former)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second SIGINT gives up what is in flight."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept; a worker follows its lifeline from here on."""
+        await super().startup(sockets=[self._listener] if sockets is None else sockets)
+        if self._lifeline is not None:
+            asyncio.get_running_loop().add_reader(self._lifeline, self._let_go, self._lifeline)
+        if self._on_ready is not None:
+            self._on_ready()
+
+    def _let_go(self, lifeline: int) -> None:
+        asyncio.get_running_loop().remove_reader(lifeline)
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then end the application."""
+        if self._lifeline is None:
+            turn_away(self._listener)
+        # The list is shared with every request since the last second; uvicorn closes after an answer that says so.
+        self.server_state.default_headers.append((b"connection", b"close"))
+        await asyncio.sleep(ACCEPT_TIME)
+        for server in self.servers:
+            server.close()
+        self._listener.close()
+        deadline = time.monotonic() + LEAVE_TIME
+        while self.server_state.connections and time.monotonic() < deadline and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets=None)
+
+
+def _config(application: ASGIApplication, *, lifespan: bool) -> uvicorn.Config:
+    # Who is calling and under which scheme is decided by our own trusted-proxy setting, not by the server's.
+    return uvicorn.Config(
+        application,
+        loop="auto",
+        http="auto",
+        ws="none",
+        lifespan="on" if lifespan else "off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(KEEP_ALIVE_TIME),
+        timeout_graceful_shutdown=int(DRAIN_TIME),
+    )
+
+
+def serve_here(
+    application: ASGIApplication,
+    listeners: Listeners,
+    *,
+    metrics: ASGIApplication | None = None,
+    lifeline: int | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve in this process until a signal (or the end of the lifeline); return when everything is drained.
+
+    Args:
+        application: with lifespan.
+        listeners: bound sockets; closed at the end.
+        metrics: served on the second socket, for as long as the first is.
+        on_ready: called once connections are accepted.
+
+    Raises:
+        SystemExit: the application did not start; it has logged why.
+    """
+    server = DrainingServer(_config(application, lifespan=True), listeners.web, lifeline, on_ready)
+
+    async def serve() -> None:
+        async with _beside(metrics, listeners.metrics):
+            await server.serve()
+
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(serve())
+
+
+@contextlib.asynccontextmanager
+async def _beside(application: ASGIApplication | None, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Serve a second, small application beside the first one."""
+    if application is None or listener is None:
+        yield
+        return
+    server = _Beside(_config(application, lifespan=False))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _Beside(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signals to the first server."""
+        yield

@@ -1,0 +1,141 @@
+"""Several worker processes on one listening socket.
+
+Owns: starting workers, replacing one that dies, ending all of them together. Must not hold: how a worker serves and
+drains (`serving.py`).
+
+A worker is told to end by its lifeline, a pipe whose other end only the supervisor holds. Why not by a signal: a service
+manager sends its signal to every process of the group at once, and a worker that stops accepting before the supervisor
+has turned new connections away leaves them in the queue of a socket that is about to close. A supervisor that is killed
+takes its workers along for the same reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NamedTuple
+
+from keyturn.serving import DRAIN_TIME, ASGIApplication, Listeners, serve_here, turn_away
+
+_logger = logging.getLogger(__name__)
+
+RESTART_INTERVAL = 1.0
+"""Seconds between two starts of a worker that keeps ending."""
+_WATCH_INTERVAL = 0.2
+_STARTUP_FAILED = 3
+"""The status of a worker that could not start: another one could not either."""
+
+
+class Served(NamedTuple):
+    """What a worker serves; a worker's factory returns it."""
+
+    application: ASGIApplication
+    metrics: ASGIApplication | None = None
+
+
+Factory = Callable[[Listeners], Served]
+
+
+class Supervisor:
+    """Run worker processes until SIGTERM or SIGINT.
+
+    Args:
+        factory: `module:function`, called in each worker.
+        web: the socket all workers accept from.
+        metrics: one socket for each worker, or none.
+        workers: how many.
+    """
+
+    def __init__(self, factory: str, web: socket.socket, metrics: Sequence[socket.socket], workers: int) -> None:
+        self._factory = factory
+        self._web = web
+        self._metrics = metrics
+        self._stop = threading.Event()
+        self._lifeline, self._other_end = os.pipe()
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._started_at = [0.0] * workers
+        self._count = workers
+
+    def run(self) -> int:
+        """Supervise until a stop signal, or until a worker cannot start; return the exit status.
+
+        Workers take up to `DRAIN_TIME` to end; one that still runs a little later is killed.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._workers = [self._spawn(index) for index in range(self._count)]
+        status = 0
+        while not self._stop.wait(_WATCH_INTERVAL):
+            if any(worker.poll() == _STARTUP_FAILED for worker in self._workers):
+                _logger.error("a worker could not start")
+                status = 1
+                break
+            self._replace_dead()
+        turn_away(self._web)
+        os.close(self._other_end)
+        self._join()
+        return status
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        del number
+        self._stop.set()
+
+    def _spawn(self, index: int) -> subprocess.Popen[bytes]:
+        self._started_at[index] = time.monotonic()
+        command = [sys.executable, "-m", "keyturn.workers", self._factory]
+        command += ["--web", str(self._web.fileno()), "--lifeline", str(self._lifeline)]
+        inherited = [self._web.fileno(), self._lifeline]
+        if self._metrics:
+            command += ["--metrics", str(self._metrics[index].fileno())]
+            inherited.append(self._metrics[index].fileno())
+        # The command is this interpreter with our own module and numbers.
+        return subprocess.Popen(command, pass_fds=inherited)  # noqa: S603
+
+    def _replace_dead(self) -> None:
+        for index, worker in enumerate(self._workers):
+            if worker.poll() is not None and time.monotonic() - self._started_at[index] >= RESTART_INTERVAL:
+                _logger.error("worker %d ended with status %d; starting another", worker.pid, worker.returncode)
+                self._workers[index] = self._spawn(index)
+
+    def _join(self) -> None:
+        deadline = time.monotonic() + DRAIN_TIME + 10
+        for worker in self._workers:
+            try:
+                worker.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _logger.error("worker %d does not end; it is killed", worker.pid)
+                worker.kill()
+                worker.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Be one worker: serve what the factory makes, on the sockets of the supervisor."""
+    parser = argparse.ArgumentParser(prog="python -m keyturn.workers")
+    parser.add_argument("factory")
+    parser.add_argument("--web", type=int, required=True)
+    parser.add_argument("--metrics", type=int)
+    parser.add_argument("--lifeline", type=int, required=True)
+    options = parser.parse_args(arguments)
+    # Until the server takes over, a stop signal to the whole group must not kill a worker that starts.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    metrics = None if options.metrics is None else socket.socket(fileno=options.metrics)
+    listeners = Listeners(socket.socket(fileno=options.web), metrics)
+    module, _, name = options.factory.partition(":")
+    factory: Factory = getattr(import_module(module), name)
+    served = factory(listeners)
+    serve_here(served.application, listeners, metrics=served.metrics, lifeline=options.lifeline)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""`python -m tests.cli.storm_server workers`: serve the storm application and print the port."""
+
+from __future__ import annotations
+
+import sys
+
+from keyturn.serving import Listeners, bind, port_of, serve_here
+from keyturn.workers import Supervisor
+from tests.cli.storm_application import application
+
+if __name__ == "__main__":
+    workers = int(sys.argv[1])
+    listener = bind("127.0.0.1", 0)
+    print(port_of(listener), flush=True)
+    if workers == 1:
+        serve_here(application, Listeners(listener))
+    else:
+        sys.exit(Supervisor("tests.cli.storm_application:make", listener, (), workers).run())
