@@ -1,0 +1,188 @@
+"""What operators see: structured logs and Prometheus metrics.
+
+Owns: the JSON log format, redaction, the event log sink, the metric names. Must not hold: what is logged where.
+
+Why redaction although nobody logs a credential: an exception's text is written by whoever raised it, and a database
+driver or a proxy quotes what it was given. Session ids are hashed: they name a session to whoever can end it.
+Spec: OWASP ASVS 5.0 16.2.1-16.2.5 (what a line holds, one format, no credential), 16.4.1 (no forged lines).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from keyturn.core.events import Event, EventType
+from keyturn.core.model import SessionId
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_EVENTS: Final = logging.getLogger("keyturn.events")
+_REDACTED: Final = "[redacted]"
+
+_CREDENTIALS: Final = re.compile(
+    r"kt_[a-z]+_[A-Za-z0-9_-]{16,}"  # our tokens
+    r"|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"  # JWTs
+    r"|\$(?:argon2[a-z]*|2[aby]|pbkdf2[a-z0-9_]*)\$[^\s'\"]+"  # password hashes
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user and password in a URL
+    r"|(?i:(?<=bearer )|(?<=keyturn-hmac )).+"
+)
+_SECRET_NAME: Final = re.compile(r"password|secret|cookie|authorization|access_token|refresh_token", re.IGNORECASE)
+_OWN_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_ALARMING: Final = frozenset(
+    {EventType.REUSE_DETECTED, EventType.DATABASE_BEHIND, EventType.CONTROL_FAULT, EventType.DEVICE_DRIFT}
+)
+
+
+def redact(text: str) -> str:
+    """Replace everything that looks like a credential."""
+    return _CREDENTIALS.sub(_REDACTED, text)
+
+
+def hashed(session_id: SessionId | None) -> str | None:
+    """Name a session in a log: the same session has the same name, and the name opens nothing."""
+    return None if session_id is None else sha256(session_id).hexdigest()[:16]
+
+
+class JsonFormatter(logging.Formatter):
+    """Write each record as one line of ASCII JSON.
+
+    Why ASCII: a line break, an ANSI sequence, a bidirectional mark or a homoglyph in a user agent arrives escaped, so no
+    caller can write a log line or move a terminal's cursor.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render a record with its extra members."""
+        line: dict[str, object] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        for name, value in vars(record).items():
+            if name not in _OWN_ATTRIBUTES:
+                line[name] = _clean(name, value)
+        if record.exc_info:
+            line["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
+
+
+def _clean(name: str, value: object) -> object:
+    if _SECRET_NAME.search(name):
+        return _REDACTED
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _clean(str(key), item) for key, item in value.items()}
+    return redact(str(value))
+
+
+def configure_logging(level: str = "info", *, stream: TextIO | None = None) -> None:
+    """Send every log of this process, uvicorn's too, as JSON lines to one stream.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+        stream: standard error when None.
+    """
+    output = logging.StreamHandler(stream or sys.stderr)
+    output.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [output]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    # One line a request says less than the events do, and costs as much as the request.
+    logging.getLogger("uvicorn.access").disabled = True
+    # SQLAlchemy writes statements and their parameters at info.
+    logging.getLogger("sqlalchemy").setLevel(logging.WARNING)
+
+
+class EventLog:
+    """An event sink that writes every event to the log."""
+
+    async def emit(self, event: Event) -> None:
+        """Write one event. A refresh is everyday and goes to debug; what needs a look is a warning."""
+        level = logging.INFO
+        if event.type in _ALARMING:
+            level = logging.WARNING
+        elif event.type is EventType.REFRESHED:
+            level = logging.DEBUG
+        if _EVENTS.isEnabledFor(level):
+            extra = {"event": event.type.value, "user": event.user_id, "session": hashed(event.session_id)}
+            _EVENTS.log(level, "event", extra={**extra, "data": event.data})
+
+
+class Metrics:
+    """Counters and times in Prometheus' format; also an event sink.
+
+    Labels come from closed lists only: a label that a caller chooses is memory that a caller chooses.
+    """
+
+    def __init__(self) -> None:
+        """Make a registry of its own, so that two in one process do not collide."""
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client.process_collector import ProcessCollector
+
+        self.registry: Final[CollectorRegistry] = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests: Final = Counter(
+            "keyturn_requests", "Requests answered.", ["route", "status"], registry=self.registry
+        )
+        self._seconds: Final = Histogram(
+            "keyturn_request_seconds",
+            "Time from the routed request to its answer.",
+            ["route"],
+            registry=self.registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+        )
+        self._events: Final = Counter("keyturn_events", "Events by type.", ["type"], registry=self.registry)
+        self._refreshes: Final = Counter(
+            "keyturn_refreshes", "Refreshes by what the token turned out to be.", ["outcome"], registry=self.registry
+        )
+        self._in_order: Final = Gauge(
+            "keyturn_in_order",
+            "What the last readiness check found: 1 in order, 0 not.",
+            ["check"],
+            registry=self.registry,
+        )
+        self._children: Final[dict[tuple[str, ...], Any]] = {}
+
+    def observe(self, route: str, status: int, seconds: float) -> None:
+        """Count one answer."""
+        self._child(self._requests, "requests", route, str(status)).inc()
+        self._child(self._seconds, "seconds", route).observe(seconds)
+
+    async def emit(self, event: Event) -> None:
+        """Count one event."""
+        self._child(self._events, "events", event.type.value).inc()
+        outcome = event.data.get("outcome")
+        if outcome is not None:
+            self._child(self._refreshes, "refreshes", outcome).inc()
+
+    def checked(self, checks: Mapping[str, bool]) -> None:
+        """Keep what a readiness check found."""
+        for name, in_order in checks.items():
+            self._child(self._in_order, "in_order", name).set(int(in_order))
+
+    def render(self) -> bytes:
+        """Return everything in the text format."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self.registry)
+
+    def _child(self, metric: Any, name: str, *labels: str) -> Any:
+        # Looking a child up by its labels takes a lock each time; this is on the way of every request.
+        key = (name, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
