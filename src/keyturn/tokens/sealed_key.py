@@ -75,6 +75,16 @@ def sealing_id(sealed: bytes) -> int:
     return sealed[1]
 
 
+def named_kid(sealed: bytes) -> str:
+    """Return the id of the key, as the header names it: unproven until it is opened, good enough to store it under.
+
+    Raises:
+        SealedKeyError: it is not a sealed key of this version.
+    """
+    sealing_id(sealed)
+    return str(_HEADER.unpack(sealed[: _HEADER.size])[3], "ascii")
+
+
 def open_sealed(sealed: bytes, ring: SecretRing, kid: str | None = None) -> SigningKey:
     """Decrypt a signing key and check that it is the one its header names.
 

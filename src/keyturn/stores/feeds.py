@@ -1,0 +1,176 @@
+"""Following the table of revocations: by PostgreSQL's LISTEN, or by asking again and again.
+
+Owns: the connections of the feeds and their queries. Must not hold: what is done with a revocation (`revocations.py`).
+Works on the drivers alone, so that a verifying service does not load SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import quote
+
+from keyturn.stores.revocations import CHANNEL, Entry, decode
+
+if TYPE_CHECKING:
+    import asyncpg
+
+Row: TypeAlias = tuple[str, float, float]
+"""id, expires_at, created_at."""
+Read: TypeAlias = Callable[[float], Awaitable[Sequence[Row]]]
+"""Read the revocations that are alive and were created at or after a time, by the database's clock."""
+
+_POSTGRES = (
+    "SELECT id, expires_at, created_at FROM keyturn_denylist"
+    " WHERE created_at >= $1 AND expires_at > extract(epoch FROM clock_timestamp())"
+)
+_SQLITE = (
+    "SELECT id, expires_at, created_at FROM keyturn_denylist"
+    " WHERE created_at >= ? AND expires_at > (julianday('now') - 2440587.5) * 86400.0"
+)
+_EVER = float("-inf")
+_TIMEOUT = 5
+
+
+def _sqlite_path(url: str) -> str:
+    return url.partition("://")[2].partition("?")[0].removeprefix("/")
+
+
+def _postgres_dsn(url: str) -> str:
+    """Return the URL as the driver takes it: without SQLAlchemy's `+asyncpg` and its name for `sslmode`."""
+    return re.sub(r"([?&])ssl=", r"\1sslmode=", re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncGenerator[asyncpg.Connection]:
+    import asyncpg
+
+    connection = await asyncpg.connect(  # type: ignore[no-untyped-call]
+        _postgres_dsn(url),
+        timeout=_TIMEOUT,
+        command_timeout=_TIMEOUT,
+        # A pooler in front may hand out another server connection for each statement.
+        statement_cache_size=0,
+        server_settings={"application_name": "keyturn denylist"},
+    )
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+@asynccontextmanager
+async def _postgres_reader(url: str) -> AsyncGenerator[Read]:
+    async with _connected(url) as connection:
+
+        async def read(since: float) -> Sequence[Row]:
+            return [tuple(row) for row in await connection.fetch(_POSTGRES, since)]
+
+        yield read
+
+
+@asynccontextmanager
+async def _sqlite_reader(url: str) -> AsyncGenerator[Read]:
+    import aiosqlite
+
+    # mode=rw: a file that is not there is a fault, and must not come into being here.
+    address = f"file:{quote(_sqlite_path(url))}?mode=rw"
+    async with aiosqlite.connect(address, uri=True, timeout=_TIMEOUT, isolation_level=None) as connection:
+
+        async def read(since: float) -> Sequence[Row]:
+            return [(row[0], row[1], row[2]) for row in await connection.execute_fetchall(_SQLITE, (since,))]
+
+        yield read
+
+
+class PostgresFeed:
+    """Follow the table by LISTEN/NOTIFY: a revocation arrives when its transaction commits.
+
+    LISTEN comes before the load, so nothing falls between them. The whole table is read again now and then: a safety net
+    under whatever was not thought of. A connection that died silently is found out by a heartbeat.
+    """
+
+    def __init__(self, url: str, *, heartbeat: float = 5.0, reread: float = 60.0) -> None:
+        """Set up.
+
+        Args:
+            url: of the database, with or without `+asyncpg`.
+            heartbeat: seconds of silence after which the connection is tried.
+            reread: seconds between two readings of the whole table.
+        """
+        self._url = url
+        self._heartbeat = heartbeat
+        self._reread = reread
+
+    async def __call__(self) -> AsyncGenerator[Collection[Entry]]:
+        """Yield what is alive, then each revocation as it comes; empty at a heartbeat. Raises at any fault."""
+        inbox: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def heard(_connection: object, _pid: int, _channel: str, payload: str) -> None:
+            inbox.put_nowait(payload)
+
+        def ended(_connection: object) -> None:
+            inbox.put_nowait(None)
+
+        async with _connected(self._url) as connection:
+            connection.add_termination_listener(ended)  # type: ignore[no-untyped-call]
+            await connection.add_listener(CHANNEL, heard)  # type: ignore[no-untyped-call]
+            reread_at = 0.0
+            while True:
+                if time.monotonic() >= reread_at:
+                    reread_at = time.monotonic() + self._reread
+                    yield [(row["id"], row["expires_at"]) for row in await connection.fetch(_POSTGRES, _EVER)]
+                try:
+                    async with asyncio.timeout(self._heartbeat):
+                        notice = await inbox.get()
+                except TimeoutError:
+                    await connection.execute("SELECT 1")
+                    yield ()
+                    continue
+                if notice is None:
+                    raise ConnectionError("the database ended the connection")
+                yield decode(notice)
+
+
+class PollingFeed:
+    """Follow the table by asking for what is new: for SQLite, and for PostgreSQL behind a pooler that loses LISTEN.
+
+    A row is stamped before it is committed, so every question reaches back a little behind the newest row seen; what took
+    longer than that to commit is found when the whole table is read again.
+    """
+
+    def __init__(self, url: str, *, interval: float = 0.25, overlap: float = 10.0, reread: float = 60.0) -> None:
+        """Set up.
+
+        Args:
+            url: of the database.
+            interval: seconds between two questions.
+            overlap: seconds that a question reaches back behind the newest row seen.
+            reread: seconds between two readings of the whole table.
+        """
+        self._url = url
+        self._interval = interval
+        self._overlap = overlap
+        self._reread = reread
+
+    async def __call__(self) -> AsyncGenerator[Collection[Entry]]:
+        """Yield what is alive, then what is new at each question, which may be nothing. Raises at any fault."""
+        newest = _EVER
+        reread_at = 0.0
+        async with self._reader() as read:
+            while True:
+                whole = time.monotonic() >= reread_at
+                if whole:
+                    reread_at = time.monotonic() + self._reread
+                async with asyncio.timeout(_TIMEOUT):
+                    rows = await read(_EVER if whole else newest - self._overlap)
+                newest = max((row[2] for row in rows), default=newest)
+                yield [(item, expires_at) for item, expires_at, _ in rows]
+                await asyncio.sleep(self._interval)
+
+    def _reader(self) -> AbstractAsyncContextManager[Read]:
+        return _sqlite_reader(self._url) if self._url.startswith("sqlite") else _postgres_reader(self._url)

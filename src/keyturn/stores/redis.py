@@ -1,0 +1,162 @@
+"""Redis or Valkey, where there is one: the connection, its faults, the feed of revocations.
+
+Owns: the keys and channels of revocations in Redis. Must not hold: counters (`throttle.py`), anything that cannot be lost.
+Only imported when a Redis URL is configured: the library takes half a second to load.
+
+Why nothing here is believed: whoever controls this Redis can deny (revoke, throttle) but never allow: no entry of the
+denylist is taken back, and sessions, users and keys are not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Generator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from keyturn.core.errors import Unavailable
+from keyturn.ports import WallClock
+from keyturn.stores.revocations import LONGEST, Entry, decode, encode
+
+ENTRIES = "keyturn:denylist"
+"""Sorted set: id -> expires_at."""
+CHANNEL = "keyturn:denylist:feed"
+_TIMEOUT = 2.0
+_MOST_LOADED = 1_000_000
+
+_log = logging.getLogger(__name__)
+
+
+def connect(url: str, *, retries: int = 1) -> Redis:
+    """Make a client, without connecting yet. A command is tried again when its connection turns out dead."""
+    url = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
+    return Redis.from_url(
+        url,
+        socket_timeout=_TIMEOUT,
+        socket_connect_timeout=_TIMEOUT,
+        retry=Retry(NoBackoff(), retries),
+    )
+
+
+@contextmanager
+def faults() -> Generator[None]:
+    """Turn a fault of Redis into `Unavailable`."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unavailable("redis") from error
+
+
+async def publish(redis: Redis, entries: Collection[Entry]) -> None:
+    """Keep revocations for late joiners and tell everyone who listens.
+
+    Raises:
+        Unavailable: Redis is at fault.
+    """
+    if not entries:
+        return
+    with faults():
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.execute_command("ZADD", ENTRIES, *(part for item, at in entries for part in (repr(at), item)))
+            # What has expired goes; and all of it, should nobody revoke any more.
+            pipe.execute_command("ZREMRANGEBYSCORE", ENTRIES, "-inf", repr(time.time() - 60))
+            pipe.execute_command("EXPIRE", ENTRIES, int(LONGEST) + 60)
+            for message in encode(entries):
+                pipe.execute_command("PUBLISH", CHANNEL, message)
+            await pipe.execute()
+
+
+class RedisFeed:
+    """Follow what others publish. A late joiner reads the sorted set; whoever has a database also mends it.
+
+    A node with a database vouches for what it knows: whatever the sorted set lacks, because Redis restarted empty or an
+    announcement was lost, is published again. So a verifying service with Redis alone gets it too.
+    """
+
+    def __init__(self, url: str, *, heartbeat: float = 5.0, reread: float = 30.0, clock: WallClock = time.time) -> None:
+        """Set up.
+
+        Args:
+            url: of Redis.
+            heartbeat: seconds of silence after which the connection is tried.
+            reread: seconds between two readings of the sorted set.
+        """
+        self._url = url
+        self._heartbeat = heartbeat
+        self._reread = reread
+        self._clock = clock
+        self._known: Callable[[], Collection[Entry]] | None = None
+        self._redis: Redis | None = None
+        self._announcing: set[asyncio.Task[None]] = set()
+
+    def vouch(self, known: Callable[[], Collection[Entry]]) -> None:
+        """Publish again, from now on, whatever of this Redis has lost."""
+        self._known = known
+
+    def announce(self, entries: Collection[Entry]) -> None:
+        """Publish soon. What cannot be published now is published when the feed is followed again."""
+        if self._redis is not None:
+            task = asyncio.get_running_loop().create_task(self._publish(self._redis, list(entries)))
+            self._announcing.add(task)
+            task.add_done_callback(self._announcing.discard)
+
+    async def __call__(self) -> AsyncGenerator[Collection[Entry]]:
+        """Yield what is alive, then each revocation as it comes; empty at a heartbeat. Raises at any fault."""
+        with faults():
+            # No retries for the channel: a connection that is quietly made anew has missed messages.
+            subscriber = connect(self._url, retries=0)
+            async with connect(self._url) as redis, subscriber, subscriber.pubsub() as channel:
+                await channel.subscribe(CHANNEL)
+                self._redis = redis
+                try:
+                    async with aclosing(self._follow(redis, channel)) as batches:
+                        async for batch in batches:
+                            yield batch
+                finally:
+                    self._redis = None
+
+    async def _follow(self, redis: Redis, channel: PubSub) -> AsyncGenerator[Collection[Entry]]:
+        reread_at = float("inf")
+        asked = False
+        while True:
+            if time.monotonic() >= reread_at:
+                reread_at = time.monotonic() + self._reread
+                yield await self._load(redis)
+            message: Any = await channel.get_message(timeout=self._heartbeat)
+            if message is None:
+                if asked:
+                    raise ConnectionError("Redis does not answer on the channel")
+                asked = True
+                await channel.ping()
+                yield ()
+                continue
+            asked = False
+            if message["type"] == "subscribe":
+                # Only now does everything arrive that is published; whatever was before is in the sorted set.
+                reread_at = 0.0
+            elif message["type"] == "message":
+                yield decode(message["data"])
+
+    async def _load(self, redis: Redis) -> Collection[Entry]:
+        rows: list[Any] = await redis.zrangebyscore(
+            ENTRIES, self._clock(), "+inf", start=0, num=_MOST_LOADED, withscores=True
+        )
+        found = decode("\n".join(f"{item.decode('ascii', 'replace')} {score!r}" for item, score in rows))
+        if self._known is not None:
+            held = {item for item, _ in found}
+            await publish(redis, [entry for entry in self._known() if entry[0] not in held])
+        return found
+
+    async def _publish(self, redis: Redis, entries: Collection[Entry]) -> None:
+        try:
+            await publish(redis, entries)
+        except Unavailable as error:
+            _log.warning("revocations could not be announced, they will be when Redis is back: %r", error.__cause__)

@@ -1,0 +1,301 @@
+"""Counters of attempts: take one from every limit, or from none, exactly, across all nodes.
+
+Owns: counting in the database, in Redis and in memory. Must not hold: what is counted and how much is allowed
+(`core/login.py`), what a refused caller gets (`web/`).
+
+Why not the strategies of the `limits` library: its storages change one key at a time. An attempt here takes from up to
+three counters at once; taken one after the other and given back when the last refuses, the first two refuse a neighbour
+meanwhile, keep what a killed node had taken, and count below zero when the window ends in between. Each of the three
+below is one atomic step.
+
+A window begins with its first attempt and ends `window` seconds later, all at once. A limit without a window counts
+consecutive failures. Keys are hashed: an e-mail address somebody typed, perhaps into the wrong site, is not stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from math import ceil
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Float, Integer, LargeBinary, TextClause, bindparam, text
+
+from keyturn.core.login import Limit
+from keyturn.ports import MonotonicClock
+from keyturn.stores.engine import AsyncConnection, Clock, Engine
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+LONGEST_WINDOW = 365 * 86400.0
+"""Seconds after which even a counter without a window starts anew.
+
+Why: anybody can make one by typing an address; a table that never forgets is one that anybody can fill. At a hundred
+guesses a year the cap does what it is for.
+"""
+REPRIEVE = 86400.0
+"""Seconds that a caller over a limit without a window is told to wait: time alone will not help."""
+
+Keyed = Sequence[tuple[bytes, Limit]]
+
+
+def keyed(limits: Sequence[Limit]) -> Keyed:
+    """Give every limit its hashed key, in the order in which counters are locked; of two under one key, one stays.
+
+    Why the lengths are in the hash: the key ("a", "b:c") must not be the key ("a:b", "c").
+    """
+    hashed: dict[bytes, Limit] = {}
+    for limit in limits:
+        digest = sha256()
+        for part in limit.key:
+            encoded = part.encode("utf-8", "surrogatepass")
+            digest.update(b"%d:" % len(encoded) + encoded)
+        hashed[digest.digest()] = limit
+    return sorted(hashed.items())
+
+
+def _lifetime(limit: Limit) -> float:
+    return LONGEST_WINDOW if limit.window is None else limit.window
+
+
+def _wait(limit: Limit, rest: float) -> float:
+    """Say how long a refused caller waits, given the rest of the window in seconds."""
+    return REPRIEVE if limit.window is None else max(rest, 0.001)
+
+
+class MemoryThrottle:
+    """Count in this process: for one node, tests and trials. Nothing survives a restart.
+
+    There is no await between looking and counting, so tasks cannot come between.
+    """
+
+    def __init__(self, clock: MonotonicClock = time.monotonic, most: int = 100_000) -> None:
+        """Set up.
+
+        Args:
+            clock: seconds.
+            most: counters kept; beyond that the ones that end first go.
+        """
+        self._clock = clock
+        self._most = most
+        self._counters: dict[bytes, tuple[int, float]] = {}
+
+    async def take(self, limits: Sequence[Limit]) -> float | None:
+        """Take one from every limit, or from none. See `ports.Throttle`."""
+        now = self._clock()
+        due = keyed(limits)
+        found = {key: self._at(key, now) for key, _ in due}
+        waits = [_wait(limit, found[key][1] - now) for key, limit in due if found[key][0] >= limit.amount]
+        if waits:
+            return max(waits)
+        for key, limit in due:
+            amount, until = found[key]
+            self._counters[key] = (amount + 1, until if amount else now + _lifetime(limit))
+        if len(self._counters) > self._most:
+            self._shrink(now)
+        return None
+
+    async def give_back(self, limits: Sequence[Limit]) -> None:
+        """Undo one `take`; reset a limit without a window. See `ports.Throttle`."""
+        now = self._clock()
+        for key, limit in keyed(limits):
+            amount, until = self._at(key, now)
+            if limit.window is None or amount <= 1:
+                self._counters.pop(key, None)
+            else:
+                self._counters[key] = (amount - 1, until)
+
+    def _at(self, key: bytes, now: float) -> tuple[int, float]:
+        found = self._counters.get(key)
+        return found if found is not None and found[1] > now else (0, now)
+
+    def _shrink(self, now: float) -> None:
+        alive = sorted((item for item in self._counters.items() if item[1][1] > now), key=lambda item: item[1][1])
+        self._counters = dict(alive[-(self._most * 9 // 10) :])
+
+
+class SqlThrottle:
+    """Count in the database: one statement takes from every limit, and is rolled back when one is over.
+
+    A caller who is over a limit changes nothing that has to reach the disk.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
+        """Set up.
+
+        Args:
+            clock: stands in for the database's, in tests.
+        """
+        self._engine = engine
+        self._clock = clock
+
+    async def take(self, limits: Sequence[Limit]) -> float | None:
+        """Take one from every limit, or from none. See `ports.Throttle`.
+
+        Raises:
+            Unavailable: the database is at fault.
+        """
+        due = keyed(limits)
+        if not due:
+            return None
+        try:
+            await self._engine.run(lambda connection: self._take(connection, due))
+        except _OverLimitError as over:
+            return over.wait
+        return None
+
+    async def give_back(self, limits: Sequence[Limit]) -> None:
+        """Undo one `take`; reset a limit without a window. See `ports.Throttle`.
+
+        Raises:
+            Unavailable: the database is at fault.
+        """
+        due = keyed(limits)
+        if due:
+            await self._engine.run(lambda connection: self._give_back(connection, due))
+
+    async def _take(self, connection: AsyncConnection, due: Keyed) -> None:
+        values = {f"key{i}": key for i, (key, _) in enumerate(due)}
+        lifetimes = {f"lifetime{i}": _lifetime(limit) for i, (_, limit) in enumerate(due)}
+        rows = await connection.execute(_take_statement(len(due), self._now()), values | lifetimes)
+        limits = dict(due)
+        taken = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
+        waits = [_wait(limit, rest) for limit, amount, rest in taken if amount > limit.amount]
+        if waits:
+            raise _OverLimitError(max(waits))
+
+    async def _give_back(self, connection: AsyncConnection, due: Keyed) -> None:
+        values = {f"key{i}": key for i, (key, _) in enumerate(due)}
+        taken = {f"taken{i}": None if limit.window is None else 1 for i, (_, limit) in enumerate(due)}
+        lock = "FOR UPDATE" if self._engine.postgres else ""
+        await connection.execute(_give_back_statement(len(due), lock), values | taken)
+
+    def _now(self) -> str:
+        return self._engine.now_sql if self._clock is None else repr(float(self._clock()))
+
+
+class _OverLimitError(Exception):
+    """Leaves the transaction, so that it is rolled back, with the seconds to wait."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(wait)
+        self.wait = wait
+
+
+@lru_cache(maxsize=64)
+def _take_statement(count: int, now: str) -> TextClause:
+    """Take one from each key. The rows stand in the order of their keys and PostgreSQL locks them in that order."""
+    rows = ", ".join(f"(:key{i}, 1, {now} + :lifetime{i})" for i in range(count))
+    statement = text(
+        f"INSERT INTO keyturn_counters AS held (key_hash, amount, expires_at) VALUES {rows}"  # noqa: S608 - no input in it
+        " ON CONFLICT (key_hash) DO UPDATE SET"
+        f" amount = CASE WHEN held.expires_at <= {now} THEN 1 ELSE held.amount + 1 END,"
+        f" expires_at = CASE WHEN held.expires_at <= {now} THEN excluded.expires_at ELSE held.expires_at END"
+        f" RETURNING key_hash, amount, expires_at - {now}"
+    )
+    return statement.bindparams(
+        *(bindparam(f"key{i}", type_=LargeBinary()) for i in range(count)),
+        *(bindparam(f"lifetime{i}", type_=Float(53)) for i in range(count)),
+    )
+
+
+@lru_cache(maxsize=64)
+def _give_back_statement(count: int, lock: str) -> TextClause:
+    """Give one back to each key; where `taken` is null everything, so that pruning finds it over."""
+    rows = " UNION ALL ".join(f"SELECT :key{i} AS key_hash, :taken{i} AS taken" for i in range(count))
+    keys = ", ".join(f":key{i}" for i in range(count))
+    statement = text(
+        f"WITH given AS ({rows}), locked AS ("  # noqa: S608 - no input in it
+        f"SELECT key_hash FROM keyturn_counters WHERE key_hash IN ({keys}) ORDER BY key_hash {lock})"
+        " UPDATE keyturn_counters SET"
+        " amount = CASE WHEN given.taken IS NULL OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
+        " expires_at = CASE WHEN given.taken IS NULL THEN 0 ELSE expires_at END"
+        " FROM given, locked"
+        " WHERE keyturn_counters.key_hash = given.key_hash AND given.key_hash = locked.key_hash"
+    )
+    return statement.bindparams(
+        *(bindparam(f"key{i}", type_=LargeBinary()) for i in range(count)),
+        *(bindparam(f"taken{i}", type_=Integer()) for i in range(count)),
+    )
+
+
+class RedisThrottle:
+    """Count in Redis or Valkey, each `take` one script. Redis at fault is `Unavailable`, never an open door.
+
+    What Redis forgets, by a restart without persistence or by evicting keys, is forgotten attempts; the counters in the
+    database forget nothing.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        """Set up.
+
+        Args:
+            redis: a client made by `stores.redis.connect`; its owner closes it.
+        """
+        from keyturn.stores.redis import faults
+
+        self._faults = faults
+        self._take = redis.register_script(_TAKE)
+        self._give_back = redis.register_script(_GIVE_BACK)
+
+    async def take(self, limits: Sequence[Limit]) -> float | None:
+        """Take one from every limit, or from none. See `ports.Throttle`.
+
+        Raises:
+            Unavailable: Redis is at fault.
+        """
+        due = keyed(limits)
+        numbers = [number for _, limit in due for number in (limit.amount, ceil(_lifetime(limit) * 1000))]
+        with self._faults():
+            rests = await self._take(keys=_names(due), args=numbers)
+        waits = [_wait(limit, rest / 1000) for (_, limit), rest in zip(due, rests, strict=False) if rest >= 0]
+        return max(waits, default=None)
+
+    async def give_back(self, limits: Sequence[Limit]) -> None:
+        """Undo one `take`; reset a limit without a window. See `ports.Throttle`.
+
+        Raises:
+            Unavailable: Redis is at fault.
+        """
+        due = keyed(limits)
+        with self._faults():
+            await self._give_back(keys=_names(due), args=[int(limit.window is None) for _, limit in due])
+
+
+def _names(due: Keyed) -> list[str]:
+    # The braces keep all counters on one node of a cluster, where one script can change them.
+    return [f"{{keyturn}}:count:{key.hex()}" for key, _ in due]
+
+
+_TAKE = """
+local over, rests = false, {}
+for i, key in ipairs(KEYS) do
+  rests[i] = -1
+  if tonumber(redis.call('GET', key) or '0') >= tonumber(ARGV[2 * i - 1]) then
+    over = true
+    rests[i] = math.max(redis.call('PTTL', key), 0)
+  end
+end
+if not over then
+  for i, key in ipairs(KEYS) do
+    redis.call('INCR', key)
+    if redis.call('PTTL', key) < 0 then
+      redis.call('PEXPIRE', key, ARGV[2 * i])
+    end
+  end
+end
+return rests
+"""
+_GIVE_BACK = """
+for i, key in ipairs(KEYS) do
+  if ARGV[i] == '1' or tonumber(redis.call('GET', key) or '0') <= 1 then
+    redis.call('DEL', key)
+  else
+    redis.call('DECR', key)
+  end
+end
+return #KEYS
+"""

@@ -1,0 +1,211 @@
+"""The built-in directory of users: one table, for applications that bring none of their own.
+
+Owns: reading and writing `keyturn_users`. Must not hold: password hashing (`tokens/password.py`), what a disabled user may
+do (`auth.py`), how sessions end (`revoking.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+from unicodedata import category
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from keyturn.core.errors import InvalidRequest
+from keyturn.core.events import Event, EventType
+from keyturn.core.model import RevokeReason, User, UserId
+from keyturn.email import normalise_email
+from keyturn.ports import Credential
+from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.stores.event_log import write_events
+from keyturn.stores.group_commit import Gatherer, Group
+from keyturn.stores.revoking import NOTHING, Denied, Revoked, lock_user, revoke_sessions
+from keyturn.stores.schema import users
+
+OnRevoked = Callable[[Sequence[Denied]], None]
+"""Told, after the commit, what this node has put on the denylist."""
+
+_COLUMNS = "id, email, name, disabled_at IS NOT NULL, email_verified_at IS NOT NULL"
+_GET_POSTGRES = f"SELECT {_COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
+_GET_SQLITE = f"SELECT {_COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
+_USER = (
+    users.c.id,
+    users.c.email,
+    users.c.name,
+    users.c.disabled_at.is_not(None),
+    users.c.email_verified_at.is_not(None),
+)
+_ID_LENGTH = 16
+
+
+class SqlUsers:
+    """Users in the database: `ports.UserDirectory` and `ports.UserAdmin`.
+
+    Every method raises `Unavailable` when the database is at fault.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        on_revoked: OnRevoked,
+        denylist_lifetime: float,
+        clock: Clock | None = None,
+        log_key: bytes = b"",
+    ) -> None:
+        """Set up.
+
+        Args:
+            on_revoked: told, after the commit, which sessions have ended with a user.
+            denylist_lifetime: seconds until the last access token of a session is dead.
+            clock: stands in for the database's, in tests.
+            log_key: as for `event_log.session_hash`.
+        """
+        self._engine = engine
+        self._on_revoked = on_revoked
+        self._denylist_lifetime = denylist_lifetime
+        self._clock = clock
+        self._log_key = log_key
+        self._reads: Gatherer[UserId, User | None] = Gatherer(self._read)
+
+    async def get(self, user_id: UserId) -> User | None:
+        """Read a user; None when deleted. Concurrent calls share one query: every refresh makes one."""
+        return await self._reads.call(user_id)
+
+    async def find(self, email: str) -> Credential | None:
+        """Find a user by e-mail address, normalised here, without regard to case.
+
+        Raises:
+            InvalidRequest: it is not an e-mail address.
+        """
+        statement = select(*_USER, users.c.password_hash).where(users.c.email_key == normalise_email(email).key)
+        async with self._engine.autocommit() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return None if row is None else Credential(_user(row), row[5])
+
+    async def create(self, email: str, name: str | None, password_hash: str) -> User | None:
+        """Create a user; None when the address is taken in any case, decided by the unique index.
+
+        Raises:
+            InvalidRequest: the address is not one, or the name holds what no database takes.
+        """
+        address = normalise_email(email)
+        user = User(secrets.token_hex(_ID_LENGTH), address.display, _storable(name))
+        values = {
+            "id": user.id,
+            "email": user.email,
+            "email_key": address.key,
+            "name": user.name,
+            "password_hash": password_hash,
+        }
+
+        async def work(connection: AsyncConnection) -> bool:
+            now = await self._engine.read_now(connection, self._clock)
+            insert: Any = postgres_insert(users) if self._engine.postgres else sqlite_insert(users)
+            statement = insert.values(**values, created_at=now).on_conflict_do_nothing(index_elements=["email_key"])
+            return (await connection.execute(statement.returning(users.c.id))).one_or_none() is not None
+
+        return user if await self._engine.run(work) else None
+
+    async def get_password_hash(self, user_id: UserId) -> str | None:
+        """Read the user's password hash; None: no such user, or one without a password."""
+        async with self._engine.autocommit() as connection:
+            found = await connection.execute(select(users.c.password_hash).where(users.c.id == user_id))
+            value: str | None = found.scalar_one_or_none()
+            return value
+
+    async def replace_password_hash(self, user_id: UserId, old: str, new: str) -> bool:
+        """Set the hash if it still is `old`; of two changes that race, one gets False."""
+        statement = (
+            update(users)
+            .where(users.c.id == user_id, users.c.password_hash == old)
+            .values(password_hash=new)
+            .returning(users.c.id)
+        )
+
+        async def work(connection: AsyncConnection) -> bool:
+            return (await connection.execute(statement)).one_or_none() is not None
+
+        return await self._engine.run(work)
+
+    async def list_users(self, *, after: UserId | None = None, limit: int = 100) -> Sequence[User]:
+        """List users in the order of their ids, from the one after `after`."""
+        statement = select(*_USER).order_by(users.c.id).limit(limit)
+        if after is not None:
+            statement = statement.where(users.c.id > after)
+        async with self._engine.autocommit() as connection:
+            return [_user(row) for row in await connection.execute(statement)]
+
+    async def set_disabled(self, user_id: UserId, *, disabled: bool) -> bool:
+        """Disable or enable; disabling ends all sessions in the same transaction. False: no such user."""
+
+        async def work(connection: AsyncConnection) -> Revoked | None:
+            await lock_user(connection, user_id)
+            now = await self._engine.read_now(connection, self._clock)
+            found = (await connection.execute(select(users.c.disabled_at).where(users.c.id == user_id))).one_or_none()
+            if found is None:
+                return None
+            if (found[0] is not None) != disabled:
+                at = now if disabled else None
+                await connection.execute(update(users).where(users.c.id == user_id).values(disabled_at=at))
+                kind = EventType.USER_DISABLED if disabled else EventType.USER_ENABLED
+                await write_events(connection, [Event(kind, now, user_id)], self._log_key)
+            return await self._end_sessions(connection, user_id, now) if disabled else NOTHING
+
+        return self._tell(await self._engine.run(work))
+
+    async def delete(self, user_id: UserId) -> bool:
+        """Delete the user and end all their sessions in the same transaction. False: no such user."""
+
+        async def work(connection: AsyncConnection) -> Revoked | None:
+            await lock_user(connection, user_id)
+            now = await self._engine.read_now(connection, self._clock)
+            statement = delete(users).where(users.c.id == user_id).returning(users.c.id)
+            if (await connection.execute(statement)).one_or_none() is None:
+                return None
+            await write_events(connection, [Event(EventType.USER_DELETED, now, user_id)], self._log_key)
+            return await self._end_sessions(connection, user_id, now)
+
+        return self._tell(await self._engine.run(work))
+
+    async def _end_sessions(self, connection: AsyncConnection, user_id: UserId, now: float) -> Revoked:
+        return await revoke_sessions(
+            connection,
+            user_id,
+            RevokeReason.USER_DISABLED,
+            now,
+            denylist_lifetime=self._denylist_lifetime,
+            log_key=self._log_key,
+        )
+
+    def _tell(self, revoked: Revoked | None) -> bool:
+        if revoked is not None and revoked.denied:
+            self._on_revoked(revoked.denied)
+        return revoked is not None
+
+    async def _read(self, group: Group[UserId, User | None]) -> None:
+        ids = sorted(set(group.items))
+        async with self._engine.autocommit() as connection:
+            if self._engine.postgres:
+                rows = await connection.exec_driver_sql(_GET_POSTGRES, (ids,))
+            else:
+                rows = await connection.exec_driver_sql(_GET_SQLITE, (json.dumps(ids),))
+            found = {row[0]: _user(row) for row in rows}
+        for index, user_id in enumerate(group.items):
+            group.answer(index, found.get(user_id))
+
+
+def _user(row: Sequence[Any]) -> User:
+    return User(row[0], row[1], row[2], bool(row[3]), bool(row[4]))
+
+
+def _storable(name: str | None) -> str | None:
+    """Refuse what PostgreSQL cannot store, before it is taken for a fault."""
+    if name is not None and any(category(character) in {"Cc", "Cs"} for character in name):
+        raise InvalidRequest("name: contains control characters")
+    return name
