@@ -1,0 +1,123 @@
+"""Notice that the database has lost commits, and believe the tokens that are ahead of it for a while.
+
+Owns: until when tokens are believed, and how a failover is seen. Must not hold: what believing means (`core/rotation.py`).
+
+Promoting a PostgreSQL standby, or recovering one to a point in time, starts a new *timeline*. The last one seen is kept
+in the database itself; a higher one means that commits may be lost, and healing begins by itself. A restore that keeps
+the timeline cannot be told from the database, so there the operator says so (`keyturn heal`).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Insert, Select, select
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import DBAPIError
+
+from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.stores.schema import meta
+
+HEAL_UNTIL = "heal_until"
+TIMELINE = "timeline"
+
+# The first eight hex digits of a WAL file's name are the timeline. The control file would tell it only after the next
+# checkpoint, minutes late.
+_TIMELINE = (
+    "SELECT CASE WHEN pg_is_in_recovery() THEN NULL "
+    "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 END"
+)
+
+
+def put_meta(connection: AsyncConnection, name: str, value: str) -> Insert:
+    """Build the statement that sets one of the facts all nodes share."""
+    kind = postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
+    statement = kind(meta).values(name=name, value=value)
+    return statement.on_conflict_do_update(index_elements=[meta.c.name], set_={"value": value})
+
+
+def get_meta(name: str) -> Select[str]:
+    """Build the statement that reads one of the facts all nodes share."""
+    return select(meta.c.value).where(meta.c.name == name)
+
+
+class Failover:
+    """Say whether lost commits are to be believed now.
+
+    Args:
+        engine: the database.
+        heal_time: seconds for which a failover that was seen is healed.
+        heal_until: seconds since the epoch; the operator's word from the settings.
+        clock: stands in for the database's clock.
+    """
+
+    def __init__(
+        self, engine: Engine, *, heal_time: float, heal_until: float | None = None, clock: Clock | None = None
+    ) -> None:
+        self._engine = engine
+        self._heal_time = heal_time
+        self._heal_until = heal_until or 0.0
+        self._clock = clock
+        self._timeline_readable = engine.postgres
+
+    async def check(self) -> None:
+        """Look whether there was a failover; at start-up and from time to time. Raises: Unavailable."""
+        async with self._engine.autocommit() as connection:
+            await self._look(connection)
+
+    async def healing(self, connection: AsyncConnection) -> bool:
+        """Say whether tokens that are ahead are to be believed, looked up afresh on a connection in use."""
+        await self._look(connection)
+        now = await self._engine.read_now(connection, self._clock)
+        return now < max(self._heal_until, await _healing_until(connection))
+
+    async def _look(self, connection: AsyncConnection) -> None:
+        if not self._timeline_readable:
+            return
+        try:
+            timeline = (await connection.exec_driver_sql(_TIMELINE)).scalar_one()
+        except DBAPIError as error:
+            # Not every service that speaks PostgreSQL tells its timeline: the operator's switch is then the only way.
+            if getattr(error.orig, "sqlstate", None) not in {"0A000", "42501", "42883", "55000"}:
+                raise
+            self._timeline_readable = False
+            return
+        if timeline is not None:
+            await self._compare(connection, str(timeline))
+
+    async def _compare(self, connection: AsyncConnection, timeline: str) -> None:
+        seen = (await connection.execute(get_meta(TIMELINE))).scalar_one_or_none()
+        if seen != timeline:
+            # Healing first, so that a node that dies in between leaves the failover to be seen by the next one. A lower
+            # number is another cluster: noted, not healed.
+            if seen is not None and int(timeline) > int(seen):
+                now = await self._engine.read_now(connection, self._clock)
+                await _extend(connection, now + self._heal_time)
+            await connection.execute(put_meta(connection, TIMELINE, timeline))
+
+
+async def start_healing(engine: Engine, seconds: float, *, clock: Clock | None = None) -> float:
+    """Believe tokens that are ahead of the database for some seconds from now; 0 ends it. Return until when.
+
+    The operator's switch, after a restore from a backup.
+
+    Raises: Unavailable: the database is at fault.
+    """
+    async with engine.transaction() as connection:
+        until = await engine.read_now(connection, clock) + seconds
+        await connection.execute(put_meta(connection, HEAL_UNTIL, repr(until)))
+    return until
+
+
+async def healing_until(engine: Engine) -> float:
+    """Say until when tokens that are ahead are believed, in seconds since the epoch; 0.0 when never."""
+    async with engine.autocommit() as connection:
+        return await _healing_until(connection)
+
+
+async def _healing_until(connection: AsyncConnection) -> float:
+    return float((await connection.execute(get_meta(HEAL_UNTIL))).scalar_one_or_none() or 0.0)
+
+
+async def _extend(connection: AsyncConnection, until: float) -> None:
+    if until > await _healing_until(connection):
+        await connection.execute(put_meta(connection, HEAL_UNTIL, repr(until)))

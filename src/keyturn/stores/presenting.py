@@ -1,0 +1,221 @@
+"""The hot path: a group of presented tokens is read at once, judged one after the other, and written at once.
+
+Owns: the order of read, judge, compare-and-set, commit, answer. Must not hold: what rotation means (`core/rotation.py`),
+SQL (`session_rows.py`), who waits with whom (`group_commit.py`).
+
+A presentation that changes nothing is answered as soon as it is judged. One that changes its session is answered when
+the group has committed. When another node was quicker with a session, its presentations are judged again on what that
+node left: a judge is pure, so that is safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from keyturn.core.errors import Unavailable
+from keyturn.core.events import Event
+from keyturn.core.model import Session, SessionId
+from keyturn.core.rotation import Decision, Outcome, Write
+from keyturn.ports import Judge
+from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.stores.event_log import write_events
+from keyturn.stores.failover import Failover
+from keyturn.stores.group_commit import Group
+from keyturn.stores.revoking import Denied, deny
+from keyturn.stores.session_rows import read_group, swap_group
+from keyturn.stores.touches import Touches
+
+_ATTEMPTS = 8
+"""How often a group is judged anew; each time, somebody else has advanced the session, which has an end."""
+
+
+class Presentation(NamedTuple):
+    """A call of `SessionStore.present`."""
+
+    session_id: SessionId
+    judge: Judge
+
+
+Tell = Callable[[Sequence[Denied]], Awaitable[None]]
+"""Tells the process, after a commit, what was revoked."""
+
+
+class _Judged:
+    """A group as judged: nothing of it is true yet."""
+
+    __slots__ = ("ahead", "decisions", "now", "sessions", "swaps")
+
+    def __init__(self, sessions: dict[SessionId, Session], now: float) -> None:
+        self.sessions = sessions
+        """The sessions as read, then as each decision leaves them: the next presentation sees that."""
+        self.now = now
+        self.swaps: dict[SessionId, bytes] = {}
+        """The token hash that was read, of each session that changes."""
+        self.decisions: list[tuple[int, Decision]] = []
+        self.ahead: list[int] = []
+
+    def judge(self, group: Group[Presentation, Decision], index: int, *, healing: bool) -> Decision | None:
+        """Judge one presentation; None when its judge raised: that is its caller's affair alone."""
+        session_id, judge = group.items[index]
+        session = self.sessions.get(session_id)
+        try:
+            decision = judge(session, self.now, healing)
+        except Exception as error:  # noqa: BLE001 - the caller raises it
+            group.fail(index, error)
+            return None
+        if decision.write is not Write.NOTHING and session is not None and decision.session is not None:
+            if decision.write is Write.SWAP:
+                self.swaps.setdefault(session_id, session.token_hash)
+            self.sessions[session_id] = decision.session
+        return decision
+
+    def swapped(self) -> dict[SessionId, tuple[bytes, Session]]:
+        return {id_: (expected, self.sessions[id_]) for id_, expected in self.swaps.items()}
+
+    def kept(self, group: Group[Presentation, Decision], lost: set[SessionId]) -> Iterable[Event]:
+        """List the events of the decisions that have become true."""
+        for index, decision in self.decisions:
+            if decision.events and group.items[index].session_id not in lost:
+                yield from decision.events
+
+    def is_plain(self) -> bool:
+        """Say whether all there is to write is the swap itself."""
+        if any(decision.events and any(event.kept for event in decision.events) for _, decision in self.decisions):
+            return False
+        return all(self.sessions[id_].revoked_at is None for id_ in self.swaps)
+
+
+class Presenter:
+    """Do groups of presentations; `SqlSessions` makes one."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        touches: Touches,
+        failover: Failover,
+        tell: Tell,
+        denylist_lifetime: float,
+        log_key: bytes,
+        clock: Clock | None,
+    ) -> None:
+        self._engine = engine
+        self._touches = touches
+        self._failover = failover
+        self._tell = tell
+        self._denylist_lifetime = denylist_lifetime
+        self._log_key = log_key
+        self._clock = clock
+        self._expect_writes = False
+
+    async def present(self, group: Group[Presentation, Decision]) -> None:
+        """Answer every presentation of a group. Raises: Unavailable: the database is at fault."""
+        indexes: Sequence[int] = range(len(group.items))
+        attempt = self._present_postgres if self._engine.postgres else self._present_sqlite
+        for _ in range(_ATTEMPTS):
+            indexes = await attempt(group, indexes)
+            if not indexes:
+                return
+        raise Unavailable("database")
+
+    async def _present_postgres(self, group: Group[Presentation, Decision], indexes: Sequence[int]) -> Sequence[int]:
+        """Do what can be done; return the presentations whose sessions have moved meanwhile."""
+        async with self._engine.autocommit() as connection:
+            judged = await self._judge(connection, group, indexes)
+            if judged.is_plain():
+                self._answer_unchanged(group, judged)
+                if not judged.swaps:
+                    return ()
+                won = await swap_group(connection, judged.swapped())
+                return self._answer(group, judged, judged.swaps.keys() - won)
+
+        async def write(connection: AsyncConnection) -> tuple[set[SessionId], Sequence[Denied]]:
+            won = await swap_group(connection, judged.swapped()) if judged.swaps else set[SessionId]()
+            return judged.swaps.keys() - won, await self._write_rest(connection, group, judged, won)
+
+        lost, denied = await self._engine.run(write)
+        if denied:
+            await self._tell(denied)
+        return self._answer(group, judged, lost)
+
+    async def _present_sqlite(self, group: Group[Presentation, Decision], indexes: Sequence[int]) -> Sequence[int]:
+        """Do all of it. Nothing can move between reading and writing, since both are in one transaction of the one writer."""
+        if not self._expect_writes:
+            async with self._engine.autocommit() as connection:
+                judged = await self._judge(connection, group, indexes)
+            if not judged.swaps and judged.is_plain():
+                return self._answer(group, judged, set())
+
+        async def work(connection: AsyncConnection) -> tuple[_Judged, Sequence[Denied]]:
+            judged = await self._judge(connection, group, indexes)
+            won = await swap_group(connection, judged.swapped()) if judged.swaps else set[SessionId]()
+            return judged, await self._write_rest(connection, group, judged, won)
+
+        judged, denied = await self._engine.run(work)
+        self._expect_writes = bool(judged.swaps)
+        if denied:
+            await self._tell(denied)
+        return self._answer(group, judged, set())
+
+    async def _judge(
+        self, connection: AsyncConnection, group: Group[Presentation, Decision], indexes: Sequence[int]
+    ) -> _Judged:
+        items = group.items
+        sessions, now = await read_group(connection, {items[index].session_id for index in indexes})
+        self._touches.overlay(sessions)
+        judged = _Judged(sessions, now if self._clock is None else self._clock())
+        for index in indexes:
+            decision = judged.judge(group, index, healing=False)
+            if decision is None:
+                continue
+            if decision.outcome is Outcome.AHEAD:
+                judged.ahead.append(index)
+            else:
+                judged.decisions.append((index, decision))
+        if judged.ahead:
+            healing = await self._failover.healing(connection)
+            for index in judged.ahead:
+                if decision := judged.judge(group, index, healing=healing):
+                    judged.decisions.append((index, decision))
+        return judged
+
+    async def _write_rest(
+        self,
+        connection: AsyncConnection,
+        group: Group[Presentation, Decision],
+        judged: _Judged,
+        won: set[SessionId],
+    ) -> Sequence[Denied]:
+        """Write the denylist entries and the events that belong to a swap, in its transaction."""
+        ended = [id_ for id_ in won if judged.sessions[id_].revoked_at is not None]
+        denied = await deny(connection, ended, judged.now, self._denylist_lifetime) if ended else ()
+        await write_events(connection, judged.kept(group, judged.swaps.keys() - won), self._log_key)
+        return denied
+
+    def _answer_unchanged(self, group: Group[Presentation, Decision], judged: _Judged) -> None:
+        """Answer those whose sessions nobody in the group changes: they need not wait for its commit."""
+        if len(judged.swaps) == len(judged.decisions):
+            return
+        rest: list[tuple[int, Decision]] = []
+        for index, decision in judged.decisions:
+            if group.items[index].session_id in judged.swaps:
+                rest.append((index, decision))
+            else:
+                self._answer_one(group, index, decision)
+        judged.decisions = rest
+
+    def _answer(self, group: Group[Presentation, Decision], judged: _Judged, lost: set[SessionId]) -> Sequence[int]:
+        """Answer those whose decision is true; return the others."""
+        again: list[int] = []
+        for index, decision in judged.decisions:
+            if lost and group.items[index].session_id in lost:
+                again.append(index)
+            else:
+                self._answer_one(group, index, decision)
+        return again
+
+    def _answer_one(self, group: Group[Presentation, Decision], index: int, decision: Decision) -> None:
+        if decision.write is Write.TOUCH and decision.session is not None:
+            self._touches.add(decision.session)
+        group.answer(index, decision)

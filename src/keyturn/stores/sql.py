@@ -1,0 +1,195 @@
+"""Sessions in SQLite or PostgreSQL: `ports.SessionStore`.
+
+Owns: opening, listing, ending sessions, and what belongs in one transaction with that. Must not hold: what rotation or
+admission mean (`core/`), the hot path (`presenting.py`), statements of it (`session_rows.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from inspect import isawaitable
+
+from sqlalchemy import exists, insert, select, update
+
+from keyturn.core.events import Event
+from keyturn.core.login import Admission
+from keyturn.core.model import RevokeReason, Session, SessionId, UserId
+from keyturn.core.rotation import Decision
+from keyturn.ports import Admit, Judge, Listing
+from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.stores.event_log import write_events
+from keyturn.stores.failover import Failover
+from keyturn.stores.group_commit import Gatherer
+from keyturn.stores.presenting import Presentation, Presenter
+from keyturn.stores.revoking import Denied, deny, lock_user, revoke_sessions
+from keyturn.stores.schema import sessions
+from keyturn.stores.session_rows import read_group, session_of, values_of
+from keyturn.stores.touches import Touches
+
+_log = logging.getLogger(__name__)
+
+OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
+"""Called after the commit of a revocation in this process, with `(session id hex, expires_at)` of each."""
+
+
+class SqlSessions:
+    """Keep sessions in a database.
+
+    Args:
+        engine: SQLite or PostgreSQL, migrated.
+        denylist_lifetime: seconds until the last access token of an ended session is dead (`Policy.denylist_lifetime`).
+        heal_time: seconds for which a failover is healed once it was seen (`Policy.heal_time`).
+        heal_until: seconds since the epoch until which the operator wants lost commits believed.
+        on_revoked: hears of this node's own revocations at once, without the way through the feed.
+        clock: stands in for the database's clock, in tests.
+        group_size: presentations that share a read and a write; 1 switches groups off.
+        log_key: keys the names of sessions in the event log.
+        touch_period: seconds that last-seen times may wait in memory.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        denylist_lifetime: float,
+        heal_time: float,
+        heal_until: float | None = None,
+        on_revoked: OnRevoked | None = None,
+        clock: Clock | None = None,
+        group_size: int = 256,
+        log_key: bytes = b"",
+        touch_period: float = 1.0,
+    ) -> None:
+        self._engine = engine
+        self._denylist_lifetime = denylist_lifetime
+        self._on_revoked = on_revoked
+        self._clock = clock
+        self._log_key = log_key
+        self._touches = Touches(engine, touch_period)
+        self.failover = Failover(engine, heal_time=heal_time, heal_until=heal_until, clock=clock)
+        presenter = Presenter(
+            engine,
+            touches=self._touches,
+            failover=self.failover,
+            tell=self._tell,
+            denylist_lifetime=denylist_lifetime,
+            log_key=log_key,
+            clock=clock,
+        )
+        self._presentations: Gatherer[Presentation, Decision] = Gatherer(presenter.present, size=group_size)
+
+    async def present(self, session_id: SessionId, judge: Judge) -> Decision:
+        """Read, judge, and make the decision true: see `ports.SessionStore`.
+
+        Why: the answer leaves only after its group has committed; an answer before it would hand out a token that a
+        crash un-confirms. Cancelling the caller does not undo it.
+
+        Raises: Unavailable: the database is at fault.
+        """
+        return await self._presentations.call(Presentation(session_id, judge))
+
+    async def open(self, user_id: UserId, admit: Admit) -> Admission:
+        """Admit a login under a lock on the user. Raises: Unavailable: the database is at fault."""
+
+        async def work(connection: AsyncConnection) -> tuple[Admission, Sequence[Denied]]:
+            await lock_user(connection, user_id)
+            live, now = await self._live(connection, user_id, lock=True)
+            admission = admit(live, now)
+            for ended in admission.evicted:
+                statement = update(sessions).where(sessions.c.id == ended.id)
+                await connection.execute(
+                    statement.values(revoked_at=ended.revoked_at, revoked_reason=ended.revoked_reason)
+                )
+            await connection.execute(insert(sessions).values(values_of(admission.session)))
+            denied = await deny(connection, [ended.id for ended in admission.evicted], now, self._denylist_lifetime)
+            await write_events(connection, admission.events, self._log_key)
+            return admission, denied
+
+        admission, denied = await self._engine.run(work)
+        await self._tell(denied)
+        return admission
+
+    async def get(self, session_id: SessionId) -> tuple[Session | None, float]:
+        """Read one session, ended or not, and the clock. Raises: Unavailable: the database is at fault."""
+        async with self._engine.autocommit() as connection:
+            found, now = await read_group(connection, [session_id])
+        return found.get(session_id), self._now(now)
+
+    async def list_live(self, user_id: UserId) -> Listing:
+        """List the user's live sessions, newest first. Raises: Unavailable: the database is at fault."""
+        async with self._engine.autocommit() as connection:
+            live, now = await self._live(connection, user_id)
+        return Listing(sorted(live, key=lambda session: (-session.created_at, session.id)), now)
+
+    async def revoke(
+        self, user_id: UserId, reason: RevokeReason, *, only: SessionId | None = None, keep: SessionId | None = None
+    ) -> Sequence[SessionId]:
+        """End the user's live sessions, `only` one or all but `keep`. Raises: Unavailable: the database is at fault."""
+
+        async def work(connection: AsyncConnection) -> tuple[Sequence[SessionId], Sequence[Denied]]:
+            await lock_user(connection, user_id)
+            return await revoke_sessions(
+                connection,
+                user_id,
+                reason,
+                await self._engine.read_now(connection, self._clock),
+                denylist_lifetime=self._denylist_lifetime,
+                only=only,
+                keep=keep,
+                log_key=self._log_key,
+            )
+
+        ended, denied = await self._engine.run(work)
+        await self._tell(denied)
+        return ended
+
+    async def knows_device(self, user_id: UserId, device_id: bytes) -> bool:
+        """Say whether this user ever had a session on this device. Raises: Unavailable: the database is at fault."""
+        seen = exists().where(sessions.c.user_id == user_id, sessions.c.device_id == device_id)
+        async with self._engine.autocommit() as connection:
+            return bool((await connection.execute(select(seen))).scalar_one())
+
+    async def record(self, *events: Event) -> None:
+        """Keep events that belong to no session write. Raises: Unavailable: the database is at fault."""
+        kept = [event for event in events if event.kept]
+        if kept:
+            await self._engine.run(lambda connection: write_events(connection, kept, self._log_key))
+
+    async def close(self) -> None:
+        """Finish every presentation under way and write what waits; the engine stays open."""
+        await self._presentations.drain()
+        await self._touches.close()
+
+    async def _live(
+        self, connection: AsyncConnection, user_id: UserId, *, lock: bool = False
+    ) -> tuple[Sequence[Session], float]:
+        # Locked in the order of their ids, as everywhere. The clock is read before rows are waited for: a session that
+        # ends while we wait is read as it then is, by PostgreSQL's re-check of the conditions.
+        now = await self._engine.read_now(connection, self._clock)
+        statement = (
+            select(sessions)
+            .where(
+                sessions.c.user_id == user_id,
+                sessions.c.revoked_at.is_(None),
+                sessions.c.inactivity_expires_at > now,
+                sessions.c.absolute_expires_at > now,
+            )
+            .order_by(sessions.c.id)
+        )
+        found = await connection.execute(statement.with_for_update() if lock else statement)
+        return [session_of(row) for row in found], now
+
+    def _now(self, now: float) -> float:
+        return now if self._clock is None else self._clock()
+
+    async def _tell(self, denied: Sequence[Denied]) -> None:
+        if not denied or self._on_revoked is None:
+            return
+        try:
+            told = self._on_revoked(denied)
+            if isawaitable(told):
+                await told
+        except Exception:  # noqa: BLE001 - it is the application's code
+            # It is committed, and the feed tells it to this node too: the answer must not become an error.
+            _log.exception("on_revoked failed")
