@@ -93,7 +93,8 @@ class PasswordPool:
 
     def close(self) -> None:
         """Refuse new work and what still waits, and return when the running hashes are done."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     async def _run(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -296,7 +296,7 @@ def _typed_claims(payload: JsonObject) -> AccessClaims:
     audience = payload.get("aud")
     return AccessClaims(
         issuer=_text(payload.get("iss")),
-        audience=(audience,) if type(audience) is str else _texts(audience),
+        audience=(_text(audience),) if type(audience) is str else _texts(audience),
         subject=_text(payload.get("sub")),
         sid=sid,
         issued_at=_seconds(payload.get("iat")),

@@ -82,7 +82,7 @@ def named_kid(sealed: bytes) -> str:
         SealedKeyError: it is not a sealed key of this version.
     """
     sealing_id(sealed)
-    return str(_HEADER.unpack(sealed[: _HEADER.size])[3], "ascii")
+    return str(_HEADER.unpack(sealed[: _HEADER.size])[3], "ascii", "replace")
 
 
 def open_sealed(sealed: bytes, ring: SecretRing, kid: str | None = None) -> SigningKey:

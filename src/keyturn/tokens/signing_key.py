@@ -59,7 +59,7 @@ class SigningKey:
     """One ES256 key with its schedule. All times are seconds since the Unix epoch.
 
     Attributes:
-        private_key: never shown by `repr`.
+        private_key: never shown by `repr`; `kid` stands for it when keys are compared.
         created_at: when it was made.
         publish_at: from then on it is in the JWK set and verifies.
         activate_at: from then on it signs.
@@ -67,7 +67,7 @@ class SigningKey:
         expire_at: from then on it does not verify; None while it has no successor.
     """
 
-    private_key: ec.EllipticCurvePrivateKey = field(repr=False)
+    private_key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
     created_at: float
     publish_at: float
     activate_at: float

@@ -1,0 +1,165 @@
+"""The pool hashes a bounded number at a time, says so when it is full, and loses no place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from keyturn.core.errors import Unavailable
+from keyturn.core.secret import Secret
+from keyturn.password_pool import PasswordPool
+from keyturn.tokens.password import PasswordHasher, PasswordProfile, Verified
+from keyturn.tokens.password_policy import PasswordRefused
+
+pytestmark = pytest.mark.anyio
+
+PROFILE = PasswordProfile(memory_kib=64, passes=1)
+PASSWORD = "correct horse battery"
+
+
+class GatedHasher(PasswordHasher):
+    """Hash for real, but only while the gate is open, and tell who has come to it."""
+
+    def __init__(self) -> None:
+        super().__init__(PROFILE)
+        self.gate = threading.Event()
+        self.arrived = threading.Semaphore(0)
+        self.hashed: list[str] = []
+        self.niceness: list[int] = []
+
+    def hash(self, password: str | Secret, *, salt: bytes | None = None) -> str:
+        """Wait at the gate, then hash."""
+        self.niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        self.arrived.release()
+        assert self.gate.wait(30)
+        self.hashed.append(str(password))
+        return super().hash(password, salt=salt)
+
+    async def arrival(self) -> None:
+        """Return when a thread has come to the gate."""
+        assert await anyio.to_thread.run_sync(lambda: self.arrived.acquire(timeout=30))
+
+
+async def until_taken(pool: PasswordPool, count: int) -> None:
+    """Return when so many places are taken."""
+    with anyio.fail_after(30):
+        while pool.taken != count:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_password_hashed_and_verified() -> None:
+    """The pool gives what the hasher gives, errors included, and frees the place."""
+    pool = PasswordPool(PasswordHasher(PROFILE))
+    stored = await pool.hash(Secret(PASSWORD))
+    assert await pool.verify(stored, PASSWORD) == Verified(ok=True)
+    assert await pool.verify(None, PASSWORD) == Verified(ok=False)
+    with pytest.raises(PasswordRefused):
+        await pool.hash("x" * 5000)
+    await until_taken(pool, 0)
+    pool.close()
+
+
+async def test_queue_full() -> None:
+    """Beyond the threads and the queue a caller is told at once to come back; later there is room again."""
+    hasher = GatedHasher()
+    pool = PasswordPool(hasher, threads=1, queue_limit=2, retry_after=7)
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(pool.hash, f"password {number}")
+        await until_taken(pool, 3)
+        for _ in range(5):
+            with pytest.raises(Unavailable) as refused:
+                await pool.hash("one too many")
+            with pytest.raises(Unavailable):
+                pool.reserve()
+            assert (refused.value.dependency, refused.value.retry_after) == ("password_hashing", 7)
+        with pytest.raises(Unavailable):
+            await pool.verify(None, "one too many")
+        hasher.gate.set()
+    await until_taken(pool, 0)
+    pool.reserve()
+    assert pool.taken == 0
+    assert hasher.hashed == ["password 0", "password 1", "password 2"]
+    assert await pool.hash("there is room again")
+    pool.close()
+
+
+async def test_waiting_caller_cancelled() -> None:
+    """Who leaves the queue frees the place at once, and nothing is hashed for them."""
+    hasher = GatedHasher()
+    pool = PasswordPool(hasher, threads=1, queue_limit=1)
+    running = asyncio.create_task(pool.hash("runs"))
+    await hasher.arrival()
+    waiting = asyncio.create_task(pool.hash("waits"))
+    await until_taken(pool, 2)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pool.taken == 1
+    next_one = asyncio.create_task(pool.hash("takes the place"))
+    await until_taken(pool, 2)
+    hasher.gate.set()
+    await asyncio.gather(running, next_one)
+    assert hasher.hashed == ["runs", "takes the place"]
+    pool.close()
+
+
+async def test_running_caller_cancelled() -> None:
+    """Who goes away while the hash runs keeps the place until the core is free, and no longer."""
+    hasher = GatedHasher()
+    pool = PasswordPool(hasher, threads=1, queue_limit=0)
+    running = asyncio.create_task(pool.hash("runs"))
+    await hasher.arrival()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert pool.taken == 1
+    with pytest.raises(Unavailable):
+        await pool.hash("no core for it")
+    hasher.gate.set()
+    await until_taken(pool, 0)
+    assert await pool.hash("has the core")
+    pool.close()
+
+
+async def test_pool_closed() -> None:
+    """Closing ends the running hash in order, and tells those who wait and who come to come back."""
+    hasher = GatedHasher()
+    pool = PasswordPool(hasher, threads=1, queue_limit=1)
+    running = asyncio.create_task(pool.hash("runs"))
+    await hasher.arrival()
+    waiting = asyncio.create_task(pool.hash("waits"))
+    await until_taken(pool, 2)
+    closing = asyncio.create_task(anyio.to_thread.run_sync(pool.close))
+    with pytest.raises(Unavailable):
+        await waiting
+    with pytest.raises(Unavailable):
+        await pool.hash("comes too late")
+    hasher.gate.set()
+    assert (await running).startswith("$argon2id$")
+    await closing
+    assert hasher.hashed == ["runs"]
+
+
+async def test_threads_yield() -> None:
+    """The hashing threads have a lower priority than the event loop."""
+    hasher = GatedHasher()
+    hasher.gate.set()
+    pool = PasswordPool(hasher, threads=1)
+    await pool.hash(PASSWORD)
+    assert hasher.niceness == [10]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 10
+    pool.close()
+
+
+@pytest.mark.parametrize(("threads", "queue_limit"), [(0, 1), (1, -1)])
+async def test_pool_without_room(threads: int, queue_limit: int) -> None:
+    """A pool that could never hash is a mistake."""
+    with pytest.raises(ValueError, match="at least one thread"):
+        PasswordPool(PasswordHasher(PROFILE), threads=threads, queue_limit=queue_limit)

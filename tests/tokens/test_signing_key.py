@@ -1,0 +1,208 @@
+"""The schedule of signing keys: published before it signs, verifying until its last token is dead."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+from joserfc.jwk import ECKey, KeySet
+
+from keyturn.tokens.keyring import KeyPlan, KeySchedule, Rotation, SigningKey, SigningKeyRing, etag, plan, thumbprint
+
+DAY = 86400.0
+SCHEDULE = KeySchedule()
+PERIOD = SCHEDULE.rotation_period
+LEAD = SCHEDULE.publish_lead
+TAIL = SCHEDULE.access_lifetime + SCHEDULE.leeway
+
+
+def entropy(number: int) -> bytes:
+    """Return 64 bytes that are different for each number."""
+    return sha256(b"%d" % number).digest() * 2
+
+
+def key(number: int, publish_at: float = 0, activate_at: float = 0) -> SigningKey:
+    """Return a key that differs for each number."""
+    return SigningKey.generate(entropy(number), created_at=publish_at, publish_at=publish_at, activate_at=activate_at)
+
+
+def test_key_generated() -> None:
+    """The same entropy gives the same key, other entropy another one."""
+    assert key(1) == key(1)
+    assert key(1).kid != key(2).kid
+    with pytest.raises(ValueError, match="48 bytes"):
+        SigningKey.generate(bytes(47), created_at=0, publish_at=0, activate_at=0)
+
+
+def test_key_id_is_the_thumbprint() -> None:
+    """The id is what another implementation of RFC 7638 computes."""
+    one = key(1)
+    assert one.kid == thumbprint(one.public_key) == ECKey.import_key(one.private_key).thumbprint()
+    assert len(one.kid) == 43
+
+
+def test_key_shown() -> None:
+    """The repr holds no key."""
+    shown = repr(key(1))
+    assert "private_key" not in shown
+    assert "EllipticCurve" not in shown
+    assert key(1).kid in shown
+
+
+def test_key_on_another_curve() -> None:
+    """Only P-256 keys sign ES256."""
+    with pytest.raises(ValueError, match="P-256"):
+        SigningKey(ec.derive_private_key(5, ec.SECP384R1()), 0, 0, 0)
+
+
+@pytest.mark.parametrize("times", [(0, 2, 1), (0, 0, 2, 1), (0, 0, 1, 3, 2), (0, 0, 5, None, 4)])
+def test_key_whose_schedule_runs_back(times: tuple[float, ...]) -> None:
+    """Published, signs, retires, expires: in this order."""
+    with pytest.raises(ValueError, match="order"):
+        SigningKey(key(1).private_key, *times)
+
+
+def test_first_plan() -> None:
+    """Without any key one is made that signs at once."""
+    made = plan([], 100.0, entropy(1))
+    assert made
+    assert made.ring.signing_key(100.0) == made.create[0]
+    assert made.update == ()
+    assert made.remove == ()
+
+
+def test_plan_before_it_is_due() -> None:
+    """Nothing happens while the key is young."""
+    calm = plan([key(1)], PERIOD - LEAD - 1, entropy(2))
+    assert not calm
+    assert calm.ring.keys == (key(1),)
+
+
+def hand_over() -> KeyPlan:
+    """Return the plan at the moment in which key 1 gets a successor."""
+    return plan([key(1)], PERIOD - LEAD, entropy(2))
+
+
+def test_plan_when_due() -> None:
+    """The successor is public a lead before it signs, and the old key outlives its last token."""
+    handing = hand_over()
+    (fresh,), (old,) = handing.create, handing.update
+    assert (fresh.publish_at, fresh.activate_at) == (PERIOD - LEAD, PERIOD)
+    assert (old.retire_at, old.expire_at) == (PERIOD, PERIOD + TAIL)
+    ring = handing.ring
+    assert ring.signing_key(PERIOD - 1).kid == old.kid
+    assert ring.signing_key(PERIOD).kid == fresh.kid
+    assert set(ring.verification_keys(PERIOD - LEAD)) == {old.kid, fresh.kid}
+    assert set(ring.verification_keys(PERIOD + TAIL - 1)) == {old.kid, fresh.kid}
+    assert set(ring.verification_keys(PERIOD + TAIL)) == {fresh.kid}
+    assert ring.public_key(old.kid, PERIOD + TAIL) is None
+    assert ring.public_key(fresh.kid, PERIOD) is fresh.public_key
+    assert ring.public_key("unknown", PERIOD) is None
+
+
+@pytest.mark.parametrize("rotation", [Rotation.SCHEDULED, Rotation.FORCED])
+def test_plan_while_handing_over(rotation: Rotation) -> None:
+    """A second plan during the lead changes nothing, forced or not."""
+    assert not plan(hand_over().ring.keys, PERIOD - 1, entropy(3), rotation=rotation)
+
+
+def test_plan_after_the_hand_over() -> None:
+    """The dead key is removed once its last token is dead, and not before."""
+    keys = hand_over().ring.keys
+    assert not plan(keys, PERIOD + TAIL - 1, entropy(3))
+    assert plan(keys, PERIOD + TAIL, entropy(3)).remove == (key(1).kid,)
+
+
+def test_plan_long_overdue() -> None:
+    """A job that slept for a year still leaves the whole lead."""
+    late = plan([key(1)], 5 * PERIOD, entropy(2))
+    assert late.create[0].activate_at == 5 * PERIOD + LEAD
+    assert late.ring.signing_key(5 * PERIOD).kid == key(1).kid
+
+
+def test_forced_plan() -> None:
+    """A forced rotation leaves the lead and the tail."""
+    forced = plan([key(1)], DAY, entropy(2), rotation=Rotation.FORCED)
+    assert forced.create[0].activate_at == DAY + LEAD
+    assert forced.update[0].expire_at == DAY + LEAD + TAIL
+
+
+def test_compromised_plan() -> None:
+    """After a leak no old key verifies for a second more."""
+    keys = hand_over().ring.keys
+    cut = plan(keys, PERIOD, entropy(3), rotation=Rotation.COMPROMISED)
+    assert set(cut.remove) == {one.kid for one in keys}
+    assert set(cut.ring.verification_keys(PERIOD)) == {cut.create[0].kid}
+    assert cut.ring.signing_key(PERIOD) == cut.create[0]
+
+
+def test_plan_without_a_successor() -> None:
+    """If only retiring keys are left (a lost row), a new one signs at once."""
+    retiring = hand_over().update[0]
+    healed = plan([retiring], PERIOD + 1, entropy(4))
+    assert healed.ring.signing_key(PERIOD + 1) == healed.create[0]
+    assert retiring.kid in healed.ring.verification_keys(PERIOD + 1)
+
+
+def test_plan_with_two_open_keys() -> None:
+    """Two keys that both have no successor (a race of two nodes) retire together."""
+    both = plan([key(1), key(2, activate_at=5)], PERIOD + 5 - LEAD, entropy(3))
+    assert {one.kid for one in both.update} == {key(1).kid, key(2).kid}
+    assert both.ring.signing_key(PERIOD + 5) == both.create[0]
+
+
+@given(st.lists(st.integers(min_value=60, max_value=int(40 * DAY)), min_size=1, max_size=30))
+def test_plans_at_any_times(gaps: list[int]) -> None:
+    """However irregularly the job runs, there is a signing key, and it was public for the lead."""
+    keys: tuple[SigningKey, ...] = plan([], 0.0, entropy(0)).ring.keys
+    first, now = keys[0].kid, 0.0
+    for number, gap in enumerate(gaps, start=1):
+        before, now = SigningKeyRing(keys), now + gap
+        last_signer = before.signing_key(now)
+        keys = plan(keys, now, entropy(number)).ring.keys
+        ring = SigningKeyRing(keys)
+        signing = ring.signing_key(now)
+        assert signing.kid == first or now - signing.publish_at >= LEAD
+        assert ring.public_key(last_signer.kid, now) is not None
+
+
+def test_ring_without_an_active_key() -> None:
+    """Asking for a signing key too early is an error, not a wrong key."""
+    with pytest.raises(LookupError, match="no signing key"):
+        SigningKeyRing([key(1, 5, 10)]).signing_key(9)
+
+
+def test_ring_with_one_key_twice() -> None:
+    """Two keys of one id are refused."""
+    with pytest.raises(ValueError, match="one id"):
+        SigningKeyRing([key(1), key(1)])
+
+
+def test_jwks() -> None:
+    """The JWK set holds public members only, the keys that count now, and changes its tag with them."""
+    ring = hand_over().ring
+    body = ring.jwks(PERIOD - LEAD)
+    listed = json.loads(body)["keys"]
+    assert [set(one) for one in listed] == [{"alg", "crv", "kid", "kty", "use", "x", "y"}] * 2
+    assert {one["alg"] for one in listed} == {"ES256"}
+    imported = KeySet.import_key_set(json.loads(body))
+    assert [one.thumbprint() for one in imported.keys] == [one["kid"] for one in listed]
+    assert len(json.loads(ring.jwks(PERIOD + TAIL))["keys"]) == 1
+    assert b" " not in body
+    assert etag(body) == etag(ring.jwks(PERIOD)) != etag(ring.jwks(PERIOD + TAIL))
+    assert etag(body).startswith('"')
+    assert repr(ring) == f"SigningKeyRing(kids={[one.kid for one in ring.keys]})"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"publish_lead": -1}, {"access_lifetime": 0}, {"leeway": -1}, {"rotation_period": LEAD + TAIL}],
+)
+def test_schedule_unsafe(fields: dict[str, float]) -> None:
+    """A schedule that cannot hold its own promise is refused."""
+    with pytest.raises(ValueError, match="must"):
+        KeySchedule(**fields)
