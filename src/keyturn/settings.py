@@ -111,6 +111,8 @@ class Settings(BaseSettings):
 
     signup: Literal["open", "closed"] = "open"
     denylist: bool = True
+    migrate: bool = True
+    """Bring the tables up to date at start; off where the server's role may not."""
     ssr_keys: SecretStr | None = Field(default=None, validation_alias="KEYTURN_SSR_KEYS")
     """Keys of render servers, `id:base64url` separated by commas or blanks."""
     login_threads: int | None = Field(default=None, ge=1, le=256)

@@ -1,0 +1,317 @@
+"""Put a node together: settings in, a running Keyturn out.
+
+Owns: composition, start, upkeep and close. Must not hold: a rule, a route, a query, an option's text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from random import uniform
+from typing import TYPE_CHECKING, Any
+
+from keyturn.access import AccessTokens
+from keyturn.auth import Auth
+from keyturn.core.errors import Unavailable, UnsafeSettings
+from keyturn.core.events import Event
+from keyturn.core.model import Principal
+from keyturn.devices import describe, warm_up
+from keyturn.observability import EventLog, Metrics
+from keyturn.password_pool import PasswordPool
+from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory, WallClock
+from keyturn.settings import Settings
+from keyturn.signing import Signing
+from keyturn.stores.engine import Clock, check_durability, normalise, open_engine, ping
+from keyturn.stores.pruning import SqlUpkeep
+from keyturn.stores.revocations import open_denylist
+from keyturn.stores.signing_keys import SqlSigningKeys
+from keyturn.stores.sql import SqlSessions
+from keyturn.stores.throttle import RedisThrottle, SqlThrottle
+from keyturn.stores.users import SqlUsers
+from keyturn.tokens.device_token import DeviceTokens
+from keyturn.tokens.keyring import KeySchedule, SecretRing
+from keyturn.tokens.password import PasswordHasher
+from keyturn.tokens.password_policy import PasswordPolicy
+from keyturn.tokens.refresh_token import RefreshTokens
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import KeyturnASGI
+from keyturn.web.endpoints import Services
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_logger = logging.getLogger(__name__)
+
+UPKEEP_INTERVAL = 60.0
+"""Seconds between two rounds of upkeep on a node, give or take a third, so that nodes do not march in step."""
+
+
+class Keyturn:
+    """One node of Keyturn: everything wired, nothing connected before `start`.
+
+    Args:
+        settings: read from the environment when None.
+        users: the application's own user table; the built-in one when None.
+        sinks: receive every event.
+        claims: adds claims and scopes to each access token.
+        database_clock: stands in for the database's clock, and for this node's. Only for tests.
+
+    Raises: UnsafeSettings, UnsafePolicy: naming every finding; production refuses to start with any of them.
+
+    Attributes:
+        auth: the use cases.
+        users: who can sign in.
+        asgi: the routes as a plain ASGI application with a lifespan of its own.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        users: UserDirectory | None = None,
+        sinks: Sequence[EventSink] = (),
+        claims: ClaimsHook | None = None,
+        database_clock: Clock | None = None,
+    ) -> None:
+        self.settings = settings = settings or Settings.load()
+        settings.refuse_unsafe()
+        self.policy = policy = settings.policy()
+        secrets = _secret_ring(settings)
+        clock: WallClock = database_clock or time.time
+        url = settings.database_url.get_secret_value()
+        redis_url = None if settings.redis_url is None else settings.redis_url.get_secret_value()
+
+        self.engine = open_engine(url)
+        self.redis = None if redis_url is None else _connect(redis_url)
+        self.denylist = open_denylist(url, redis_url=redis_url, clock=clock) if settings.denylist else None
+        self.sessions = SqlSessions(
+            self.engine,
+            denylist_lifetime=policy.denylist_lifetime,
+            heal_time=policy.heal_time,
+            on_revoked=self._denied,
+            clock=database_clock,
+        )
+        self.users: UserDirectory = users or SqlUsers(
+            self.engine, denylist_lifetime=policy.denylist_lifetime, on_revoked=self._denied, clock=database_clock
+        )
+        self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
+        self.metrics = _metrics()
+        self._sinks = (*sinks, EventLog()) if self.metrics is None else (*sinks, EventLog(), self.metrics)
+        self.signing = Signing(
+            SqlSigningKeys(self.engine), secrets, schedule=_schedule(self), on_event=self._record, clock=clock
+        )
+        self.passwords = PasswordPool(
+            PasswordHasher(), threads=settings.login_threads, queue_limit=settings.login_queue or 64
+        )
+        self.auth = Auth(
+            policy=policy,
+            sessions=self.sessions,
+            users=self.users,
+            throttle=self._throttle(database_clock),
+            passwords=self.passwords,
+            password_policy=PasswordPolicy(policy.password_min_length, ("keyturn",)),
+            access_tokens=AccessTokens(
+                self.signing,
+                issuer=settings.issuer_or_default,
+                audience=settings.audience_or_default,
+                policy=policy,
+                denylist=self.denylist,
+                claims=claims,
+                entropy=os.urandom,
+                clock=clock,
+            ),
+            refresh_tokens=RefreshTokens(secrets.derive("refresh-token"), secrets.active_id),
+            device_tokens=DeviceTokens(secrets.derive("device-token"), secrets.active_id),
+            sinks=self._sinks,
+            clock=clock,
+        )
+        self._clock = clock
+        self._started = False
+        self._task: asyncio.Task[None] | None = None
+
+    # -- what a host application uses
+
+    @cached_property
+    def services(self) -> Services:
+        """What the endpoints call."""
+        return Services(
+            auth=self.auth,
+            jwks=lambda: self.signing.jwks(self._clock()),
+            ready=self.ready,
+            metrics=None if self.metrics is None else self.metrics.render,
+            describe_device=describe,
+        )
+
+    @cached_property
+    def web(self) -> WebApplication:
+        """The routes over HTTP values, for a framework's adapter."""
+        observe = None if self.metrics is None else self.metrics.observe
+        return WebApplication(self.services, self.settings.web_config(), observe=observe)
+
+    @cached_property
+    def asgi(self) -> KeyturnASGI:
+        """The routes as a plain ASGI application, which starts and closes this node with its lifespan."""
+        return KeyturnASGI(self.web, startup=[self.start], shutdown=[self.close])
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Any = None) -> AsyncGenerator[None]:
+        """Run the node around a host application: `FastAPI(lifespan=keyturn.lifespan)`."""
+        try:
+            await self.start()
+            yield
+        finally:
+            await self.close()
+
+    def authenticate(self, token: str) -> Principal:
+        """Turn an access token into a principal; no I/O. Raises: InvalidToken."""
+        return self.auth.authenticate(token)
+
+    # -- start, ready, close
+
+    async def start(self) -> None:
+        """Migrate, check that the database is durable, load the signing keys, follow the denylist, begin the upkeep.
+
+        Raises:
+            UnsafeSettings: the database acknowledges what it has not written, or its schema is not this version's.
+            Unavailable: a dependency is at fault.
+        """
+        from keyturn.stores.migrations import current_level, expected_level, migrate
+
+        if self._started:
+            return
+        if self.settings.migrate:
+            await migrate(self.engine)
+        elif await current_level(self.engine) != expected_level():
+            raise UnsafeSettings(["database_not_migrated: run `keyturn migrate`"])
+        await check_durability(self.engine)
+        await self.sessions.failover.check()
+        await self.signing.refresh()
+        if self.denylist is not None:
+            await self.denylist.start()
+        warm_up()
+        self._task = asyncio.create_task(self._maintain(), name="keyturn upkeep")
+        self._started = True
+
+    async def ready(self) -> Mapping[str, bool]:
+        """Ask everything this node needs; each name says whether it is in order."""
+        from keyturn.stores.migrations import current_level, expected_level
+
+        async def database() -> bool:
+            await ping(self.engine)
+            return True
+
+        async def migrated() -> bool:
+            return await current_level(self.engine) == expected_level()
+
+        async def signing() -> bool:
+            return self.signing.signing_key(self._clock()) is not None
+
+        async def denylist() -> bool:
+            return self.denylist is None or self.denylist.is_current()
+
+        async def redis() -> bool:
+            if self.redis is not None:
+                await self.redis.ping()
+            return True
+
+        answers: dict[str, bool] = {}
+        for check in (database, migrated, signing, denylist, redis):
+            try:
+                answers[check.__name__] = await check()
+            except Exception as fault:  # noqa: BLE001 - whatever a check raises, it says "not ready"
+                _logger.warning("not ready", extra={"check": check.__name__, "fault": type(fault).__name__})
+                answers[check.__name__] = False
+        return answers
+
+    async def close(self) -> None:
+        """Finish what is pending and let everything go; safe to call twice and after a failed start."""
+        self._started = False
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        self.passwords.close()
+        await self.sessions.close()
+        if self.denylist is not None:
+            await self.denylist.close()
+        if self.redis is not None:
+            await self.redis.aclose()
+        await self.engine.close()
+
+    async def _maintain(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_INTERVAL * uniform(0.67, 1.33))  # noqa: S311 - spreads work, protects nothing
+            for job in (self.sessions.failover.check, self.signing.refresh, self.upkeep.prune):
+                try:
+                    await job()
+                except Unavailable as fault:
+                    _logger.warning("upkeep waits", extra={"dependency": fault.dependency})
+                except Exception:
+                    # Upkeep goes on whatever one of its jobs does: the next round may succeed.
+                    _logger.exception("upkeep failed")
+
+    # -- wiring
+
+    def _throttle(self, clock: Clock | None) -> Throttle:
+        return SqlThrottle(self.engine, clock) if self.redis is None else RedisThrottle(self.redis)
+
+    def _denied(self, entries: Sequence[tuple[str, float]]) -> None:
+        if self.denylist is not None:
+            self.denylist.add(entries)
+
+    async def _record(self, event: Event) -> None:
+        await self.sessions.record(event)
+        for sink in self._sinks:
+            await sink.emit(event)
+
+
+def _metrics() -> Metrics | None:
+    try:
+        return Metrics()
+    except ImportError:  # an embedding without the `server` extra counts nothing
+        return None
+
+
+def _connect(redis_url: str) -> Redis:
+    from keyturn.stores.redis import connect
+
+    return connect(redis_url)
+
+
+def _schedule(node: Keyturn) -> KeySchedule:
+    policy = node.policy
+    return KeySchedule(
+        rotation_period=policy.key_rotation_period,
+        publish_lead=policy.key_publish_lead,
+        access_lifetime=policy.access_lifetime,
+        leeway=policy.clock_leeway,
+    )
+
+
+def _secret_ring(settings: Settings) -> SecretRing:
+    """Read the master key ring; in development without one, keep one beside the SQLite file.
+
+    Why a file and not a fresh one at each start: a restart would make every refresh token unreadable.
+    """
+    ring = settings.secret_ring()
+    if ring is not None:
+        return ring
+    url = normalise(settings.database_url.get_secret_value())
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        raise UnsafeSettings(["secret_missing: KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set"])
+    path = Path(f"{url.database}.secret")
+    if not path.exists():
+        # Several workers may start at once: each writes a file of its own, and the first to link it wins.
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(SecretRing.generate(os.urandom(32)), encoding="ascii")
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    return SecretRing.parse(path.read_text(encoding="ascii"))
