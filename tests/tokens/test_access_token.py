@@ -56,6 +56,7 @@ def test_token_signed_and_verified() -> None:
     )
     claims = verifier().verify(token, NOW)
     assert claims.issuer == ISSUER
+    assert claims.kid == KEY.kid
     assert claims.audience == ("api", "other")
     assert claims.subject == "ada"
     assert claims.session_id == SESSION_ID

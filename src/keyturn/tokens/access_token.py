@@ -64,7 +64,8 @@ class AccessClaims:
     """The verified content of an access token. Times are whole seconds since the epoch.
 
     Attributes:
-        session_id: 16 bytes; `sid` is its text on the wire.
+        sid: the session id as on the wire; `session_id` is the same in bytes.
+        kid: the key that signed it.
         methods: how the user authenticated (`amr`, RFC 8176 values).
         scope: space-separated scopes as on the wire, or None.
         extra: the application's own claims, read-only.
@@ -82,6 +83,7 @@ class AccessClaims:
     scope: str | None
     client_id: str | None
     extra: Mapping[str, Any]
+    kid: str
 
     @property
     def session_id(self) -> bytes:
@@ -249,12 +251,16 @@ class AccessTokenVerifier:
         if not _signed_by(public_key, parsed):
             raise InvalidToken(TokenFault.SIGNATURE)
         payload = payload_claims(parsed)
-        claims = _typed_claims(payload)
+        claims = _typed_claims(payload, parsed.kid)
         self._judge(claims, now)
         # "MUST NOT be accepted for processing" before nbf (RFC 7519 4.1.5)
         if "nbf" in payload and now < _seconds(payload["nbf"]) - self.leeway:
             raise InvalidToken(TokenFault.NOT_YET_VALID)
         return claims
+
+    def still_counts(self, claims: AccessClaims, now: float) -> bool:
+        """Tell whether claims verified earlier are neither expired nor signed by a key that counts no more."""
+        return now < claims.expires_at + self.leeway and self._key_of(claims.kid, now) is not None
 
     def _judge(self, claims: AccessClaims, now: float) -> None:
         if claims.issuer != self._issuer:
@@ -289,7 +295,7 @@ def _signed_by(public_key: ec.EllipticCurvePublicKey, parsed: ParsedToken) -> bo
     return True
 
 
-def _typed_claims(payload: JsonObject) -> AccessClaims:
+def _typed_claims(payload: JsonObject, kid: str) -> AccessClaims:
     sid = payload.get("sid")
     if type(sid) is not str or _SESSION_ID.fullmatch(sid) is None:
         raise InvalidToken(TokenFault.CLAIMS)
@@ -308,6 +314,7 @@ def _typed_claims(payload: JsonObject) -> AccessClaims:
         scope=_text(payload["scope"]) if "scope" in payload else None,
         client_id=_text(payload["client_id"]) if "client_id" in payload else None,
         extra=MappingProxyType({name: _frozen(value) for name, value in payload.items() if name not in OWN_CLAIMS}),
+        kid=kid,
     )
 
 

@@ -18,12 +18,12 @@ DEFAULT_LIMIT: Final = 10_000
 
 @final
 class VerifiedTokenCache:
-    """Verify each token text once, and check expiry and denylist every time.
+    """Verify each token text once, and check expiry, key and denylist every time.
 
     Why: a client sends the same token for minutes and the signature check is most of the
-    cost. Only valid tokens are kept, so garbage cannot push good ones out. Expiry and
-    revocation are never cached. Not to be shared between threads that run in parallel
-    with `clear`; one per event loop.
+    cost. Only valid tokens are kept, so garbage cannot push good ones out. Whether it has
+    expired, was revoked, or its key was withdrawn (a leak) is never cached. One per event
+    loop; it is not made for threads.
 
     Two generations bound it: when the young one is full it becomes the old one and the
     former old one is dropped. Dropping costs nothing and what is in use moves back.
@@ -37,7 +37,7 @@ class VerifiedTokenCache:
     Spec: ASVS 5.0 7.4.1 (a revoked session's tokens are refused).
     """
 
-    __slots__ = ("_half", "_leeway", "_old", "_revoked", "_verifier", "_young")
+    __slots__ = ("_half", "_old", "_revoked", "_verifier", "_young")
 
     def __init__(
         self,
@@ -51,7 +51,6 @@ class VerifiedTokenCache:
         self._verifier: Final = verifier
         self._revoked: Final = revoked
         self._half: Final = limit // 2
-        self._leeway: Final = verifier.leeway
         self._young: dict[str, AccessClaims] = {}
         self._old: dict[str, AccessClaims] = {}
 
@@ -68,27 +67,21 @@ class VerifiedTokenCache:
         claims = self._young.get(token)
         if claims is None:
             claims = self._admit(token, now)
-        elif now >= claims.expires_at + self._leeway:
+        elif not self._verifier.still_counts(claims, now):
+            # Judged anew, which names the reason.
             del self._young[token]
-            raise InvalidToken(TokenFault.EXPIRED)
+            claims = self._verifier.verify(token, now)
         if claims.sid in self._revoked or claims.token_id in self._revoked:
             raise InvalidToken(TokenFault.REVOKED)
         return claims
-
-    def clear(self) -> None:
-        """Forget everything: to be called when a key stops counting before its time."""
-        self._young = {}
-        self._old = {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
     def _admit(self, token: str, now: float) -> AccessClaims:
         claims = self._old.pop(token, None)
-        if claims is None:
+        if claims is None or not self._verifier.still_counts(claims, now):
             claims = self._verifier.verify(token, now)
-        elif now >= claims.expires_at + self._leeway:
-            raise InvalidToken(TokenFault.EXPIRED)
         if len(self._young) >= self._half:
             self._old = self._young
             self._young = {}
