@@ -6,7 +6,7 @@ Owns: what is true of all routes. Must not hold: what a route does (`endpoints.p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Final
 
@@ -66,9 +66,13 @@ class WebApplication:
         methods = self._methods_at(request)
         if methods is None:
             return self._finish(answers.problem(NotFound(), request.id), request)
+        return await self.respond_at(methods, request)
+
+    async def respond_at(self, methods: Mapping[str, Route], request: Request) -> Response:
+        """Answer a request for a path that has these methods."""
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
-            return self.other_method(request, methods)
+            return self._other_method(request, methods)
         return await self.run(route, request)
 
     async def run(self, route: Route, request: Request) -> Response:
@@ -91,7 +95,7 @@ class WebApplication:
             self._observe(route.name, response.status, perf_counter() - started)
         return response
 
-    def other_method(self, request: Request, methods: dict[str, Route]) -> Response:
+    def _other_method(self, request: Request, methods: Mapping[str, Route]) -> Response:
         """Answer OPTIONS, and refuse every method that the path does not have."""
         names = set(methods) | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
         allow = ", ".join(sorted(names))

@@ -147,8 +147,8 @@ class SessionsOut(BaseModel):
     sessions: list[ListedSession]
 
 
-class Problem(BaseModel):
-    """RFC 9457 problem details."""
+class KeyturnProblem(BaseModel):
+    """RFC 9457 problem details. The name is ours alone, so that no model of a host application collides with it."""
 
     type: str = Field(examples=["urn:keyturn:error:invalid_request"])
     title: str

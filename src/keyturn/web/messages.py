@@ -95,16 +95,8 @@ class Request:
         return cookie.read(self.values(b"cookie"), name)
 
     def bearer(self) -> str:
-        """Return the access token of the Authorization header; a query, a form or a cookie is never looked at.
-
-        Raises: InvalidToken: no such header, more than one, or another form than `Bearer <token>`.
-        Spec: RFC 6750 2.1 (the header), 2 ("MUST NOT use more than one method").
-        """
-        values = self.values(b"authorization")
-        match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
-        if match is None:
-            raise InvalidToken("authorization_header")
-        return match[1].decode("ascii")
+        """Return the access token of the Authorization header. Raises: InvalidToken."""
+        return bearer(self.values(b"authorization"))
 
     def user_agent(self) -> str:
         """Return the User-Agent for people to read: cut off, without control characters; empty when unknown.
@@ -179,6 +171,21 @@ class Response(NamedTuple):
     body: bytes = b""
     close: bool = False
     """True when the rest of the request was not read, so that the connection is of no further use."""
+
+
+def bearer(values: Sequence[bytes]) -> str:
+    """Return the access token of the Authorization header; a query, a form or a cookie is never looked at.
+
+    Args:
+        values: every Authorization header.
+
+    Raises: InvalidToken: no such header, more than one, or another form than `Bearer <token>`.
+    Spec: RFC 6750 2.1 (the header), 2 ("MUST NOT use more than one method").
+    """
+    match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None:
+        raise InvalidToken("authorization_header")
+    return match[1].decode("ascii")
 
 
 def request_id(values: Sequence[bytes]) -> str:

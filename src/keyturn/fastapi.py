@@ -1,0 +1,353 @@
+"""Keyturn inside a FastAPI application: the routes, and who the request acts as.
+
+    app = FastAPI()
+    app.include_router(keyturn.fastapi.router(keyturn))
+
+    @app.get("/notes")
+    async def notes(principal: CurrentPrincipal): ...
+
+    @app.get("/admin")
+    async def admin(principal: Annotated[Principal, Security(current_principal, scopes=["admin"])]): ...
+
+Owns: the translation to FastAPI and what its OpenAPI shows. Must not decide anything. FastAPI is imported only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final, Protocol
+
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, Security
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import iter_route_contexts
+from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer, SecurityScopes
+
+import keyturn
+from keyturn.core import cookie
+from keyturn.core.errors import Forbidden, InvalidToken, Refused
+from keyturn.core.model import Principal
+from keyturn.web import answers, server_credential
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import read_request
+from keyturn.web.bodies import KeyturnProblem
+from keyturn.web.config import WebConfig
+from keyturn.web.documentation import DOCUMENTED, Documented
+from keyturn.web.endpoints import ROUTES, Route
+from keyturn.web.messages import ClientGone, bearer, request_id
+from keyturn.web.messages import Response as Answer
+
+__all__ = ["CurrentPrincipal", "PrincipalRefused", "Runtime", "current_principal", "install", "router"]
+
+BEARER: Final = HTTPBearer(
+    scheme_name="KeyturnAccessToken", bearerFormat="JWT", description="The access token.", auto_error=False
+)
+_COOKIE: Final = APIKeyCookie(
+    name=cookie.REFRESH.decode(),
+    scheme_name="KeyturnRefreshCookie",
+    description="The refresh cookie, which only the browser holds.",
+    auto_error=False,
+)
+_METRICS: Final = HTTPBearer(
+    scheme_name="KeyturnMetricsToken", description="The token in KEYTURN_METRICS_TOKEN.", auto_error=False
+)
+_SERVER: Final = APIKeyHeader(
+    name="Authorization",
+    scheme_name="KeyturnServerCredential",
+    description=f"`{server_credential.SCHEME} key=..., time=..., signature=...`, see spec/wire.md.",
+    auto_error=False,
+)
+_PROBLEM_REF: Final = {"$ref": f"#/components/schemas/{KeyturnProblem.__name__}"}
+_PROBLEM_TYPE: Final = "application/problem+json"
+_OPERATIONS: Final = frozenset({"healthz", "readyz", "metrics"})
+_CSRF_HEADER: Final = {
+    "name": "X-Keyturn",
+    "in": "header",
+    "required": True,
+    "description": "A header that a page of another origin cannot send.",
+    "schema": {"type": "string", "enum": ["1"]},
+}
+_SESSION_ID: Final = {
+    "name": "session_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+}
+
+
+class Runtime(Protocol):
+    """A composed Keyturn: what `keyturn.runtime` builds."""
+
+    @property
+    def web(self) -> WebApplication: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class _ProblemResponse(JSONResponse):
+    """Makes FastAPI document the refusals of a route without a body of its own under their media type."""
+
+    media_type = _PROBLEM_TYPE
+
+
+def router(source: WebApplication | Runtime, *, operations: bool = False) -> APIRouter:
+    """Return the routes of the contract, for `include_router`.
+
+    A Runtime is started and stopped with the application it is included in.
+
+    Args:
+        source: what answers.
+        operations: also `/healthz`, `/readyz` and `/metrics`; an application usually has its own.
+    """
+    application = source if isinstance(source, WebApplication) else source.web
+    lifespan = None if isinstance(source, WebApplication) else _lifespan_of(source)
+    routes = [route for route in ROUTES if operations or route.name not in _OPERATIONS]
+    made = describe(application.config, routes, lambda route: _endpoint(application, route), lifespan=lifespan)
+    by_path: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        by_path.setdefault(application.path_of(route), {})[route.method] = route
+    for path, methods in by_path.items():
+        made.add_route(path, _other_methods(application, methods), methods=[], include_in_schema=False)
+    return made
+
+
+def install(app: FastAPI, source: WebApplication | Runtime, *, operations: bool = False) -> None:
+    """Include the routes and make `CurrentPrincipal` find them, also from applications mounted below this one."""
+    app.include_router(router(source, operations=operations))
+    app.state.keyturn = source if isinstance(source, WebApplication) else source.web
+    app.add_exception_handler(PrincipalRefused, _answer_refusal)
+
+
+def describe(
+    config: WebConfig,
+    routes: list[Route],
+    endpoint_of: Callable[[Route], Callable[[Request], Awaitable[Response]]],
+    *,
+    lifespan: Any = None,
+) -> APIRouter:
+    """Return the routes with everything OpenAPI says about them."""
+    made = APIRouter(tags=["keyturn"], lifespan=lifespan)
+    for route in routes:
+        documented = DOCUMENTED[route.name]
+        made.add_api_route(
+            route.path if route.rooted else config.base_path + route.path,
+            endpoint_of(route),
+            methods=[route.method],
+            name=f"keyturn_{route.name}",
+            operation_id=f"keyturn_{route.name}",
+            summary=documented.summary,
+            status_code=documented.status,
+            response_model=documented.answer,
+            response_description="Done",
+            response_class=_response_class(documented),
+            responses=_responses(documented),
+            dependencies=[Security(scheme) for scheme in _schemes(route)],
+            openapi_extra=_extra(route, documented),
+        )
+    return made
+
+
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document of every route under its default path."""
+    app = FastAPI(
+        title="Keyturn",
+        version=keyturn.__version__,
+        description="Login sessions with rotating refresh tokens. spec/wire.md says what this document cannot.",
+    )
+    app.include_router(describe(WebConfig(), list(ROUTES), lambda _: _documented_only))
+    return app.openapi()
+
+
+async def _documented_only(_request: Request) -> Response:
+    raise NotImplementedError("this application is a document and serves nothing")
+
+
+def _response_class(documented: Documented) -> type[Response]:
+    if documented.answer is not None:
+        return JSONResponse
+    return _ProblemResponse if documented.status == 204 else PlainTextResponse
+
+
+def _responses(documented: Documented) -> dict[int | str, dict[str, Any]]:
+    """Document the refusals of a route by status: one entry for all codes that share it."""
+    codes: dict[int, list[str]] = {}
+    titles: dict[int, list[str]] = {}
+    for refusal in documented.refusals:
+        codes.setdefault(refusal.status, []).append(refusal.code)
+        titles.setdefault(refusal.status, []).append(f"`{refusal.code}`: {refusal.title}")
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in sorted(codes):
+        described: dict[str, Any] = {"description": ". ".join(titles[status])}
+        if _response_class(documented) is _ProblemResponse:
+            # FastAPI puts the model under the media type of the route's own response class, and into the components.
+            described["model"] = KeyturnProblem
+        else:
+            described["content"] = {_PROBLEM_TYPE: {"schema": _PROBLEM_REF}}
+        found[status] = described
+    return found
+
+
+def _schemes(route: Route) -> list[Callable[..., Any]]:
+    if route.name in {"sign_up", "log_in"}:
+        return []
+    if route.browser:
+        return [_COOKIE]
+    if route.name == "render":
+        return [_SERVER]
+    if route.name == "metrics":
+        return [_METRICS]
+    return [] if route.name in {"jwks", "healthz", "readyz"} else [BEARER]
+
+
+def _extra(route: Route, documented: Documented) -> dict[str, Any]:
+    """Describe what FastAPI does not read itself: bodies and headers go past it, to our strict reader."""
+    extra: dict[str, Any] = {}
+    parameters = [_CSRF_HEADER] if route.browser else []
+    if "{session_id}" in route.path:
+        parameters.append(_SESSION_ID)
+    if parameters:
+        extra["parameters"] = parameters
+    if documented.body is not None:
+        schema = documented.body.model_json_schema()
+        content = {"application/json": {"schema": schema}}
+        extra["requestBody"] = {"required": documented.body_required, "content": content}
+    return extra
+
+
+def _lifespan_of(runtime: Runtime) -> Any:
+    @asynccontextmanager
+    async def lifespan(_app: object) -> AsyncGenerator[None]:
+        await runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.stop()
+
+    return lifespan
+
+
+# -- requests and answers
+
+
+class _Endpoint:
+    """One route as FastAPI calls it. It knows its application, so that `CurrentPrincipal` can find it."""
+
+    def __init__(self, application: WebApplication, route: Route) -> None:
+        self.application: Final = application
+        self.route: Final = route
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        parameter = request.path_params.get("session_id", "")
+        timeout = self.application.config.body_timeout
+        message = read_request(request.scope, request.receive, timeout, parameter=parameter)
+        try:
+            return _translate(await self.application.run(self.route, message))
+        except ClientGone:
+            return Response(status_code=400)  # nobody is there to read it
+
+
+def _endpoint(application: WebApplication, route: Route) -> Callable[[Request], Awaitable[Response]]:
+    return _Endpoint(application, route)
+
+
+def _other_methods(
+    application: WebApplication, methods: Mapping[str, Route]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Answer the methods of a path that are not in its contract, HEAD and OPTIONS among them."""
+
+    async def answer(request: Request) -> Response:
+        message = read_request(request.scope, request.receive, application.config.body_timeout)
+        return _translate(await application.respond_at(methods, message))
+
+    return answer
+
+
+def _translate(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status)
+    # As they are: a dict of headers would lose all but one Set-Cookie.
+    response.raw_headers = answer.headers
+    return response
+
+
+# -- who the request acts as
+
+
+class PrincipalRefused(HTTPException):
+    """A request without a valid access token, or without a scope it needs. Carries the finished answer."""
+
+    def __init__(self, refused: Refused, answer: Answer) -> None:
+        """Keep status and headers where any handler of HTTPException finds them."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+        # A handler that writes its own body knows its own type.
+        headers.pop("content-type")
+        headers.pop("content-length")
+        super().__init__(refused.status, refused.title, headers)
+        self.answer: Final = answer
+
+
+async def current_principal(
+    request: Request, scopes: SecurityScopes, _shown: Annotated[object, Security(BEARER)]
+) -> Principal:
+    """Return who the request acts as.
+
+    Why here and not in a middleware: a route that forgets to ask has no principal to act for, whereas a middleware
+    that is passed by (Next.js CVE-2025-29927) leaves every route open.
+
+    Raises: PrincipalRefused: 401 `invalid_token`, or 403 `forbidden` naming the scopes needed.
+    Spec: RFC 6750 3, 3.1; OWASP ASVS 5.0 8.2.1, 8.3.1.
+    """
+    headers = request.scope["headers"]
+    try:
+        token = bearer([value for name, value in headers if name == b"authorization"])
+        principal = _application_of(request).services.auth.authenticate(token)
+        if not principal.scopes.issuperset(scopes.scopes):
+            raise Forbidden
+        return principal
+    except (InvalidToken, Forbidden) as fault:
+        refused: Refused = fault
+    identity = request_id([value for name, value in headers if name == b"x-request-id"])
+    answer = answers.problem(refused, identity)
+    if isinstance(refused, Forbidden):
+        challenge = f'Bearer error="insufficient_scope", scope="{scopes.scope_str}"'
+        answer.headers.append((b"www-authenticate", challenge.encode("latin-1")))
+    _take_over(request)
+    raise PrincipalRefused(refused, answers.finish(answer, identity))
+
+
+CurrentPrincipal = Annotated[Principal, Security(current_principal)]
+"""Declare a parameter of this type: the route then needs a valid access token."""
+
+
+def _application_of(request: Request) -> WebApplication:
+    """Find the Keyturn of an application: as installed, or among its routes; looked for once."""
+    app = request.app
+    found = getattr(app.state, "keyturn", None)
+    if found is None:
+        endpoints = (context.endpoint for context in iter_route_contexts(app.routes))
+        found = next((one.application for one in endpoints if isinstance(one, _Endpoint)), None)
+        if found is None:
+            raise RuntimeError("this application has no Keyturn: call keyturn.fastapi.install(app, ...) first")
+        app.state.keyturn = found
+    if not isinstance(found, WebApplication):
+        raise TypeError("app.state.keyturn is not a Keyturn")
+    return found
+
+
+async def _answer_refusal(_request: Request, refused: Exception) -> Response:
+    if not isinstance(refused, PrincipalRefused):
+        raise refused
+    return _translate(refused.answer)
+
+
+def _take_over(request: Request) -> None:
+    """See to it that a refusal is answered with its problem document although nobody registered a handler for it.
+
+    Starlette keeps the application's handlers in the scope. Should it stop to, FastAPI's own handler still answers
+    with the right status and headers.
+    """
+    handlers = request.scope.get("starlette.exception_handlers")
+    if isinstance(handlers, tuple) and isinstance(handlers[0], dict):
+        handlers[0].setdefault(PrincipalRefused, _answer_refusal)
