@@ -25,6 +25,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ from keyturn.core.errors import KeyturnError
 _logger = logging.getLogger(__name__)
 
 ASGIApplication = Callable[..., Any]
+Lifespan = Callable[[], AbstractAsyncContextManager[None]]
+"""Starts what the application needs and closes it again."""
 
 BACKLOG = 2048
 ACCEPT_TIME = 0.1
@@ -198,14 +201,42 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets=None)
 
 
-def _config(application: ASGIApplication, *, lifespan: bool) -> uvicorn.Config:
+def serve_here(
+    application: ASGIApplication,
+    lifespan: Lifespan,
+    listeners: Listeners,
+    *,
+    metrics: ASGIApplication | None = None,
+    lifeline: int | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve in this process until a signal (or the end of the lifeline); return when everything is drained.
+
+    Args:
+        application: answers the requests; its own lifespan is not used.
+        lifespan: runs around the server. What it raises is raised here: a start that fails has one place to be told.
+        listeners: bound sockets; closed at the end.
+        metrics: served on the second socket, for as long as the first is.
+        on_ready: called once connections are accepted.
+    """
+    server = DrainingServer(_config(application), listeners.web, lifeline, on_ready)
+
+    async def serve() -> None:
+        async with lifespan(), _beside(metrics, listeners.metrics):
+            await server.serve()
+
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(serve())
+
+
+def _config(application: ASGIApplication) -> uvicorn.Config:
     # Who is calling and under which scheme is decided by our own trusted-proxy setting, not by the server's.
     return uvicorn.Config(
         application,
         loop="auto",
         http="auto",
         ws="none",
-        lifespan="on" if lifespan else "off",
+        lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -216,42 +247,13 @@ def _config(application: ASGIApplication, *, lifespan: bool) -> uvicorn.Config:
     )
 
 
-def serve_here(
-    application: ASGIApplication,
-    listeners: Listeners,
-    *,
-    metrics: ASGIApplication | None = None,
-    lifeline: int | None = None,
-    on_ready: Callable[[], None] | None = None,
-) -> None:
-    """Serve in this process until a signal (or the end of the lifeline); return when everything is drained.
-
-    Args:
-        application: with lifespan.
-        listeners: bound sockets; closed at the end.
-        metrics: served on the second socket, for as long as the first is.
-        on_ready: called once connections are accepted.
-
-    Raises:
-        SystemExit: the application did not start; it has logged why.
-    """
-    server = DrainingServer(_config(application, lifespan=True), listeners.web, lifeline, on_ready)
-
-    async def serve() -> None:
-        async with _beside(metrics, listeners.metrics):
-            await server.serve()
-
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(serve())
-
-
 @contextlib.asynccontextmanager
 async def _beside(application: ASGIApplication | None, listener: socket.socket | None) -> AsyncIterator[None]:
     """Serve a second, small application beside the first one."""
     if application is None or listener is None:
         yield
         return
-    server = _Beside(_config(application, lifespan=False))
+    server = _Beside(_config(application))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield

@@ -25,7 +25,8 @@ from importlib import import_module
 from types import FrameType
 from typing import NamedTuple
 
-from keyturn.serving import DRAIN_TIME, ASGIApplication, Listeners, serve_here, turn_away
+from keyturn.core.errors import KeyturnError
+from keyturn.serving import DRAIN_TIME, ASGIApplication, Lifespan, Listeners, serve_here, turn_away
 
 _logger = logging.getLogger(__name__)
 
@@ -40,10 +41,11 @@ class Served(NamedTuple):
     """What a worker serves; a worker's factory returns it."""
 
     application: ASGIApplication
+    lifespan: Lifespan
     metrics: ASGIApplication | None = None
 
 
-Factory = Callable[[Listeners], Served]
+Factory = Callable[[], Served]
 
 
 class Supervisor:
@@ -133,8 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     listeners = Listeners(socket.socket(fileno=options.web), metrics)
     module, _, name = options.factory.partition(":")
     factory: Factory = getattr(import_module(module), name)
-    served = factory(listeners)
-    serve_here(served.application, listeners, metrics=served.metrics, lifeline=options.lifeline)
+    try:
+        served = factory()
+        serve_here(served.application, served.lifespan, listeners, metrics=served.metrics, lifeline=options.lifeline)
+    except KeyturnError as error:
+        _logger.error("the worker does not start: %s", error)
+        sys.exit(_STARTUP_FAILED)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from keyturn.serving import Listeners
 from keyturn.workers import Served
 
 PART = b"x" * 20_000
@@ -14,12 +15,7 @@ PARTS = 5
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Answer slowly, in parts."""
-    if scope["type"] == "lifespan":
-        while True:
-            kind = (await receive())["type"]
-            await send({"type": f"{kind}.complete"})
-            if kind == "lifespan.shutdown":
-                return
+    del scope, receive
     length = str(len(PART) * PARTS).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
     for part in range(PARTS):
@@ -27,7 +23,12 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": PART, "more_body": part < PARTS - 1})
 
 
-def make(listeners: Listeners) -> Served:
+@asynccontextmanager
+async def lifespan() -> AsyncIterator[None]:
+    """Start and close nothing."""
+    yield
+
+
+def make() -> Served:
     """Make what a worker serves."""
-    del listeners
-    return Served(application)
+    return Served(application, lifespan)

@@ -6,13 +6,14 @@ import sys
 
 from keyturn.serving import Listeners, bind, port_of, serve_here
 from keyturn.workers import Supervisor
-from tests.cli.storm_application import application
+from tests.cli.storm_application import application, lifespan
 
 if __name__ == "__main__":
     workers = int(sys.argv[1])
     listener = bind("127.0.0.1", 0)
-    print(port_of(listener), flush=True)
+    sys.stdout.write(f"{port_of(listener)}\n")
+    sys.stdout.flush()
     if workers == 1:
-        serve_here(application, Listeners(listener))
+        serve_here(application, lifespan, Listeners(listener))
     else:
         sys.exit(Supervisor("tests.cli.storm_application:make", listener, (), workers).run())
