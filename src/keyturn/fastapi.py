@@ -1,7 +1,7 @@
 """Keyturn inside a FastAPI application: the routes, and who the request acts as.
 
     app = FastAPI()
-    app.include_router(keyturn.fastapi.router(keyturn))
+    app.include_router(router(Keyturn()))
 
     @app.get("/notes")
     async def notes(principal: CurrentPrincipal): ...
@@ -76,14 +76,14 @@ _SESSION_ID: Final = {
 
 
 class Runtime(Protocol):
-    """A composed Keyturn: what `keyturn.runtime` builds."""
+    """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
 
     @property
     def web(self) -> WebApplication: ...
 
     async def start(self) -> None: ...
 
-    async def stop(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 class _ProblemResponse(JSONResponse):
@@ -95,7 +95,7 @@ class _ProblemResponse(JSONResponse):
 def router(source: WebApplication | Runtime, *, operations: bool = False) -> APIRouter:
     """Return the routes of the contract, for `include_router`.
 
-    A Runtime is started and stopped with the application it is included in.
+    A Runtime is started and closed with the application it is included in.
 
     Args:
         source: what answers.
@@ -223,7 +223,7 @@ def _lifespan_of(runtime: Runtime) -> Any:
         try:
             yield
         finally:
-            await runtime.stop()
+            await runtime.close()
 
     return lifespan
 

@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 from keyturn.core.errors import InvalidRequest, PayloadTooLarge
+from keyturn.web import answers
 from keyturn.web.application import WebApplication
-from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone, ReadBody, Request, Response
+from keyturn.web.endpoints import METRICS_TYPE
+from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone, ReadBody, Request, Response, request_id
 
 _logger = logging.getLogger(__name__)
 
@@ -75,6 +77,26 @@ class KeyturnASGI:
                 _logger.exception("shutdown failed")
                 failed = True
         return failed
+
+
+class MetricsASGI:
+    """Serve `/metrics` alone, for a port that only the monitoring reaches; there it needs no token.
+
+    Args:
+        render: returns everything counted, in Prometheus' text format.
+    """
+
+    def __init__(self, render: Callable[[], bytes]) -> None:
+        self._render: Final = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; there is no lifespan."""
+        if scope["type"] != "http":
+            raise ValueError(f"{scope['type']} is not served here")
+        response = Response(404, [])
+        if scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}:
+            response = Response(200, [METRICS_TYPE], b"" if scope["method"] == "HEAD" else self._render())
+        await write_response(answers.finish(response, request_id(())), scope, send)
 
 
 async def serve(application: WebApplication, scope: Scope, receive: Receive, send: Send) -> None:
