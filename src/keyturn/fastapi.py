@@ -60,14 +60,14 @@ _SERVER: Final = APIKeyHeader(
 _PROBLEM_REF: Final = {"$ref": f"#/components/schemas/{KeyturnProblem.__name__}"}
 _PROBLEM_TYPE: Final = "application/problem+json"
 _OPERATIONS: Final = frozenset({"healthz", "readyz", "metrics"})
-_CSRF_HEADER: Final = {
+_CSRF_HEADER: Final[dict[str, Any]] = {
     "name": "X-Keyturn",
     "in": "header",
     "required": True,
     "description": "A header that a page of another origin cannot send.",
     "schema": {"type": "string", "enum": ["1"]},
 }
-_SESSION_ID: Final = {
+_SESSION_ID: Final[dict[str, Any]] = {
     "name": "session_id",
     "in": "path",
     "required": True,

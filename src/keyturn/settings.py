@@ -109,8 +109,6 @@ class Settings(BaseSettings):
     max_sessions: int | None = None
     password_min_length: int | None = None
 
-    migrate: bool = True
-    """Bring the database schema up to date at start; off where `keyturn migrate` is a deployment step of its own."""
     signup: Literal["open", "closed"] = "open"
     denylist: bool = True
     migrate: bool = True
