@@ -7,6 +7,7 @@ when keys change (`signing.py`), refresh tokens.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -81,20 +82,27 @@ class AccessTokens:
         """
         now = self._clock()
         expires_in = max(1, int(min(lifetime, session.absolute_expires_at - now)))
-        extra = {} if self._claims is None else await self._extra(self._claims, user, session)
-        scope = extra.pop("scope", None)
-        token = self._signer_at(now).sign(
+        token_id = base64url.encode(self._entropy(_TOKEN_ID_BYTES))
+        sign = partial(
+            self._signer_at(now).sign,
             subject=user.id,
             session_id=session.id,
             issued_at=now,
             expires_at=int(now) + expires_in,
-            token_id=base64url.encode(self._entropy(_TOKEN_ID_BYTES)),
+            token_id=token_id,
             authenticated_at=min(session.authenticated_at, now),
             methods=session.amr,
-            scope=None if scope is None else str(scope),
-            extra=extra,
         )
-        return token, expires_in
+        if self._claims is None:
+            return sign(), expires_in
+        try:
+            extra = dict(await self._claims(user, session))
+            return sign(scope=_scope(extra.pop("scope", None)), extra=extra), expires_in
+        except Exception as fault:
+            # The hook is the application's code: whatever it raises or returns is a fault of ours to the client, and
+            # no sign-out.
+            _logger.exception("claims hook failed")
+            raise Unavailable("claims hook") from fault
 
     def verify(self, token: str) -> Principal:
         """Turn an access token into the principal it stands for.
@@ -110,13 +118,14 @@ class AccessTokens:
             self._signer = AccessTokenSigner(key, self._issuer, self._audience)
         return self._signer
 
-    async def _extra(self, claims: ClaimsHook, user: User, session: Session) -> dict[str, object]:
-        try:
-            return dict(await claims(user, session))
-        except Exception as fault:
-            # The hook is the application's code: whatever it raises is a fault of ours to the client, not a sign-out.
-            _logger.exception("claims hook failed")
-            raise Unavailable("claims hook") from fault
+
+def _scope(value: object) -> str | None:
+    """Read what a hook gave as `scope`: a text, or several scopes in a sequence."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        return " ".join(sorted(map(str, value)))
+    raise TypeError("scope is a text or a list of texts")
 
 
 def _principal(claims: AccessClaims) -> Principal:

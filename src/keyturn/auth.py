@@ -117,9 +117,7 @@ class Auth:
         user = await self.users.create(address, name, await self.passwords.hash(accepted))
         if user is None:
             raise Conflict("this e-mail address is taken")
-        signed_up = Event(EventType.SIGNED_UP, self.clock(), user.id, None, {"ip": contact.ip})
-        await self.sessions.record(signed_up)
-        await self._tell(signed_up)
+        await self._keep(EventType.SIGNED_UP, user.id, ip=contact.ip)
         return await self._open(user, remember, device_name, contact, cookies)
 
     async def log_in(
@@ -150,10 +148,8 @@ class Auth:
         password_hash = None if credential is None else credential.password_hash
         verified = await self.passwords.verify(password_hash, password)
         if credential is None or not verified.ok or credential.user.disabled:
-            refused = Event(EventType.SIGN_IN_REFUSED, self.clock(), credential and credential.user.id, None)
-            refused = refused._replace(data={"ip": contact.ip, "user_agent": contact.user_agent})
-            await self.sessions.record(refused)
-            await self._tell(refused)
+            data = {"ip": contact.ip, "user_agent": contact.user_agent}
+            await self._keep(EventType.SIGN_IN_REFUSED, None if credential is None else credential.user.id, **data)
             raise InvalidCredentials
         await self.throttle.give_back(limits)
         if verified.needs_rehash and password_hash is not None:
@@ -274,9 +270,7 @@ class Auth:
         if not await self.users.replace_password_hash(user.id, old_hash, await self.passwords.hash(accepted)):
             raise Conflict("the password was changed meanwhile")
         await self._revoke(user.id, RevokeReason.PASSWORD_CHANGED, keep=session.id)
-        changed = Event(EventType.PASSWORD_CHANGED, self.clock(), user.id, session.id, {"ip": contact.ip})
-        await self.sessions.record(changed)
-        await self._tell(changed)
+        await self._keep(EventType.PASSWORD_CHANGED, user.id, session.id, ip=contact.ip)
         if [token.session_id for token in self._authentic(cookies)] != [session.id]:
             return None
         return (await self.refresh(cookies, contact)).refresh_token
@@ -393,6 +387,13 @@ class Auth:
                 Event(EventType.THROTTLED, self.clock(), data={"ip": contact.ip, "limit": limits[0].key[0]})
             )
             raise Throttled(retry_after)
+
+    async def _keep(
+        self, kind: EventType, user_id: str | None, session_id: SessionId | None = None, **data: str
+    ) -> None:
+        event = Event(kind, self.clock(), user_id, session_id, data)
+        await self.sessions.record(event)
+        await self._tell(event)
 
     async def _tell(self, *events: Event) -> None:
         for event in events:

@@ -23,7 +23,7 @@ from keyturn.core.events import Event
 from keyturn.core.model import Principal
 from keyturn.devices import describe, warm_up
 from keyturn.observability import EventLog, Metrics
-from keyturn.password_pool import PasswordPool
+from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool
 from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory, WallClock
 from keyturn.settings import Settings
 from keyturn.signing import Signing
@@ -35,6 +35,7 @@ from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from keyturn.stores.users import SqlUsers
 from keyturn.tokens.device_token import DeviceTokens
+from keyturn.tokens.imported_hash import ImportCosts
 from keyturn.tokens.keyring import KeySchedule, SecretRing
 from keyturn.tokens.password import PasswordHasher
 from keyturn.tokens.password_policy import PasswordPolicy
@@ -106,9 +107,7 @@ class Keyturn:
         self.signing = Signing(
             SqlSigningKeys(self.engine), secrets, schedule=_schedule(self), on_event=self._record, clock=clock
         )
-        self.passwords = PasswordPool(
-            PasswordHasher(), threads=settings.login_threads, queue_limit=settings.login_queue or 64
-        )
+        self.passwords = _password_pool(settings)
         self.auth = Auth(
             policy=policy,
             sessions=self.sessions,
@@ -116,16 +115,7 @@ class Keyturn:
             throttle=self._throttle(database_clock),
             passwords=self.passwords,
             password_policy=PasswordPolicy(policy.password_min_length, ("keyturn",)),
-            access_tokens=AccessTokens(
-                self.signing,
-                issuer=settings.issuer_or_default,
-                audience=settings.audience_or_default,
-                policy=policy,
-                denylist=self.denylist,
-                claims=claims,
-                entropy=os.urandom,
-                clock=clock,
-            ),
+            access_tokens=self._access_tokens(claims, clock),
             refresh_tokens=RefreshTokens(secrets.derive("refresh-token"), secrets.active_id),
             device_tokens=DeviceTokens(secrets.derive("device-token"), secrets.active_id),
             sinks=self._sinks,
@@ -258,6 +248,18 @@ class Keyturn:
 
     # -- wiring
 
+    def _access_tokens(self, claims: ClaimsHook | None, clock: WallClock) -> AccessTokens:
+        return AccessTokens(
+            self.signing,
+            issuer=self.settings.issuer_or_default,
+            audience=self.settings.audience_or_default,
+            policy=self.policy,
+            denylist=self.denylist,
+            claims=claims,
+            entropy=os.urandom,
+            clock=clock,
+        )
+
     def _throttle(self, clock: Clock | None) -> Throttle:
         return SqlThrottle(self.engine, clock) if self.redis is None else RedisThrottle(self.redis)
 
@@ -276,6 +278,12 @@ def _metrics() -> Metrics | None:
         return Metrics()
     except ImportError:  # an embedding without the `server` extra counts nothing
         return None
+
+
+def _password_pool(settings: Settings) -> PasswordPool:
+    imports = ImportCosts(settings.imported_bcrypt_rounds, settings.imported_pbkdf2_iterations)
+    hasher = PasswordHasher(imports=imports)
+    return PasswordPool(hasher, threads=settings.login_threads, queue_limit=settings.login_queue or DEFAULT_QUEUE_LIMIT)
 
 
 def _connect(redis_url: str) -> Redis:
