@@ -1,0 +1,39 @@
+"""The command line: `keyturn`.
+
+Owns: the entry point and how errors are told. Must not hold: commands (`commands.py` and its neighbours).
+
+Every module here imports what it needs inside its functions: `keyturn --help` must not wait for a database driver.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 a known error (its code and text on standard error), 2 wrong usage.
+
+    Args:
+        arguments: without the program's name; those of the process when None.
+    """
+    from keyturn.cli.errors import problems_of
+
+    try:
+        from keyturn.cli.commands import app
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"keyturn: not_installed: {error.name}: install keyturn[server]\n")
+        sys.exit(1)
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="keyturn")
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has seen enough.
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        problems = problems_of(error)
+        if problems is None:
+            raise
+        for problem in problems:
+            sys.stderr.write(f"keyturn: {problem}\n")
+        sys.exit(1)

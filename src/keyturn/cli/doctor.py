@@ -1,0 +1,162 @@
+"""`keyturn doctor`: what is unsafe about this configuration.
+
+Owns: gathering the findings of the settings and of what they point to. Must not hold: the rules themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from keyturn.cli.output import as_json, say, table
+
+if TYPE_CHECKING:
+    from keyturn.settings import Finding, Settings
+    from keyturn.stores.engine import Engine
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Also print every number of the policy and why.")] = False,
+) -> None:
+    """Say what is unsafe in this configuration; exit with 1 if production would not start with it."""
+    import sys
+
+    from keyturn.cli.tools import run
+    from keyturn.settings import Settings
+
+    settings = Settings.load()
+    findings = run(gather(settings))
+    unsafe = any(finding.fatal for finding in findings)
+    numbers = _numbers(settings) if explain else []
+    if json:
+        result: dict[str, Any] = {"safe": not unsafe, "findings": [finding._asdict() for finding in findings]}
+        as_json({**result, "policy": numbers} if explain else result)
+    else:
+        if explain:
+            table(("name", "value", "reason", "source"), numbers)
+            say("")
+        for finding in findings:
+            say(f"{'UNSAFE' if finding.fatal else 'note'}  {finding.code}: {finding.text}")
+        say(
+            "unsafe: production would not start" if unsafe else "safe: nothing that would keep production from starting"
+        )
+    if unsafe:
+        sys.exit(1)
+
+
+async def gather(settings: Settings) -> list[Finding]:
+    """List everything unsafe, judged as production judges it, also in development."""
+    from keyturn.settings import Environment, Finding
+
+    as_production = settings.model_copy(update={"env": Environment.PRODUCTION})
+    found = as_production.findings()
+    if not settings.production:
+        text = "KEYTURN_ENV is development: a server here refuses nothing of what is listed"
+        found.append(Finding("development", text, fatal=True))
+    return [*found, *await _database(settings), *await _redis(settings)]
+
+
+async def _database(settings: Settings) -> list[Finding]:
+    from keyturn.cli.errors import CommandError
+    from keyturn.cli.tools import exists, open_database
+    from keyturn.core.errors import Unavailable, UnsafeSettings
+    from keyturn.settings import Finding
+    from keyturn.stores.engine import check_durability, ping
+
+    try:
+        async with open_database(settings) as engine:
+            if not exists(engine):
+                return [Finding("database_missing", "the SQLite file does not exist yet", fatal=False)]
+            await ping(engine)
+            found = await _level(engine, migrates=settings.migrate) + await _keys(engine, settings)
+            try:
+                await check_durability(engine)
+            except UnsafeSettings as fault:
+                for problem in fault.problems:
+                    code, _, text = problem.partition(": ")
+                    found.append(Finding(code, text, fatal=True))
+            return found
+    except CommandError as error:
+        return [Finding("database_url_malformed", str(error), fatal=True)]
+    except Unavailable as error:
+        cause = type(getattr(error.__cause__, "orig", None) or error.__cause__).__name__
+        return [Finding("database_unavailable", f"the database does not answer ({cause})", fatal=True)]
+
+
+async def _level(engine: Engine, *, migrates: bool) -> list[Finding]:
+    from keyturn.settings import Finding
+    from keyturn.stores.migrations import current_level, expected_level
+
+    level = await current_level(engine)
+    if level == expected_level():
+        return []
+    text = f"the database is at level {level}, this version expects {expected_level()}: run `keyturn migrate`"
+    return [Finding("database_not_migrated", text, fatal=not migrates)]
+
+
+async def _keys(engine: Engine, settings: Settings) -> list[Finding]:
+    """Look whether the secret opens the keys, and whether lost commits are believed at the moment."""
+    from keyturn.core.errors import UnsafeSettings
+    from keyturn.settings import Finding
+    from keyturn.stores.failover import healing_until
+    from keyturn.stores.migrations import current_level, expected_level
+    from keyturn.stores.signing_keys import SqlSigningKeys
+    from keyturn.tokens.keyring import SealedKeyError, open_sealed
+
+    try:
+        ring = settings.secret_ring()
+    except UnsafeSettings:
+        return []
+    if ring is None or await current_level(engine) != expected_level():
+        return []
+    found: list[Finding] = []
+    try:
+        for sealed in await SqlSigningKeys(engine).load():
+            open_sealed(sealed, ring)
+    except SealedKeyError:
+        text = "KEYTURN_SECRET does not open every signing key in the database: is a line missing?"
+        found.append(Finding("secret_does_not_fit", text, fatal=True))
+    async with engine.autocommit() as connection:
+        now = await engine.read_now(connection)
+    if await healing_until(engine) > now:
+        found.append(Finding("healing", "tokens newer than the database are believed at the moment", fatal=False))
+    return found
+
+
+async def _redis(settings: Settings) -> list[Finding]:
+    from keyturn.settings import Finding
+
+    if settings.redis_url is None:
+        return []
+    try:
+        from keyturn.stores.redis import connect, faults
+    except ModuleNotFoundError:
+        return [Finding("redis_not_installed", "KEYTURN_REDIS_URL is set: install keyturn[redis]", fatal=True)]
+    from keyturn.core.errors import Unavailable
+
+    try:
+        client = connect(settings.redis_url.get_secret_value())
+    except ValueError:
+        return [Finding("redis_url_malformed", "KEYTURN_REDIS_URL must look like redis://host:6379/0", fatal=True)]
+    try:
+        with faults():
+            await cast("Awaitable[bool]", client.ping())
+    except Unavailable as error:
+        return [Finding("redis_unavailable", f"Redis does not answer ({type(error.__cause__).__name__})", fatal=True)]
+    finally:
+        await client.aclose()
+    return []
+
+
+def _numbers(settings: Settings) -> list[dict[str, object]]:
+    from keyturn.core.errors import UnsafePolicy
+    from keyturn.core.policy import Policy
+
+    try:
+        policy = settings.policy()
+    except UnsafePolicy:
+        policy = Policy()
+    return [explained._asdict() for explained in policy.explain()]

@@ -1,0 +1,109 @@
+"""`keyturn keys ...`: the keys that sign access tokens. `keyturn secret`: the master secret over them.
+
+Owns: these commands. Must not hold: when a key lives (`tokens.signing_key`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keyturn.cli.output import as_json, say, table, when
+
+if TYPE_CHECKING:
+    from keyturn.tokens.keyring import SigningKey
+
+app = typer.Typer(no_args_is_help=True, help="The keys that sign access tokens.", rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_keys(json: Json = False) -> None:
+    """List the signing keys and when each one is published, signs, retires and is forgotten."""
+    from keyturn.cli.tools import run
+
+    keys, now = run(_list())
+    columns = ("kid", "state", "publish_at", "activate_at", "retire_at", "expire_at")
+    table(columns, [_row(key, now) for key in keys], json_instead=json)
+
+
+@app.command("rotate")
+def rotate(
+    compromised: Annotated[
+        bool, typer.Option("--compromised", help="The private key leaked: every token signed so far dies at once.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Make a new signing key now. It is published first and signs later, so that no access token is refused."""
+    from keyturn.cli.tools import run
+
+    key, now = run(_rotate(compromised=compromised))
+    row = _row(key, now)
+    if json:
+        as_json(row)
+    else:
+        say(f"{key.kid} signs from {row['activate_at']}")
+
+
+def _row(key: SigningKey, now: float) -> dict[str, object]:
+    state = "published"
+    if key.expire_at is not None and now >= key.expire_at:
+        state = "expired"
+    elif key.retire_at is not None and now >= key.retire_at:
+        state = "retired"
+    elif now >= key.activate_at:
+        state = "active"
+    return {
+        "kid": key.kid,
+        "state": state,
+        "publish_at": when(key.publish_at),
+        "activate_at": when(key.activate_at),
+        "retire_at": when(key.retire_at),
+        "expire_at": when(key.expire_at),
+    }
+
+
+async def _list() -> tuple[Sequence[SigningKey], float]:
+    import time
+
+    from keyturn.cli.errors import CommandError
+    from keyturn.cli.tools import open_tools
+    from keyturn.stores.signing_keys import SqlSigningKeys
+    from keyturn.tokens.keyring import SealedKeyError, open_sealed
+
+    async with open_tools() as tools:
+        ring = tools.settings.secret_ring()
+        if ring is None:
+            raise CommandError("secret_missing", "KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set")
+        try:
+            keys = [open_sealed(each, ring) for each in await SqlSigningKeys(tools.engine).load()]
+        except SealedKeyError as error:
+            raise CommandError("secret_does_not_fit", str(error)) from error
+    return sorted(keys, key=lambda key: key.publish_at), time.time()
+
+
+async def _rotate(*, compromised: bool) -> tuple[SigningKey, float]:
+    import time
+
+    from keyturn.runtime import Keyturn
+
+    node = Keyturn()
+    try:
+        await node.start()
+        return await node.signing.rotate(compromised=compromised), time.time()
+    finally:
+        await node.close()
+
+
+def secret(
+    key_id: Annotated[int, typer.Option("--id", min=0, max=255, help="An id your ring does not hold yet.")] = 1,
+) -> None:
+    """Print a new line for KEYTURN_SECRET. The first line signs; older lines below it go on verifying."""
+    import os
+
+    from keyturn.tokens.secret_ring import SecretRing
+
+    say(SecretRing.generate(os.urandom(32), key_id))

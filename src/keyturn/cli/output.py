@@ -1,0 +1,66 @@
+"""What commands print: tables for people, JSON for programs.
+
+Owns: the two forms. Must not hold: what is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    sys.stdout.write(f"{_harmless(text)}\n")
+
+
+def as_json(value: object) -> None:
+    """Print a value as JSON, ASCII alone."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, object]], *, json_instead: bool = False) -> None:
+    """Print rows: as JSON when asked, as a table on a terminal, else as lines of values separated by tabs.
+
+    Args:
+        columns: the members to show, in order; JSON has all members of a row.
+    """
+    if json_instead:
+        as_json(list(rows))
+        return
+    cells = [[_harmless(_text(row[column])) for column in columns] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cells:
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in cells:
+        shown.add_row(*(Text(cell) for cell in row))
+    Console().print(shown)
+
+
+def when(at: float | None) -> str | None:
+    """Write a time as ISO 8601 in UTC."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _harmless(text: str) -> str:
+    """Escape control characters.
+
+    Why: names and user agents come from strangers; an escape sequence in one could rewrite an operator's terminal.
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)

@@ -1,0 +1,155 @@
+"""`keyturn serve` and `keyturn demo`: the commands that stay.
+
+Owns: sockets, workers and what is said at the start. Must not hold: how a process serves (`serving.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from keyturn.runtime import Keyturn
+    from keyturn.settings import Settings
+    from keyturn.workers import Served
+
+Host = Annotated[str, typer.Option(help="The address to listen on.", envvar="KEYTURN_HOST")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", envvar="KEYTURN_PORT")]
+
+
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    database_url: Annotated[
+        str | None, typer.Option(help="Others see it in the list of processes; better KEYTURN_DATABASE_URL_FILE.")
+    ] = None,
+    redis_url: Annotated[str | None, typer.Option(help="For throttling and revocations over several nodes.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes.", envvar="KEYTURN_WORKERS")] = 1,
+) -> None:
+    """Run the server. It refuses to start unsafe in production, and ends on SIGTERM without cutting off a request."""
+    from keyturn.settings import Settings
+
+    for name, value in (("DATABASE_URL", database_url), ("REDIS_URL", redis_url)):
+        if value is not None:
+            # The environment, because worker processes read it; a file would go before it.
+            os.environ[f"KEYTURN_{name}"] = value
+            os.environ.pop(f"KEYTURN_{name}_FILE", None)
+    settings = Settings.load()
+    settings.refuse_unsafe()
+    if workers == 1:
+        _serve_here(settings, host, port)
+    else:
+        _supervise(settings, host, port, workers)
+
+
+def _serve_here(settings: Settings, host: str, port: int) -> None:
+    from keyturn.serving import Listeners, bind, serve_here
+
+    listener = bind(host, port)
+    metrics = None if settings.metrics_port is None else bind(host, settings.metrics_port)
+    served = worker()
+    serve_here(
+        served.application,
+        served.lifespan,
+        Listeners(listener, metrics),
+        metrics=served.metrics,
+        on_ready=lambda: announce(listener, 1),
+    )
+
+
+def _supervise(settings: Settings, host: str, port: int, workers: int) -> None:
+    """Run several processes. Each counts for itself, so each has a metrics port of its own, one after the other."""
+    import sys
+
+    from keyturn.cli.tools import run
+    from keyturn.observability import configure_logging
+    from keyturn.serving import bind
+    from keyturn.workers import Supervisor
+
+    configure_logging(settings.log_level)
+    # Once, before there are many: what is wrong with the database is then told once as well.
+    run(_try_start(settings))
+    listener = bind(host, port)
+    first = settings.metrics_port
+    metrics = [] if first is None else [bind(host, first + index) for index in range(workers)]
+    supervisor = Supervisor("keyturn.cli.server:worker", listener, metrics, workers)
+    announce(listener, workers)
+    sys.exit(supervisor.run())
+
+
+async def _try_start(settings: Settings) -> None:
+    from keyturn.runtime import Keyturn
+
+    node = _node(Keyturn, settings)
+    async with node.lifespan():
+        pass
+
+
+def worker() -> Served:
+    """Make what one process serves, from the environment."""
+    from keyturn.observability import configure_logging
+    from keyturn.runtime import Keyturn
+    from keyturn.settings import Settings
+    from keyturn.workers import Served
+
+    settings = Settings.load()
+    configure_logging(settings.log_level)
+    node = _node(Keyturn, settings)
+    return Served(node.asgi, node.lifespan, _metrics_application(node))
+
+
+def _node(make: type[Keyturn], settings: Settings) -> Keyturn:
+    from keyturn.cli.errors import CommandError
+
+    try:
+        return make(settings)
+    except ValueError as error:
+        raise CommandError("invalid_settings", str(error)) from error
+    except ModuleNotFoundError as error:
+        raise CommandError("not_installed", f"{error.name}: install keyturn[redis]") from error
+
+
+def announce(listener: socket.socket, workers: int) -> None:
+    """Log where the server listens."""
+    import logging
+
+    address, port = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    extra = {"url": f"http://{shown}:{port}", "port": port, "workers": workers}
+    logging.getLogger("keyturn.server").info("listening", extra=extra)
+
+
+def _metrics_application(node: Keyturn) -> Any:
+    """Answer `GET /metrics` on the metrics port, to whoever can reach it."""
+
+    async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        del receive
+        found = scope["path"] == "/metrics" and node.metrics is not None
+        body = node.metrics.render() if found and node.metrics is not None else b""
+        headers = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+        headers.append((b"content-length", str(len(body)).encode("ascii")))
+        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return application
+
+
+def demo(
+    port: Port = 8000,
+    host: Annotated[str, typer.Option(help="Another address is of use inside a container only.")] = "127.0.0.1",
+    directory: Annotated[
+        str | None, typer.Option(help="Where the demo keeps its database; a directory of the user's when not given.")
+    ] = None,
+) -> None:
+    """Run a server with a web page to try it. Needs nothing else, and keeps its data between two runs."""
+    from pathlib import Path
+
+    from keyturn.demo.run import default_directory, run_demo
+
+    chosen: Path = default_directory() if directory is None else Path(directory)
+    run_demo(host, port, chosen)

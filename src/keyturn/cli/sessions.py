@@ -1,0 +1,87 @@
+"""`keyturn sessions ...`: who is signed in where.
+
+Owns: these commands. Must not hold: SQL, rules.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from keyturn.cli.output import as_json, say, table
+
+app = typer.Typer(no_args_is_help=True, help="Sessions of a user.", rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_SESSION_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@app.command("list")
+def list_sessions(
+    who: Annotated[str, typer.Argument(metavar="USER", help="Its e-mail address or its id.")], json: Json = False
+) -> None:
+    """List a user's live sessions, newest first."""
+    from keyturn.cli.output import when
+    from keyturn.cli.tools import find_user, open_tools, run
+
+    async def work() -> list[dict[str, object]]:
+        async with open_tools() as tools:
+            listing = await tools.sessions.list_live(await find_user(tools, who))
+        return [
+            {
+                "id": session.id.hex(),
+                "device": session.device,
+                "device_name": session.device_name,
+                "ip": session.ip,
+                "created_at": when(session.created_at),
+                "last_seen_at": when(session.last_seen_at),
+                "expires_at": when(min(session.inactivity_expires_at, session.absolute_expires_at)),
+                "generation": session.generation,
+            }
+            for session in listing.sessions
+        ]
+
+    columns = ("id", "device", "device_name", "ip", "created_at", "last_seen_at", "expires_at")
+    table(columns, run(work()), json_instead=json)
+
+
+@app.command("revoke")
+def revoke(
+    session_id: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="The id of one session.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="USER", help="End all sessions of this user.")] = None,
+    json: Json = False,
+) -> None:
+    """End one session, or with --user all of a user. Their access tokens are refused as soon as a node has heard of it."""
+    if (session_id is None) == (user is None):
+        raise typer.BadParameter("name one session, or a --user")
+    if session_id is not None and _SESSION_ID.fullmatch(session_id) is None:
+        raise typer.BadParameter("a session id is 32 characters of lower-case hex")
+    from keyturn.cli.tools import run
+
+    ended = run(_revoke(session_id, user))
+    if json:
+        as_json(ended)
+    else:
+        say(f"ended {len(ended)} session{'' if len(ended) == 1 else 's'}")
+
+
+async def _revoke(session_id: str | None, user: str | None) -> list[str]:
+    from keyturn.cli.errors import CommandError
+    from keyturn.cli.tools import find_user, open_tools
+    from keyturn.core.model import RevokeReason, SessionId
+
+    async with open_tools() as tools:
+        if user is not None:
+            user_id, only = await find_user(tools, user), None
+        else:
+            only = SessionId(bytes.fromhex(session_id or ""))
+            session, _ = await tools.sessions.get(only)
+            if session is None:
+                raise CommandError("not_found", "there is no such session")
+            user_id = session.user_id
+        ended = await tools.sessions.revoke(user_id, RevokeReason.REVOKED, only=only)
+        if only is not None and not ended:
+            raise CommandError("not_found", "this session has ended already")
+        return [each.hex() for each in ended]

@@ -1,0 +1,100 @@
+"""What commands work with: the settings and an open database.
+
+Owns: opening and closing it. Must not hold: commands.
+
+Why not a whole node: a command that lists users needs neither the master secret nor a safe base URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from keyturn.cli.errors import CommandError
+from keyturn.core.policy import Policy
+from keyturn.settings import Settings
+from keyturn.stores.engine import Engine, open_engine
+from keyturn.stores.sql import SqlSessions
+from keyturn.stores.users import SqlUsers
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """An open, migrated database and what works on it."""
+
+    settings: Settings
+    policy: Policy
+    engine: Engine
+    users: SqlUsers
+    sessions: SqlSessions
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Engine]:
+    """Open the database of the settings. Raises: CommandError: its URL is not one we can use."""
+    try:
+        engine = open_engine(settings.database_url.get_secret_value())
+    except ValueError as error:
+        raise CommandError("invalid_settings", f"KEYTURN_DATABASE_URL: {error}") from error
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def open_tools() -> AsyncIterator[Tools]:
+    """Read the environment and open its database.
+
+    Raises:
+        CommandError: it has not been migrated to this version.
+        Unavailable: it is at fault. UnsafeSettings, UnsafePolicy: the environment holds something malformed.
+    """
+    from keyturn.stores.migrations import current_level, expected_level
+
+    settings = Settings.load()
+    policy = settings.policy()
+    async with open_database(settings) as engine:
+        # SQLite would make an empty file, readable by others, out of a mistyped name.
+        if not exists(engine):
+            raise CommandError("database_not_migrated", "the SQLite file does not exist: run `keyturn migrate` first")
+        if await current_level(engine) != expected_level():
+            raise CommandError("database_not_migrated", "run `keyturn migrate` first")
+        lifetime = policy.denylist_lifetime
+        # Running nodes learn of what is revoked here from the database.
+        users = SqlUsers(engine, on_revoked=lambda _: None, denylist_lifetime=lifetime)
+        sessions = SqlSessions(
+            engine, denylist_lifetime=lifetime, heal_time=policy.heal_time, on_revoked=lambda _: None
+        )
+        try:
+            yield Tools(settings=settings, policy=policy, engine=engine, users=users, sessions=sessions)
+        finally:
+            await sessions.close()
+
+
+def exists(engine: Engine) -> bool:
+    """Say whether there is a database to ask: False for a SQLite file that nobody has made yet."""
+    return engine.postgres or Path(str(engine.sqlalchemy.url.database)).exists()
+
+
+def run(work: Coroutine[object, object, Result]) -> Result:
+    """Run the asynchronous part of a command."""
+    return asyncio.run(work)
+
+
+async def find_user(tools: Tools, who: str) -> str:
+    """Return the id of the user with this id or e-mail address. Raises: CommandError: there is none."""
+    if "@" in who:
+        credential = await tools.users.find(who)
+        user = None if credential is None else credential.user
+    else:
+        user = await tools.users.get(who)
+    if user is None:
+        raise CommandError("not_found", f"there is no user {who}")
+    return user.id

@@ -1,0 +1,130 @@
+"""`keyturn users ...`: the built-in directory of users.
+
+Owns: these commands. Must not hold: SQL, password rules.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from keyturn.cli.output import as_json, say, table
+
+app = typer.Typer(no_args_is_help=True, help="Users of the built-in directory.", rich_markup_mode=None)
+
+Who = Annotated[str, typer.Argument(metavar="USER", help="Its e-mail address or its id.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("create")
+def create(
+    email: Annotated[str, typer.Argument(metavar="EMAIL")],
+    name: Annotated[str | None, typer.Option(help="What to call the person.")] = None,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Create a user. The password is asked for, or read from standard input; never an argument, which others can see."""
+    from keyturn.cli.tools import run
+
+    user_id = run(_create(email, name, _password(from_stdin=password_stdin)))
+    if json:
+        as_json({"id": user_id, "email": email})
+    else:
+        say(user_id)
+
+
+@app.command("list")
+def list_users(
+    json: Json = False,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Begin after this user.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+) -> None:
+    """List users in the order of their ids."""
+    from keyturn.cli.tools import open_tools, run
+
+    async def work() -> list[dict[str, object]]:
+        async with open_tools() as tools:
+            found = await tools.users.list_users(after=after, limit=limit)
+        return [user._asdict() for user in found]
+
+    table(("id", "email", "name", "disabled"), run(work()), json_instead=json)
+
+
+@app.command("disable")
+def disable(who: Who) -> None:
+    """Disable a user and end all their sessions."""
+    _set_disabled(who, disabled=True)
+
+
+@app.command("enable")
+def enable(who: Who) -> None:
+    """Enable a disabled user."""
+    _set_disabled(who, disabled=False)
+
+
+@app.command("delete")
+def delete(who: Who, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Delete a user and end all their sessions."""
+    from keyturn.cli.tools import find_user, open_tools, run
+
+    if not yes:
+        typer.confirm(f"Delete {who} for good?", abort=True)
+
+    async def work() -> str:
+        async with open_tools() as tools:
+            user_id = await find_user(tools, who)
+            await tools.users.delete(user_id)
+            return user_id
+
+    say(f"deleted {run(work())}")
+
+
+def _set_disabled(who: str, *, disabled: bool) -> None:
+    from keyturn.cli.tools import find_user, open_tools, run
+
+    async def work() -> str:
+        async with open_tools() as tools:
+            user_id = await find_user(tools, who)
+            await tools.users.set_disabled(user_id, disabled=disabled)
+            return user_id
+
+    say(f"{'disabled' if disabled else 'enabled'} {run(work())}")
+
+
+def _password(*, from_stdin: bool) -> str:
+    from keyturn.cli.errors import CommandError
+
+    if from_stdin:
+        try:
+            return sys.stdin.readline().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise CommandError("invalid_request", "the password is not UTF-8") from None
+    if not sys.stdin.isatty():
+        raise CommandError("no_password", "there is no terminal to ask on: use --password-stdin")
+    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return password
+
+
+async def _create(email: str, name: str | None, password: str) -> str:
+    from keyturn.cli.errors import CommandError
+    from keyturn.cli.tools import open_tools
+    from keyturn.core.events import Event, EventType
+    from keyturn.email import normalise_email
+    from keyturn.tokens.password import PasswordHasher
+    from keyturn.tokens.password_policy import PasswordPolicy
+
+    async with open_tools() as tools:
+        address = normalise_email(email).display
+        policy = PasswordPolicy(tools.policy.password_min_length, ("keyturn",))
+        accepted = policy.check(password, (address, name or ""))
+        user = await tools.users.create(address, name, PasswordHasher().hash(accepted))
+        if user is None:
+            raise CommandError("conflict", "this e-mail address is taken")
+        async with tools.engine.autocommit() as connection:
+            now = await tools.engine.read_now(connection)
+        await tools.sessions.record(Event(EventType.SIGNED_UP, now, user.id, None, {"by": "command line"}))
+        return user.id

@@ -1,0 +1,107 @@
+"""Start the demo: its settings, its secret, its server.
+
+Owns: the short times and where the data lie. Must not hold: routes (`pages.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from keyturn.demo.decisions import Decisions
+from keyturn.demo.pages import DemoASGI
+from keyturn.demo.thief import Thieves
+from keyturn.observability import configure_logging
+from keyturn.runtime import Keyturn
+from keyturn.serving import CannotListen, Listeners, bind, port_of, serve_here
+from keyturn.settings import Environment, Settings
+from keyturn.tokens.secret_ring import SecretRing
+
+TIMES: Final = {"settle_time": 5.0, "tail_time": 2.0, "access_lifetime": 60.0}
+"""Seconds; short, so that one sees what happens. Only development may have them."""
+THIEF_INTERVAL: Final = TIMES["settle_time"] + 1.5
+"""More than the settle time even when a token's age is rounded down by a second."""
+
+
+def default_directory() -> Path:
+    """Return the directory of the user's that keeps the demo's data; nothing of it ends up in a checkout."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "keyturn-demo"
+
+
+def run_demo(host: str, port: int, directory: Path) -> None:
+    """Serve the demo until it is interrupted.
+
+    Args:
+        host: the address to listen on.
+        port: 0 takes a free one.
+        directory: made when missing; holds the database and the secret.
+
+    Raises:
+        CannotListen: the address is taken, or the directory cannot be written.
+    """
+    configure_logging("warning")
+    listener = bind(host, port)
+    url = f"http://localhost:{port_of(listener)}"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret = _secret(directory / "secret")
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"{error.filename}: {error.strerror}") from error
+    decisions = Decisions()
+    node = Keyturn(_settings(directory, secret, url, port_of(listener)), sinks=[decisions])
+    thieves = Thieves(node.auth, THIEF_INTERVAL)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with node.lifespan():
+            yield
+            await thieves.close()
+
+    application = DemoASGI(node.asgi, decisions, thieves, TIMES)
+    serve_here(application, lifespan, Listeners(listener), on_ready=lambda: _welcome(url, directory))
+
+
+def _settings(directory: Path, secret: str, url: str, port: int) -> Settings:
+    return Settings.load(
+        env=Environment.DEVELOPMENT,
+        database_url=SecretStr(f"sqlite:///{directory / 'keyturn.db'}"),
+        secret=SecretStr(secret),
+        base_url=url,
+        allowed_origins=f"http://127.0.0.1:{port}",
+        **TIMES,
+    )
+
+
+def _secret(path: Path) -> str:
+    """Read the demo's secret, or make one: sessions outlive a restart."""
+    if not path.exists():
+        draft = path.with_name("secret.new")
+        draft.touch(mode=0o600)
+        draft.write_text(SecretRing.generate(os.urandom(32)), encoding="ascii")
+        draft.replace(path)
+    return path.read_text(encoding="ascii")
+
+
+def _welcome(url: str, directory: Path) -> None:
+    sys.stdout.write(
+        f"""
+  Keyturn demo: {url}
+
+  1. Sign up with any address, for example ada@example.com, and a phrase of 15 characters or more.
+  2. Refresh, refresh again at once, and again after {TIMES["settle_time"]:g} seconds: read what the server decided.
+  3. Open a second tab, log in from another browser, end that session, play the thief.
+
+  The times are short and nothing unsafe is refused: this is for trying, not for use.
+  Data: {directory} (delete it to start anew). Stop: Ctrl+C.
+
+"""
+    )
+    sys.stdout.flush()
