@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,6 +29,7 @@ from keyturn.tokens.keyring import (
     SigningKey,
     SigningKeyRing,
     etag,
+    named_kid,
     open_sealed,
     plan,
     seal,
@@ -62,9 +64,14 @@ class _Stored(NamedTuple):
     sealed: tuple[bytes, ...]
     opened: Mapping[bytes, SigningKey]
 
-    @property
-    def closed(self) -> tuple[bytes, ...]:
-        return tuple(each for each in self.sealed if each not in self.opened)
+    def closed(self) -> dict[str, bytes]:
+        """Return what did not open but has the form of a sealed key, by the id it names."""
+        found: dict[str, bytes] = {}
+        for each in self.sealed:
+            if each not in self.opened:
+                with suppress(SealedKeyError):
+                    found[named_kid(each)] = each
+        return found
 
 
 class Signing:
@@ -196,8 +203,10 @@ class Signing:
                     stored.opened.values(), start, self._entropy(KEY_ENTROPY_BYTES), self._schedule, rotation
                 )
                 # What does not open here may open elsewhere: it stays, unless every key must die.
-                closed = () if rotation is Rotation.COMPROMISED else stored.closed
-                sealed = (*closed, *self._seal(stored.opened, planned.ring.keys))
+                closed = {} if rotation is Rotation.COMPROMISED else stored.closed()
+                taken = {key.kid for key in planned.ring.keys}
+                kept = [each for kid, each in closed.items() if kid not in taken]
+                sealed = (*kept, *self._seal(stored.opened, planned.ring.keys))
                 if sorted(sealed) != sorted(stored.sealed) and not await self._store.replace(stored.sealed, sealed):
                     continue
                 self._adopt(planned.ring.keys)
@@ -236,7 +245,10 @@ class Signing:
         _log.info("new signing key %s (%s), signs from %.0f", key.kid, rotation, key.activate_at)
         if self._on_event is not None:
             data = {"kid": key.kid, "rotation": rotation.value, "activate_at": f"{key.activate_at:.3f}"}
-            await self._on_event(Event(EventType.KEY_ROTATED, now, data=data))
+            try:
+                await self._on_event(Event(EventType.KEY_ROTATED, now, data=data))
+            except Exception:  # noqa: BLE001 - the key is made and in use, whoever hears of it
+                _log.exception("on_event failed")
 
     def _seen_at(self, now: float) -> _View:
         view = self._view

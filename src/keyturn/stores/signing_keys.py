@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select
 
 from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.schema import signing_keys
-from keyturn.tokens.sealed_key import named_kid
+from keyturn.tokens.keyring import named_kid
 
 _LOCK = "LOCK TABLE keyturn_signing_keys IN SHARE ROW EXCLUSIVE MODE"
 

@@ -7,8 +7,10 @@ do (`auth.py`), how sessions end (`revoking.py`).
 from __future__ import annotations
 
 import json
+import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from inspect import isawaitable
 from typing import Any
 from unicodedata import category
 
@@ -27,8 +29,10 @@ from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.revoking import NOTHING, Denied, Revoked, lock_user, revoke_sessions
 from keyturn.stores.schema import users
 
-OnRevoked = Callable[[Sequence[Denied]], None]
+OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
 """Told, after the commit, what this node has put on the denylist."""
+
+_log = logging.getLogger(__name__)
 
 _COLUMNS = "id, email, name, disabled_at IS NOT NULL, email_verified_at IS NOT NULL"
 _GET_POSTGRES = f"SELECT {_COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
@@ -53,25 +57,27 @@ class SqlUsers:
         self,
         engine: Engine,
         *,
-        on_revoked: OnRevoked,
         denylist_lifetime: float,
+        on_revoked: OnRevoked | None = None,
         clock: Clock | None = None,
         log_key: bytes = b"",
+        group_size: int = 256,
     ) -> None:
         """Set up.
 
         Args:
-            on_revoked: told, after the commit, which sessions have ended with a user.
             denylist_lifetime: seconds until the last access token of a session is dead.
+            on_revoked: told, after the commit, which sessions have ended with a user.
             clock: stands in for the database's, in tests.
             log_key: as for `event_log.session_hash`.
+            group_size: reads that share a query; 1 switches that off.
         """
         self._engine = engine
         self._on_revoked = on_revoked
         self._denylist_lifetime = denylist_lifetime
         self._clock = clock
         self._log_key = log_key
-        self._reads: Gatherer[UserId, User | None] = Gatherer(self._read)
+        self._reads: Gatherer[UserId, User | None] = Gatherer(self._read, size=group_size)
 
     async def get(self, user_id: UserId) -> User | None:
         """Read a user; None when deleted. Concurrent calls share one query: every refresh makes one."""
@@ -157,7 +163,7 @@ class SqlUsers:
                 await write_events(connection, [Event(kind, now, user_id)], self._log_key)
             return await self._end_sessions(connection, user_id, now) if disabled else NOTHING
 
-        return self._tell(await self._engine.run(work))
+        return await self._tell(await self._engine.run(work))
 
     async def delete(self, user_id: UserId) -> bool:
         """Delete the user and end all their sessions in the same transaction. False: no such user."""
@@ -171,7 +177,7 @@ class SqlUsers:
             await write_events(connection, [Event(EventType.USER_DELETED, now, user_id)], self._log_key)
             return await self._end_sessions(connection, user_id, now)
 
-        return self._tell(await self._engine.run(work))
+        return await self._tell(await self._engine.run(work))
 
     async def _end_sessions(self, connection: AsyncConnection, user_id: UserId, now: float) -> Revoked:
         return await revoke_sessions(
@@ -183,9 +189,14 @@ class SqlUsers:
             log_key=self._log_key,
         )
 
-    def _tell(self, revoked: Revoked | None) -> bool:
-        if revoked is not None and revoked.denied:
-            self._on_revoked(revoked.denied)
+    async def _tell(self, revoked: Revoked | None) -> bool:
+        if revoked is not None and revoked.denied and self._on_revoked is not None:
+            try:
+                told = self._on_revoked(revoked.denied)
+                if isawaitable(told):
+                    await told
+            except Exception:  # noqa: BLE001 - committed, and the feed tells it too: the answer must not become an error
+                _log.exception("on_revoked failed")
         return revoked is not None
 
     async def _read(self, group: Group[UserId, User | None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from keyturn.tokens.sealed_key import (
     NONCE_BYTES,
     SealedKeyError,
+    named_kid,
     open_sealed,
     seal,
     sealing_id,
@@ -37,6 +38,7 @@ __all__ = [
     "SigningKey",
     "SigningKeyRing",
     "etag",
+    "named_kid",
     "open_sealed",
     "plan",
     "seal",

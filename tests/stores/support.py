@@ -1,0 +1,34 @@
+"""What several tests of the stores share: an open database with its tables, and waiting for a condition."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from keyturn.stores.engine import Engine, open_engine
+from keyturn.stores.schema import metadata
+
+PATIENCE = 30.0
+"""Seconds after which a condition that has to come true has not."""
+
+
+@asynccontextmanager
+async def open_database(url: str, *, create: bool = True) -> AsyncGenerator[Engine]:
+    """Open a database, with all tables made if asked to, and close it."""
+    engine = open_engine(url)
+    try:
+        if create:
+            async with engine.sqlalchemy.begin() as connection:
+                await connection.run_sync(metadata.create_all)
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait until a condition holds. Raises TimeoutError when it does not in time."""
+    with anyio.fail_after(patience):
+        while not condition():  # noqa: ASYNC110 - what is waited for may be in another process
+            await anyio.sleep(0.01)

@@ -1,0 +1,298 @@
+"""Counters of attempts: exact under concurrency and across processes, one from each limit or from none."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from sqlalchemy import func, select
+
+from keyturn.core.errors import Unavailable
+from keyturn.core.login import Limit
+from keyturn.ports import Throttle
+from keyturn.stores.redis import connect
+from keyturn.stores.schema import counters
+from keyturn.stores.throttle import REPRIEVE, MemoryThrottle, RedisThrottle, SqlThrottle, keyed
+from tests.services import PostgresServer, RedisServer
+from tests.stores.support import open_database
+
+pytestmark = pytest.mark.anyio
+
+A = Limit(("login-account", "alice@example.com"), 3, 900.0)
+B = Limit(("login-address", "192.0.2.1"), 5, 60.0)
+FOREVER = Limit(("login-forever", "alice@example.com"), 4, None)
+
+
+@asynccontextmanager
+async def open_throttle(kind: str, url: str) -> AsyncGenerator[Throttle]:
+    """Open one of the three throttles."""
+    if kind == "memory":
+        yield MemoryThrottle()
+    elif kind == "redis":
+        async with connect(url) as redis:
+            yield RedisThrottle(redis)
+    else:
+        async with open_database(url, create=False) as engine:
+            yield SqlThrottle(engine)
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.services),
+        pytest.param("redis", marks=pytest.mark.services),
+    ]
+)
+async def backend(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Name each kind of throttle in turn, with the URL of an empty service."""
+    kind: str = request.param
+    names = {"memory": None, "sqlite": "sqlite_database_url", "postgresql": "postgres_url", "redis": "redis_url"}
+    name = names[kind]
+    url: str = "" if name is None else request.getfixturevalue(name)
+    if kind in {"sqlite", "postgresql"}:
+        async with open_database(url):
+            pass
+    return kind, url
+
+
+@pytest.fixture
+async def throttle(backend: tuple[str, str]) -> AsyncGenerator[Throttle]:
+    """Each throttle in turn, empty."""
+    async with open_throttle(*backend) as opened:
+        yield opened
+
+
+async def test_take_up_to_the_amount(throttle: Throttle) -> None:
+    """The amount is allowed, and the next attempt is refused with the rest of the window."""
+    assert [await throttle.take([A]) for _ in range(3)] == [None, None, None]
+    wait = await throttle.take([A])
+    assert wait is not None
+    assert 890.0 < wait <= 900.0
+
+
+async def test_take_over_one_limit_takes_from_none(throttle: Throttle) -> None:
+    """When one limit refuses, the others keep what they had: exactly two of five remain."""
+    for _ in range(3):
+        assert await throttle.take([A, B]) is None
+    for _ in range(10):
+        assert await throttle.take([A, B]) is not None
+    assert [await throttle.take([B]) is None for _ in range(3)] == [True, True, False]
+
+
+async def test_take_over_two_limits_waits_for_the_later(throttle: Throttle) -> None:
+    """The wait is the longest of the limits that refuse."""
+    short, long = Limit(("short",), 1, 10.0), Limit(("long",), 1, 500.0)
+    assert await throttle.take([short, long]) is None
+    wait = await throttle.take([long, short])
+    assert wait is not None
+    assert 490.0 < wait <= 500.0
+
+
+async def test_take_over_a_limit_without_a_window(throttle: Throttle) -> None:
+    """Consecutive failures do not pass with time: the wait says so without naming a year."""
+    for _ in range(4):
+        assert await throttle.take([FOREVER]) is None
+    assert await throttle.take([FOREVER]) == REPRIEVE
+
+
+async def test_give_back_undoes_one_take_and_resets_consecutive_failures(throttle: Throttle) -> None:
+    """After a success the window has one attempt more, and the consecutive failures start at zero."""
+    for _ in range(3):
+        assert await throttle.take([A, FOREVER]) is None
+    await throttle.give_back([A, FOREVER])
+    assert await throttle.take([A]) is None
+    assert await throttle.take([A]) is not None
+    assert [await throttle.take([FOREVER]) is None for _ in range(5)] == [True] * 4 + [False]
+
+
+async def test_give_back_of_what_was_never_taken(throttle: Throttle) -> None:
+    """A counter never goes below zero: no attempt is won by giving back."""
+    for _ in range(5):
+        await throttle.give_back([A, FOREVER])
+    assert [await throttle.take([A]) is None for _ in range(4)] == [True, True, True, False]
+
+
+async def test_window_that_is_over_starts_anew(throttle: Throttle) -> None:
+    """After the window has ended the whole amount is there again."""
+    brief = Limit(("brief",), 2, 0.2)
+    assert [await throttle.take([brief]) is None for _ in range(2)] == [True, True]
+    with anyio.fail_after(20):
+        while await throttle.take([brief]) is not None:  # noqa: ASYNC110 - the window ends by the clock
+            await anyio.sleep(0.01)
+
+
+async def test_no_limits(throttle: Throttle) -> None:
+    """Nothing to take is allowed and changes nothing."""
+    assert await throttle.take([]) is None
+    await throttle.give_back([])
+
+
+async def test_fifty_tasks_at_once(throttle: Throttle) -> None:
+    """Fifty attempts in parallel on one limit of ten: exactly ten pass, whatever else they take from."""
+    limit = Limit(("race",), 10, 900.0)
+    results = await asyncio.gather(*(throttle.take([limit, Limit((f"own-{i}",), 1, 900.0)]) for i in range(50)))
+    assert results.count(None) == 10
+
+
+async def test_opposite_orders_at_once(throttle: Throttle) -> None:
+    """Attempts that name the same limits in opposite orders do not wait for each other in a circle."""
+    one, other = Limit(("one",), 1000, 900.0), Limit(("other",), 1000, 900.0)
+    for _ in range(10):
+        taken = [throttle.take([one, other] if i % 2 else [other, one]) for i in range(8)]
+        given = [throttle.give_back([other, one] if i % 2 else [one, other]) for i in range(8)]
+        assert set(await asyncio.gather(*taken, *given)) == {None}
+
+
+RACER = """
+import asyncio, sys
+from keyturn.core.login import Limit
+from tests.stores.test_throttle import open_throttle
+
+async def main() -> None:
+    limits = [Limit(("race", "x"), 7, 900.0), Limit(("race", "y"), 40, None)]
+    async with open_throttle(sys.argv[1], sys.argv[2]) as throttle:
+        await throttle.take([Limit(("warm-up", sys.argv[3]), 1, 9.0)])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        results = await asyncio.gather(*(throttle.take(limits) for _ in range(17)))
+    print(results.count(None), flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_fifty_one_attempts_over_three_processes(backend: tuple[str, str]) -> None:
+    """Three processes with seventeen parallel attempts each: exactly the amount passes in all."""
+    kind, url = backend
+    if kind == "memory":
+        # Memory is one process by definition: its race is the one between tasks.
+        throttle = MemoryThrottle()
+        results = await asyncio.gather(*(throttle.take([Limit(("race",), 7, 900.0)]) for _ in range(51)))
+        assert results.count(None) == 7
+        return
+    command = [sys.executable, "-c", RACER, kind, url]
+    racers = [
+        subprocess.Popen([*command, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for i in range(3)
+    ]
+    try:
+        for racer in racers:
+            assert racer.stdout is not None
+            assert racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        counts = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.wait()
+    assert sum(counts) == 7
+
+
+async def test_table_holds_no_address(database_url: str) -> None:
+    """What a person typed is not in the table, in no encoding."""
+    async with open_database(database_url) as engine:
+        await SqlThrottle(engine).take([A])
+        async with engine.autocommit() as connection:
+            rows = (await connection.execute(select(counters))).all()
+    assert len(rows) == 1
+    assert len(bytes(rows[0][0])) == 32
+    assert "alice" not in repr(rows)
+
+
+async def test_refused_attempts_leave_no_row(database_url: str) -> None:
+    """A caller who is over one limit cannot fill the table through another."""
+    async with open_database(database_url) as engine:
+        throttle = SqlThrottle(engine)
+        limit = Limit(("address",), 1, 900.0)
+        assert await throttle.take([limit]) is None
+        for i in range(20):
+            assert await throttle.take([limit, Limit((f"typed-{i}",), 10, None)]) is not None
+        async with engine.autocommit() as connection:
+            assert (await connection.execute(select(func.count()).select_from(counters))).scalar_one() == 1
+
+
+async def test_clock_of_the_database_decides(sqlite_database_url: str) -> None:
+    """Two nodes see one window, and its end, by one clock."""
+    now = 1000.0
+    async with open_database(sqlite_database_url) as engine:
+        one, other = (SqlThrottle(engine, clock=lambda: now) for _ in range(2))
+        assert [await one.take([A]) for _ in range(3)] == [None] * 3
+        now = 1899.0
+        assert await other.take([A]) == pytest.approx(1.0)
+        now = 1900.0
+        assert await other.take([A]) is None
+
+
+def test_keys_that_join_alike() -> None:
+    """Parts of a key cannot be shifted into each other."""
+    keys = {keyed([Limit(key, 1, 1.0)])[0][0] for key in [("a", "b:c"), ("a:b", "c"), ("a", "b", "c"), ("ab", "c")]}
+    assert len(keys) == 4
+
+
+async def test_memory_stays_bounded() -> None:
+    """A flood of keys pushes out the counters that end first, and never the table's bound."""
+    now = 0.0
+    throttle = MemoryThrottle(clock=lambda: now, most=100)
+    kept = Limit(("kept",), 1, 1000.0)
+    assert await throttle.take([kept]) is None
+    for i in range(1000):
+        assert await throttle.take([Limit((f"{i}",), 1, 10.0)]) is None
+    assert await throttle.take([kept]) is not None
+    assert len(throttle._counters) <= 100
+
+
+async def test_redis_down(redis_server: RedisServer, redis_url: str) -> None:
+    """Redis at fault refuses with 503: it is no open door; the counters go on after a kill and a restart."""
+    async with connect(redis_url) as redis:
+        throttle = RedisThrottle(redis)
+        assert [await throttle.take([A]) for _ in range(2)] == [None, None]
+        redis_server.kill9()
+        with pytest.raises(Unavailable) as raised:
+            await throttle.take([A])
+        assert raised.value.dependency == "redis"
+        with pytest.raises(Unavailable):
+            await throttle.give_back([A])
+        redis_server.start()
+        assert [await throttle.take([A]) is None for _ in range(2)] == [True, False]
+
+
+async def test_redis_with_foreign_values(redis_server: RedisServer, redis_url: str) -> None:
+    """Whoever writes nonsense into Redis gets a refusal, not an open door."""
+    async with connect(redis_url) as redis:
+        throttle = RedisThrottle(redis)
+        await throttle.take([A])
+        for key in await redis.keys("*"):
+            await redis.set(key, "many")
+        with pytest.raises(Unavailable):
+            await throttle.take([A])
+
+
+async def test_postgresql_down(postgres: PostgresServer, postgres_url: str) -> None:
+    """A killed database refuses with 503, and what was counted before is still counted after."""
+    async with open_database(postgres_url) as engine:
+        throttle = SqlThrottle(engine)
+        assert [await throttle.take([A]) for _ in range(2)] == [None, None]
+        postgres.kill9()
+        with pytest.raises(Unavailable) as raised:
+            await throttle.take([A])
+        assert raised.value.dependency == "database"
+        postgres.start()
+        allowed = 0
+        with anyio.fail_after(30):
+            while True:
+                try:
+                    if await throttle.take([A]) is not None:
+                        break
+                    allowed += 1
+                except Unavailable:
+                    # A pooled connection that died with the server; the next one is new.
+                    await anyio.sleep(0.01)
+        assert allowed == 1
