@@ -6,7 +6,6 @@ Owns: reading clocks, drawing randomness, calling the ports, telling the sinks. 
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -42,11 +41,11 @@ from keyturn.ports import (
     UserDirectory,
     WallClock,
 )
+from keyturn.sinks import tell
 from keyturn.tokens.device_token import DEVICE_ID_LENGTH, DeviceTokens
 from keyturn.tokens.password_policy import PasswordPolicy
 from keyturn.tokens.refresh_token import RANDOM_LENGTH, RefreshTokens
 
-_logger = logging.getLogger(__name__)
 _SESSION_ID_LENGTH = 16
 
 
@@ -117,7 +116,7 @@ class Auth:
         user = await self.users.create(address, name, await self.passwords.hash(accepted))
         if user is None:
             raise Conflict("this e-mail address is taken")
-        await self._keep(EventType.SIGNED_UP, user.id, ip=contact.ip)
+        await self._keep(EventType.SIGNED_UP, user.id, None, ip=contact.ip)
         return await self._open(user, remember, device_name, contact, cookies)
 
     async def log_in(
@@ -149,7 +148,9 @@ class Auth:
         verified = await self.passwords.verify(password_hash, password)
         if credential is None or not verified.ok or credential.user.disabled:
             data = {"ip": contact.ip, "user_agent": contact.user_agent}
-            await self._keep(EventType.SIGN_IN_REFUSED, None if credential is None else credential.user.id, **data)
+            await self._keep(
+                EventType.SIGN_IN_REFUSED, None if credential is None else credential.user.id, None, **data
+            )
             raise InvalidCredentials
         await self.throttle.give_back(limits)
         if verified.needs_rehash and password_hash is not None:
@@ -388,18 +389,10 @@ class Auth:
             )
             raise Throttled(retry_after)
 
-    async def _keep(
-        self, kind: EventType, user_id: str | None, session_id: SessionId | None = None, **data: str
-    ) -> None:
+    async def _keep(self, kind: EventType, user_id: str | None, session_id: SessionId | None, **data: str) -> None:
         event = Event(kind, self.clock(), user_id, session_id, data)
         await self.sessions.record(event)
         await self._tell(event)
 
     async def _tell(self, *events: Event) -> None:
-        for event in events:
-            for sink in self.sinks:
-                try:
-                    await sink.emit(event)
-                except Exception:
-                    # A sink is the application's: its failure must change no answer.
-                    _logger.exception("event sink failed", extra={"event_type": event.type.value})
+        await tell(self.sinks, *events)

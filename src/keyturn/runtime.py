@@ -27,6 +27,7 @@ from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool
 from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory, WallClock
 from keyturn.settings import Settings
 from keyturn.signing import Signing
+from keyturn.sinks import tell
 from keyturn.stores.engine import Clock, check_durability, normalise, open_engine, ping
 from keyturn.stores.pruning import SqlUpkeep
 from keyturn.stores.revocations import open_denylist
@@ -269,8 +270,7 @@ class Keyturn:
 
     async def _record(self, event: Event) -> None:
         await self.sessions.record(event)
-        for sink in self._sinks:
-            await sink.emit(event)
+        await tell(self._sinks, event)
 
 
 def _metrics() -> Metrics | None:
@@ -281,7 +281,7 @@ def _metrics() -> Metrics | None:
 
 
 def _password_pool(settings: Settings) -> PasswordPool:
-    imports = ImportCosts(settings.imported_bcrypt_rounds, settings.imported_pbkdf2_iterations)
+    imports = ImportCosts(settings.imported_bcrypt_rounds or 0, settings.imported_pbkdf2_iterations)
     hasher = PasswordHasher(imports=imports)
     return PasswordPool(hasher, threads=settings.login_threads, queue_limit=settings.login_queue or DEFAULT_QUEUE_LIMIT)
 

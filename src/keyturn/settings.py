@@ -118,9 +118,9 @@ class Settings(BaseSettings):
     login_threads: int | None = Field(default=None, ge=1, le=256)
     login_queue: int | None = Field(default=None, ge=1, le=10_000)
 
-    imported_bcrypt_rounds: int = Field(default=0, ge=4, le=16)
+    imported_bcrypt_rounds: int | None = Field(default=None, ge=4, le=16)
     imported_pbkdf2_iterations: int = Field(default=0, ge=0, lt=10_000_000)
-    """The costliest imported password hashes; 0: none. Every login then does that work, so that none can be told."""
+    """The costliest imported password hashes. Every login then does that work, so that none can be told."""
 
     debug: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -22,6 +22,7 @@ from keyturn.core.errors import (
     Unavailable,
 )
 from keyturn.core.events import Event, EventType
+from keyturn.sinks import tell
 from keyturn.web import answers
 from keyturn.web.config import WebConfig
 from keyturn.web.endpoints import ROUTES, Call, Route, Services
@@ -135,11 +136,7 @@ class WebApplication:
             return
         auth = self.services.auth
         data = {"why": verdict.why, "ip": request.client_address(self.config.trusted_proxies)}
-        for sink in auth.sinks:
-            try:
-                await sink.emit(Event(EventType.CSRF_REFUSED, auth.clock(), data=data))
-            except Exception:
-                _logger.exception("event sink failed", extra={"event_type": EventType.CSRF_REFUSED.value})
+        await tell(auth.sinks, Event(EventType.CSRF_REFUSED, auth.clock(), data=data))
         raise CsrfRefused
 
     def _trusted_origins(self, request: Request) -> frozenset[str]:
