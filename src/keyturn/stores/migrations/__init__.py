@@ -1,0 +1,94 @@
+"""Bring a database to the tables this version expects.
+
+Owns: the version table and running the steps in `versions/`. Must not hold: the tables as they are now (`schema.py`).
+
+Steps add what the next version needs and never take away what the last one uses, so that nodes of both can run at once.
+Alembic is imported when it is needed: a node that only serves does without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+
+from keyturn.stores.engine import Engine, create_private_file, open_engine
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+VERSION_TABLE = "keyturn_alembic_version"
+"""Not Alembic's default: the application may have migrations of its own in the same database."""
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:migrate', 0))"
+
+
+async def migrate(database: Engine | str) -> str:
+    """Bring the database to the expected level and return it; safe when several nodes start at once.
+
+    Args: database: an open engine, or a URL for which one is opened and closed.
+    Raises:
+        Unavailable: the database is at fault.
+        RuntimeError: the database is at a level this version does not know: it is older than the database.
+    """
+    if isinstance(database, str):
+        engine = open_engine(database)
+        try:
+            return await migrate(engine)
+        finally:
+            await engine.close()
+    if not database.postgres:
+        await asyncio.to_thread(create_private_file, Path(str(database.sqlalchemy.url.database)))
+    async with database.transaction() as connection:
+        if database.postgres:
+            await connection.exec_driver_sql(_LOCK)
+        await connection.run_sync(_upgrade)
+    return expected_level()
+
+
+async def current_level(engine: Engine) -> str | None:
+    """Say which level the database has; None: it was never migrated. Raises: Unavailable: the database is at fault."""
+    async with engine.autocommit() as connection:
+        return await connection.run_sync(_level)
+
+
+@cache
+def expected_level() -> str:
+    """Say which level this version expects."""
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if head is None:
+        raise RuntimeError("there are no migrations")
+    return head
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "keyturn.stores:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _level(connection: Connection) -> str | None:
+    from alembic.migration import MigrationContext
+
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.util import CommandError
+
+    config = _config()
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise RuntimeError(
+            f"the database is at level {_level(connection)}, which is unknown: upgrade Keyturn"
+        ) from error

@@ -1,0 +1,15 @@
+"""For whoever builds on Keyturn: a clock that stands still, sessions and tokens by the line, and the store's contract.
+
+Give `StoreContract` a store of your own and inherit its tests; see its docstring.
+"""
+
+from __future__ import annotations
+
+from keyturn.testing.clock import FrozenClock as FrozenClock
+from keyturn.testing.sessions import CONTACT as CONTACT
+from keyturn.testing.sessions import Holder as Holder
+from keyturn.testing.sessions import refresh_tokens as refresh_tokens
+from keyturn.testing.sessions import sign_in as sign_in
+from keyturn.testing.store_contract import StoreContract as StoreContract
+
+__all__ = ["CONTACT", "FrozenClock", "Holder", "StoreContract", "refresh_tokens", "sign_in"]
