@@ -46,13 +46,13 @@ def _postgres_dsn(url: str) -> str:
 
 
 @asynccontextmanager
-async def _connected(url: str) -> AsyncGenerator[asyncpg.Connection]:
+async def _connected(url: str, patience: float = _TIMEOUT) -> AsyncGenerator[asyncpg.Connection]:
     import asyncpg
 
     connection = await asyncpg.connect(  # type: ignore[no-untyped-call]
         _postgres_dsn(url),
         timeout=_TIMEOUT,
-        command_timeout=_TIMEOUT,
+        command_timeout=patience,
         # A pooler in front may hand out another server connection for each statement.
         statement_cache_size=0,
         server_settings={"application_name": "keyturn denylist"},
@@ -94,16 +94,18 @@ class PostgresFeed:
     under whatever was not thought of. A connection that died silently is found out by a heartbeat.
     """
 
-    def __init__(self, url: str, *, heartbeat: float = 5.0, reread: float = 60.0) -> None:
+    def __init__(self, url: str, *, heartbeat: float = 5.0, patience: float = _TIMEOUT, reread: float = 60.0) -> None:
         """Set up.
 
         Args:
             url: of the database, with or without `+asyncpg`.
             heartbeat: seconds of silence after which the connection is tried.
+            patience: seconds in which the database has to answer.
             reread: seconds between two readings of the whole table.
         """
         self._url = url
         self._heartbeat = heartbeat
+        self._patience = patience
         self._reread = reread
 
     async def __call__(self) -> AsyncGenerator[Collection[Entry]]:
@@ -116,7 +118,7 @@ class PostgresFeed:
         def ended(_connection: object) -> None:
             inbox.put_nowait(None)
 
-        async with _connected(self._url) as connection:
+        async with _connected(self._url, self._patience) as connection:
             connection.add_termination_listener(ended)  # type: ignore[no-untyped-call]
             await connection.add_listener(CHANNEL, heard)  # type: ignore[no-untyped-call]
             reread_at = 0.0

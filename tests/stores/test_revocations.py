@@ -1,0 +1,482 @@
+"""The denylist: what one node revokes every node refuses, through outages and restarts of everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import asynccontextmanager
+
+import anyio
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyturn.core.errors import Unavailable
+from keyturn.ports import Denylist
+from keyturn.stores.engine import AsyncConnection, Engine
+from keyturn.stores.feeds import PollingFeed, PostgresFeed
+from keyturn.stores.redis import CHANNEL, ENTRIES, RedisFeed, connect, publish
+from keyturn.stores.revocations import (
+    LONGEST,
+    PAYLOAD_LIMIT,
+    Entry,
+    MemoryDenylist,
+    decode,
+    encode,
+    open_denylist,
+)
+from keyturn.stores.revoking import Denied, deny_ids, notices
+from tests.services import PostgresServer, RedisServer
+from tests.stores.support import eventually, open_database
+
+pytestmark = pytest.mark.anyio
+
+LIFETIME = 600.0
+
+
+async def revoke(engine: Engine, *ids: str, lifetime: float = LIFETIME) -> Collection[Denied]:
+    """Revoke ids as another node does: in a committed transaction, with its notice."""
+
+    async def work(connection: AsyncConnection) -> Collection[Denied]:
+        now = await engine.read_now(connection)
+        return await deny_ids(connection, ids, now, now + lifetime)
+
+    return await engine.run(work)
+
+
+@asynccontextmanager
+async def following(denylist: MemoryDenylist) -> AsyncGenerator[MemoryDenylist]:
+    """Start a denylist and close it."""
+    try:
+        await denylist.start()
+        yield denylist
+    finally:
+        await denylist.close()
+
+
+@pytest.fixture(params=["sqlite", "polling", "listen"])
+async def feed_url(request: pytest.FixtureRequest) -> tuple[str, Callable[[], MemoryDenylist]]:
+    """Each way of following the table: its URL, and what makes a node's denylist."""
+    kind: str = request.param
+    url: str = request.getfixturevalue("sqlite_database_url" if kind == "sqlite" else "postgres_url")
+    async with open_database(url):
+        pass
+    return url, lambda: open_denylist(url, listen=kind == "listen", interval=0.02)
+
+
+# -- the text form
+
+
+ENTRIES_OF_OURS = st.lists(
+    st.tuples(st.from_regex(r"\A[A-Za-z0-9_-]{1,128}\Z"), st.integers(0, 4_000_000_000_000).map(lambda n: n / 1000))
+)
+
+
+@given(ENTRIES_OF_OURS)
+def test_messages_round_trip(entries: list[Entry]) -> None:
+    """What is encoded is decoded, in messages that PostgreSQL takes."""
+    messages = list(encode(entries))
+    assert all(len(message.encode()) <= PAYLOAD_LIMIT for message in messages)
+    assert [entry for message in messages for entry in decode(message)] == entries
+
+
+@given(st.binary() | st.text())
+def test_message_of_anything(message: bytes | str) -> None:
+    """Whatever arrives on a channel is entries or nothing, never an error."""
+    for item, expires_at in decode(message):
+        assert item.isascii()
+        assert abs(expires_at) < float("inf")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "id",
+        "id ",
+        "id nan",
+        "id inf",
+        "id 1e999",
+        "a b 3",
+        "../x 3",
+        "id\x00 3",
+        " 3",
+        "x" * 129 + " 3",
+        "\udc80 3",
+    ],
+)
+def test_line_that_is_garbage(line: str) -> None:
+    """A bad line is left out and its neighbours are not."""
+    assert decode(f"good 1.5\n{line}\nalso 2.5") == [("good", 1.5), ("also", 2.5)]
+
+
+def test_notices_of_the_session_store() -> None:
+    """The denylist reads what the session store writes, to the last entry."""
+    entries = [Denied(f"{number:032x}", 1_800_000_000.123456 + number) for number in range(1000)]
+    assert [entry for notice in notices(entries) for entry in decode(notice)] == entries
+
+
+# -- the set
+
+
+async def test_denies_by_session_and_by_token() -> None:
+    """A token is denied by its session or by its own id, and by nothing else."""
+    denylist = MemoryDenylist()
+    port: Denylist = denylist
+    denylist.add([("aa" * 16, time.time() + 60), ("token-1", time.time() + 60)])
+    assert denylist.denies("aa" * 16, "token-2")
+    assert denylist.denies("bb" * 16, "token-1")
+    assert not denylist.denies("bb" * 16, "token-2")
+    assert "token-1" in port
+    assert "" not in port
+    assert None not in port
+
+
+async def test_entries_leave_when_they_expire() -> None:
+    """The set is bounded: what has expired goes, later expiry wins, and earlier never shortens."""
+    now = 1000.0
+    denylist = MemoryDenylist(clock=lambda: now)
+    denylist.add([("a", 1010.0), ("b", 1010.0), ("b", 1020.0), ("c", 1030.0), ("c", 1010.0), ("old", 999.0)])
+    assert len(denylist) == 3
+    now = 1010.0
+    denylist.add(())
+    assert [item for item, _ in denylist.known()] == ["b", "c"]
+    now = 1030.0
+    denylist.add(())
+    assert len(denylist) == 0
+    assert not denylist._queue
+
+
+async def test_entry_for_ever() -> None:
+    """An entry lasts a day at most, whoever sent it."""
+    now = 1000.0
+    denylist = MemoryDenylist(clock=lambda: now)
+    denylist.add([("a", 9e15)])
+    now += LONGEST
+    denylist.add(())
+    assert "a" not in denylist
+
+
+async def test_single_process() -> None:
+    """Without a feed the denylist is that of one process: current once started."""
+    denylist = MemoryDenylist()
+    assert not denylist.is_current()
+    await denylist.start()
+    assert denylist.is_current()
+    await denylist.close()
+    assert not denylist.is_current()
+
+
+def test_url_of_another_kind() -> None:
+    """An unknown URL is refused without its password being repeated."""
+    with pytest.raises(ValueError, match="mysql") as raised:
+        open_denylist("mysql://user:secret@host/db")
+    assert "secret" not in str(raised.value)
+
+
+def test_what_a_verifying_service_loads() -> None:
+    """The denylist needs neither SQLAlchemy nor a driver to be imported."""
+    program = (
+        "import sys, keyturn.stores.revocations; print([m for m in ('sqlalchemy', 'asyncpg', 'redis', 'aiosqlite')"
+    )
+    done = subprocess.run([sys.executable, "-c", f"{program} if m in sys.modules])"], capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
+
+
+# -- following the table
+
+
+async def test_late_joiner_knows_everything(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+    """A node that starts after a revocation denies it from its first request; what has expired is not loaded."""
+    url, make = feed_url
+    async with open_database(url) as engine:
+        await revoke(engine, "early", "token-1")
+        await revoke(engine, "over", lifetime=-1.0)
+        async with following(make()) as denylist:
+            assert denylist.is_current()
+            assert denylist.denies("early", "")
+            assert denylist.denies("", "token-1")
+            assert not denylist.denies("over", "other")
+
+
+async def test_revocation_reaches_the_other_nodes(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+    """What one node commits arrives at two others, many at once too."""
+    url, make = feed_url
+    ids = [f"{number:032x}" for number in range(500)]
+    async with open_database(url) as engine, following(make()) as one, following(make()) as other:
+        await revoke(engine, "first")
+        await eventually(lambda: "first" in one and "first" in other)
+        await revoke(engine, *ids)
+        await eventually(lambda: all(each in one and each in other for each in ids))
+
+
+async def test_revocation_that_is_rolled_back(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+    """What was not committed denies nobody."""
+    url, make = feed_url
+    async with open_database(url) as engine, following(make()) as denylist:
+
+        async def fail(connection: AsyncConnection) -> None:
+            await deny_ids(connection, ["undone"], 0.0, time.time() + LIFETIME)
+            raise KeyError
+
+        with pytest.raises(KeyError):
+            await engine.run(fail)
+        await revoke(engine, "done")
+        await eventually(lambda: "done" in denylist)
+        assert "undone" not in denylist
+
+
+async def test_start_twice_and_again_after_close(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+    """Starting twice follows once; a closed denylist keeps what it knows and can be started again."""
+    url, make = feed_url
+    async with open_database(url) as engine:
+        denylist = make()
+        await denylist.start()
+        await denylist.start()
+        assert len(denylist._tasks) == 1
+        await revoke(engine, "first")
+        await eventually(lambda: "first" in denylist)
+        await denylist.close()
+        assert "first" in denylist
+        await revoke(engine, "second")
+        async with following(denylist):
+            assert "second" in denylist
+
+
+async def test_database_that_is_not_there(tmp_path: object) -> None:
+    """A node that cannot load says so, and makes no empty file to take for a database."""
+    path = f"{tmp_path}/missing.db"
+    denylist = MemoryDenylist(PollingFeed(f"sqlite:///{path}"), start_timeout=0.3)
+    try:
+        with pytest.raises(Unavailable) as raised:
+            await denylist.start()
+        assert raised.value.dependency == "denylist"
+        assert not denylist.is_current()
+        assert not await anyio.Path(path).exists()
+        async with open_database(f"sqlite:///{path}") as engine:
+            await revoke(engine, "early")
+            await eventually(denylist.is_current)
+            assert "early" in denylist
+    finally:
+        await denylist.close()
+
+
+async def test_row_that_was_committed_late(sqlite_database_url: str) -> None:
+    """A row stamped long before it was committed is found when the whole table is read again."""
+    async with open_database(sqlite_database_url) as engine:
+        feed = PollingFeed(sqlite_database_url, interval=0.01, overlap=1.0, reread=0.2)
+        await revoke(engine, "recent")
+        async with following(MemoryDenylist(feed)) as denylist:
+            async with engine.transaction() as connection:
+                now = await engine.read_now(connection)
+                await deny_ids(connection, ["late"], now - 300, now + LIFETIME)
+            await eventually(lambda: "late" in denylist)
+
+
+async def test_notice_that_never_came(postgres_url: str) -> None:
+    """A row without a notice is found by the slow reading: NOTIFY is the fast way, not the only one."""
+    async with open_database(postgres_url) as engine:
+        feed = PostgresFeed(postgres_url, heartbeat=0.05, reread=0.2)
+        async with following(MemoryDenylist(feed)) as denylist, engine.transaction() as connection:
+            now = await engine.read_now(connection)
+            await connection.exec_driver_sql(
+                "INSERT INTO keyturn_denylist (id, created_at, expires_at) VALUES ('silent', $1, $2)", (now, now + 60)
+            )
+            await connection.commit()
+            await eventually(lambda: "silent" in denylist)
+
+
+async def test_garbage_on_the_channel(postgres: PostgresServer, postgres_url: str) -> None:
+    """A notice that is not ours is passed over, and the connection stays."""
+    async with open_database(postgres_url) as engine, following(open_denylist(postgres_url)) as denylist:
+        database = postgres_url.rpartition("/")[2]
+        postgres.execute("SELECT pg_notify('keyturn_denylist', 'garbage' || chr(10) || '../.. nan')", database)
+        postgres.execute("SELECT pg_notify('keyturn_denylist', '')", database)
+        await revoke(engine, "good")
+        await eventually(lambda: "good" in denylist)
+        assert denylist.is_current()
+        assert len(denylist) == 1
+
+
+async def test_postgresql_ends_the_connection(postgres: PostgresServer, postgres_url: str) -> None:
+    """A connection that an administrator ends is made anew, and what was revoked in between is there."""
+    async with open_database(postgres_url) as engine, following(open_denylist(postgres_url)) as denylist:
+        for round_ in range(3):
+            postgres.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyturn denylist'"
+            )
+            await revoke(engine, f"round-{round_}")
+            await eventually(lambda each=f"round-{round_}": each in denylist)  # type: ignore[misc]
+        await eventually(denylist.is_current)
+
+
+async def test_postgresql_that_hangs(postgres: PostgresServer, postgres_url: str) -> None:
+    """A database that keeps the connection and says nothing is found out by the heartbeat."""
+    async with open_database(postgres_url):
+        pass
+    feed = PostgresFeed(postgres_url, heartbeat=0.1, patience=0.3)
+    async with following(MemoryDenylist(feed)) as denylist:
+        assert postgres._process is not None
+        frozen = psutil.Process(postgres._process.pid).children()
+        for process in frozen:
+            process.suspend()
+        try:
+            await eventually(lambda: not denylist.is_current())
+        finally:
+            for process in frozen:
+                process.resume()
+        await eventually(denylist.is_current)
+
+
+@pytest.mark.parametrize("listen", [True, False])
+async def test_postgresql_killed(postgres: PostgresServer, postgres_url: str, listen: bool) -> None:
+    """Kill -9 of the database: what is known stays denied, the fault shows, and after the restart all goes on."""
+    async with open_database(postgres_url) as engine:
+        async with following(open_denylist(postgres_url, listen=listen, interval=0.02)) as denylist:
+            await revoke(engine, "before")
+            await eventually(lambda: "before" in denylist)
+            postgres.kill9()
+            await eventually(lambda: not denylist.is_current())
+            assert "before" in denylist
+            postgres.start()
+            await revoke_when_back(engine, "after")
+            await eventually(lambda: "after" in denylist)
+            await eventually(denylist.is_current)
+        # Every node restarted too: what was acknowledged before the kill is still denied.
+        async with following(open_denylist(postgres_url, listen=listen)) as restarted:
+            assert "before" in restarted
+            assert "after" in restarted
+
+
+async def revoke_when_back(engine: Engine, item: str) -> None:
+    """Revoke as soon as the database takes it: pooled connections died with it."""
+    with anyio.fail_after(30):
+        while True:
+            try:
+                await revoke(engine, item)
+            except Unavailable:
+                await anyio.sleep(0.01)
+            else:
+                return
+
+
+# -- Redis
+
+
+async def test_service_with_redis_alone(redis_url: str) -> None:
+    """A service that has only Redis knows what was published before it came, and hears what comes."""
+    async with connect(redis_url) as redis:
+        await publish(redis, [("early", time.time() + 60), ("over", time.time() - 120)])
+        async with following(open_denylist(redis_url)) as denylist:
+            assert denylist.is_current()
+            assert "early" in denylist
+            assert "over" not in denylist
+            await publish(redis, [("live", time.time() + 60)])
+            await eventually(lambda: "live" in denylist)
+        assert 0 < await redis.ttl(ENTRIES) <= LONGEST + 60
+
+
+async def test_node_with_a_database_announces(redis_url: str, database_url: str) -> None:
+    """What a node with a database revokes reaches a service with Redis alone; what it had missed, too."""
+    async with open_database(database_url) as engine:
+        await revoke(engine, "early")
+        async with following(open_denylist(redis_url)) as service:
+            assert "early" not in service
+            async with following(open_denylist(database_url, redis_url=redis_url, interval=0.02)) as node:
+                await eventually(lambda: "early" in service)
+                node.add(await revoke(engine, "live"))
+                assert "live" in node
+                await eventually(lambda: "live" in service)
+
+
+async def test_redis_killed(redis_server: RedisServer, redis_url: str) -> None:
+    """Kill -9 of Redis: what is known stays denied, the fault shows, and after the restart all goes on."""
+    async with following(open_denylist(redis_url)) as denylist:
+        async with connect(redis_url) as redis:
+            await publish(redis, [("before", time.time() + 60)])
+        await eventually(lambda: "before" in denylist)
+        redis_server.kill9()
+        await eventually(lambda: not denylist.is_current())
+        assert "before" in denylist
+        redis_server.start()
+        await eventually(denylist.is_current)
+        async with connect(redis_url) as redis:
+            await publish(redis, [("after", time.time() + 60)])
+        await eventually(lambda: "after" in denylist)
+        async with following(open_denylist(redis_url)) as restarted:
+            assert "before" in restarted
+            assert "after" in restarted
+
+
+async def test_redis_that_forgot(redis_server: RedisServer, redis_url: str, sqlite_database_url: str) -> None:
+    """A Redis that comes back empty is filled again by a node that has the database."""
+    async with open_database(sqlite_database_url) as engine:
+        await revoke(engine, "kept")
+        async with following(open_denylist(sqlite_database_url, redis_url=redis_url)) as node:
+            redis_server.kill9()
+            # What is revoked while Redis is away is announced when it is back.
+            node.add(await revoke(engine, "meanwhile"))
+            assert node.is_current()
+            redis_server.start()
+            redis_server.flush()
+            async with following(open_denylist(redis_url)) as service:
+                await eventually(lambda: "kept" in service and "meanwhile" in service)
+
+
+async def test_redis_in_the_hands_of_an_attacker(redis_url: str, sqlite_database_url: str) -> None:
+    """Garbage is passed over, and no message or deletion takes back a revocation."""
+    async with open_database(sqlite_database_url) as engine:
+        await revoke(engine, "revoked")
+        async with (
+            following(open_denylist(sqlite_database_url, redis_url=redis_url)) as node,
+            following(open_denylist(redis_url)) as service,
+            connect(redis_url) as redis,
+        ):
+            await eventually(lambda: "revoked" in service)
+            await redis.delete(ENTRIES)
+            for message in (
+                b"",
+                b"\xff\xfe",
+                b"revoked 0",
+                b"revoked -1e9",
+                b"revoked nan",
+                b"DEL revoked",
+                b"x" * 10**6,
+            ):
+                await redis.publish(CHANNEL, message)
+            await redis.publish(CHANNEL, b"denied 4000000000")
+            await eventually(lambda: "denied" in service and "denied" in node)
+            assert "revoked" in node
+            assert "revoked" in service
+            assert node.is_current()
+
+
+async def test_redis_with_another_type_under_the_key(redis_url: str) -> None:
+    """A key that is no sorted set is a fault that shows, not an empty list."""
+    async with connect(redis_url) as redis:
+        await redis.set(ENTRIES, "nonsense")
+        denylist = MemoryDenylist(RedisFeed(redis_url), start_timeout=0.5)
+        try:
+            with pytest.raises(Unavailable):
+                await denylist.start()
+            assert not denylist.is_current()
+            with pytest.raises(Unavailable):
+                await publish(redis, [("x", time.time() + 60)])
+        finally:
+            await denylist.close()
+
+
+async def test_redis_that_hangs(redis_server: RedisServer, redis_url: str) -> None:
+    """A Redis that takes connections and says nothing is found out by the heartbeat."""
+    feed = RedisFeed(redis_url, heartbeat=0.1)
+    async with following(MemoryDenylist(feed)) as denylist:
+        assert redis_server._process is not None
+        subprocess.run(["kill", "-STOP", str(redis_server._process.pid)], check=True)
+        try:
+            await eventually(lambda: not denylist.is_current())
+        finally:
+            subprocess.run(["kill", "-CONT", str(redis_server._process.pid)], check=True)
+        await eventually(denylist.is_current)
