@@ -5,8 +5,7 @@ Owns: gathering the findings of the settings and of what they point to. Must not
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -143,7 +142,7 @@ async def _redis(settings: Settings) -> list[Finding]:
         return [Finding("redis_url_malformed", "KEYTURN_REDIS_URL must look like redis://host:6379/0", fatal=True)]
     try:
         with faults():
-            await cast("Awaitable[bool]", client.ping())
+            await client.ping()
     except Unavailable as error:
         return [Finding("redis_unavailable", f"Redis does not answer ({type(error.__cause__).__name__})", fatal=True)]
     finally:

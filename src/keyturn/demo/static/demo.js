@@ -120,7 +120,7 @@
     $('devices').replaceChildren(...data.sessions.map((session) => {
       const name = element('span', '', session.device_name ? `${session.device_name} (${session.device})` : session.device)
       if (session.current) name.append(' ', element('span', 'tag good', 'this device'))
-      name.append(element('small', '', `${session.ip} · since ${new Date(session.created_at * 1000).toLocaleString()}`))
+      name.append(element('small', '', `${session.ip} · since ${new Date(session.created_at).toLocaleString()}`))
       const end = element('button', '', 'End')
       end.setAttribute('aria-label', `End the session on ${session.device}${session.current ? ', this device' : ''}`)
       end.addEventListener('click', () => busy(end, async () => {
