@@ -25,11 +25,13 @@ from pathlib import Path
 import psutil
 
 PREFIX = "keyturn-test-"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 START_ATTEMPTS = 5
 INSTALL_HINT = (
-    "on Debian or Ubuntu: apt-get install postgresql redis-server (no running service is needed, only the programs)"
+    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium "
+    "(no running service is needed, only the programs)"
 )
 
 
@@ -357,11 +359,11 @@ def sqlite_url(directory: Path) -> str:
 def main() -> int:
     """Check that every program is installed; print what is missing and return 1 if one is not."""
     try:
-        for names in (("initdb",), ("postgres",), ("psql",), ("redis-server", "valkey-server")):
+        for names in (("initdb",), ("postgres",), ("psql",), ("redis-server", "valkey-server"), BROWSERS):
             find_program(*names)
         service_account()
     except ServiceError as error:
-        sys.stderr.write(f"The tests need PostgreSQL and Redis: {error}\n")
+        sys.stderr.write(f"The tests need PostgreSQL, Redis and Chromium: {error}\n")
         return 1
     return 0
 

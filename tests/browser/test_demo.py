@@ -11,6 +11,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import WIDTHS, visiting
 
+# Needs a program of the system, as the tests with databases do.
+pytestmark = pytest.mark.services
+
 EMAIL = "ada@example.com"
 PASSWORD = "violet otters juggle quietly"
 OTHER_PASSWORD = "seven green lanterns hum"

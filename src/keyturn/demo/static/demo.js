@@ -40,7 +40,7 @@
     const shown = data && data.access_token ? { ...data, access_token: `${data.access_token.slice(0, 12)}… (shortened here)` } : data
     const line = element('li', '', clock(Date.now() / 1000), ` ${method} ${path} `,
       element('span', `tag ${status >= 200 && status < 300 ? 'good' : 'bad'}`, String(status || 'no answer')))
-    if (shown) line.append(element('br'), element('code', '', JSON.stringify(shown, null, 1)))
+    if (shown) line.append(element('br'), element('code', '', JSON.stringify(shown).replaceAll(/([{,])"/g, '$1 "')))
     $('answers').prepend(line)
     while ($('answers').children.length > 40) $('answers').lastChild.remove()
   }
@@ -68,7 +68,14 @@
     $('ended').textContent = reason ? `${reasons[reason] || 'The session has ended.'} (${reason})` : ''
     show(false)
   }
-  function show(signedIn) { $('session').hidden = !signedIn; $('anonymous').hidden = signedIn }
+  function show(signedIn) {
+    // Whoever works by keyboard goes on where the page goes on.
+    const leaving = $(signedIn ? 'anonymous' : 'session')
+    const move = leaving.contains(document.activeElement)
+    $('session').hidden = !signedIn
+    $('anonymous').hidden = signedIn
+    if (move) (signedIn ? $('refresh') : $('credentials').elements.email).focus()
+  }
 
   function refresh() {
     flight ??= (async () => {
