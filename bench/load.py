@@ -1,0 +1,291 @@
+"""The load: many browsers on few connections, as cheap as Python allows, in a process of its own.
+
+Owns: requests as bytes, who presents which cookie when, counting answers. Must not hold: what a figure means (the
+benchmarks), how a server is started (`subjects.py`).
+
+A jar is one browser's refresh cookie. Each connection owns many jars and goes through them in turn, so that a jar comes
+back only when its token is ripe: the load is closed (a connection sends its next request when it has its answer), yet
+every refresh is a `confirm`. Commands come as JSON lines on standard input, results go out as JSON lines:
+
+    {"load": "jars", "file": "…"}
+    {"run": [{"kind": "refresh", "port": 1, "jars": "jars", "connections": 64}], "seconds": 5, "warm_up": 1}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from functools import partial
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import uvloop
+
+ORIGIN: Final = "https://auth.example.com"
+RIPE_AFTER: Final = 2.1
+"""Seconds after which a token is older than the settle time of 1 s: its time of issue is rounded up to whole seconds."""
+REQUEST_TIME: Final = 15.0
+"""Seconds after which a request without an answer counts as failed."""
+
+_COMMON: Final = (
+    "Host: auth.example.com\r\n"
+    "User-Agent: Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n"
+    "Accept: */*\r\nAccept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\n"
+    f"Origin: {ORIGIN}\r\nSec-Fetch-Dest: empty\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Site: same-origin\r\n"
+    "X-Keyturn: 1\r\nContent-Type: application/json\r\n"
+)
+_REFRESH_BODY: Final = b'{"idle_seconds":4}'
+_REFRESH_HEAD: Final = (
+    f"POST /auth/refresh HTTP/1.1\r\n{_COMMON}Content-Length: {len(_REFRESH_BODY)}\r\n"
+    "Cookie: kt_hint=1; __Host-kt_refresh="
+).encode()
+_REFRESH_TAIL: Final = b"\r\n\r\n" + _REFRESH_BODY
+_SET_COOKIE: Final = b"set-cookie: __Host-kt_refresh="
+_LENGTH: Final = b"content-length: "
+
+Jar = list[Any]
+"""[the token, the time (of `perf_counter`, as everywhere here) from which it may be presented]."""
+
+
+class Tally:
+    """What one group of connections saw.
+
+    Args:
+        start: the time from which answers count for the rate and the times.
+        end: until when; afterwards no request is sent.
+    """
+
+    def __init__(self, start: float, end: float) -> None:
+        self.start = start
+        self.end = end
+        self.answered = 0
+        """Every good answer of the run, also before the start and after the end."""
+        self.times: list[float] = []
+        self.refused: Counter[str] = Counter()
+        self.waits = 0
+        """How often a connection had no ripe jar: then the load is not what it should be."""
+
+    def answer(self, sent_at: float, now: float) -> None:
+        self.answered += 1
+        if self.start <= now < self.end:
+            self.times.append(now - sent_at)
+
+    def result(self) -> dict[str, object]:
+        times = sorted(self.times) or [0.0]
+        return {
+            "answered": self.answered,
+            "rate": len(self.times) / (self.end - self.start),
+            "p50": times[len(times) // 2],
+            "p99": times[min(len(times) - 1, int(len(times) * 0.99))],
+            "max": times[-1],
+            "measured": len(self.times),
+            "refused": dict(self.refused),
+            "waits": self.waits,
+        }
+
+
+class Connection(asyncio.Protocol, ABC):
+    """One keep-alive connection with at most one request under way.
+
+    Args:
+        pause: seconds between an answer and the next request.
+    """
+
+    def __init__(self, tally: Tally, pause: float) -> None:
+        self.tally = tally
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pause = pause
+        self._sent_at = 0.0
+        self._received = b""
+        self._transport: Any = None
+
+    @abstractmethod
+    def send(self) -> None:
+        """Send the next request, or arrange that it is sent later."""
+
+    @abstractmethod
+    def take(self, answer: bytes, now: float) -> float:
+        """Take a whole answer; return for how long to wait before the next request."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = transport
+        self.send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count a connection that the server closed."""
+        if not self.done.done():
+            self.tally.refused["connection lost"] += 1
+            self.done.set_result(None)
+
+    def write(self, request: bytes) -> None:
+        self._sent_at = perf_counter()
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        """Take an answer when it is complete, and go on."""
+        if self._received:
+            data = self._received + data
+        end = data.find(b"\r\n\r\n")
+        at = data.find(_LENGTH, 0, end)
+        if end < 0 or (at >= 0 and len(data) < end + 4 + int(data[at + len(_LENGTH) : data.index(b"\r", at)])):
+            self._received = data
+            return
+        self._received = b""
+        now = perf_counter()
+        wait = max(self.take(data, now), self._pause)
+        if wait:
+            asyncio.get_running_loop().call_later(wait, self.go_on)
+        else:
+            self.go_on()
+
+    def go_on(self) -> None:
+        if self.done.done():
+            return
+        if perf_counter() < self.tally.end:
+            self.send()
+            return
+        self.done.set_result(None)
+        self._transport.close()
+
+
+class Refreshing(Connection):
+    """Present one jar after the other."""
+
+    def __init__(self, tally: Tally, group: dict[str, Any], jars: deque[Jar]) -> None:
+        super().__init__(tally, group.get("pause", 0.0))
+        self._jars = jars
+        self._ripe_after = group.get("ripe_after", RIPE_AFTER)
+
+    def send(self) -> None:
+        """Present the jar that has rested longest, once it is ripe."""
+        wait = self._jars[0][1] - perf_counter()
+        if wait > 0:
+            self.tally.waits += 1
+            asyncio.get_running_loop().call_later(wait, self.go_on)
+            return
+        self.write(b"%b%b%b" % (_REFRESH_HEAD, self._jars[0][0], _REFRESH_TAIL))
+
+    def take(self, answer: bytes, now: float) -> float:
+        """Put the new cookie into the jar; an answer without one is no `confirm`."""
+        jar = self._jars.popleft()
+        status, at = answer[9:12], answer.find(_SET_COOKIE)
+        if status == b"200" and at >= 0:
+            self.tally.answer(self._sent_at, now)
+            jar[0] = answer[at + len(_SET_COOKIE) : answer.index(b";", at)]
+        else:
+            self.tally.refused[f"{status.decode()}{'' if at >= 0 else ' without a cookie'}"] += 1
+        jar[1] = now + self._ripe_after
+        self._jars.append(jar)
+        return 0.0
+
+
+class LoggingIn(Connection):
+    """Log in as one user after the other, each connection from an address of its own; come back later when told to."""
+
+    numbers = count(1)
+
+    def __init__(self, tally: Tally, group: dict[str, Any], logins: deque[bytes]) -> None:
+        super().__init__(tally, group.get("pause", 0.0))
+        number = next(self.numbers)
+        self._address = f"198.18.{number >> 8 & 255}.{number & 255}"
+        self._logins = logins
+
+    def send(self) -> None:
+        """Send the password of the user whose turn it is."""
+        body = self._logins[0]
+        self._logins.rotate(-1)
+        self.write(
+            f"POST /auth/login HTTP/1.1\r\n{_COMMON}X-Forwarded-For: {self._address}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+
+    def take(self, answer: bytes, now: float) -> float:
+        """Count a login; a full queue says when to come back."""
+        status = answer[9:12].decode()
+        if status == "200":
+            self.tally.answer(self._sent_at, now)
+            return 0.0
+        self.tally.refused[status] += 1
+        at = answer.find(b"retry-after: ")
+        return float(answer[at + 13 : answer.index(b"\r", at)]) if at >= 0 else 0.0
+
+
+_KINDS: Final[dict[str, type[Refreshing] | type[LoggingIn]]] = {"refresh": Refreshing, "login": LoggingIn}
+
+
+def _same(connection: Connection) -> Connection:
+    return connection
+
+
+class Load:
+    """Run what the commands say."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[bytes]] = {}
+        self._jars: dict[str, deque[Jar]] = {}
+
+    def load(self, name: str, file: str) -> dict[str, object]:
+        """Read a file with one token, or one login, in each line."""
+        lines = Path(file).read_bytes().splitlines()
+        self._files[name] = lines
+        self._jars[name] = deque([line, 0.0] for line in lines)
+        return {"loaded": len(lines)}
+
+    async def run(self, groups: list[dict[str, Any]], seconds: float, warm_up: float) -> list[dict[str, object]]:
+        """Run groups of connections at the same time, each against its server."""
+        start = perf_counter() + warm_up
+        runs = [(Tally(start, start + seconds), group) for group in groups]
+        connections = [connection for tally, group in runs for connection in await self._connect(tally, group)]
+        _, late = await asyncio.wait([each.done for each in connections], timeout=warm_up + seconds + REQUEST_TIME)
+        for connection in connections:
+            if connection.done in late:
+                connection.tally.refused["no answer"] += 1
+                connection.done.cancel()
+        self._gather_jars(groups)
+        return [tally.result() for tally, _ in runs]
+
+    async def _connect(self, tally: Tally, group: dict[str, Any]) -> list[Connection]:
+        name, number = group["jars"], group["connections"]
+        made: list[Connection] = []
+        shares: list[deque[Any]] = [deque() for _ in range(number)]
+        items: Any = self._jars[name] if group["kind"] == "refresh" else self._files[name]
+        for index, item in enumerate(items):
+            shares[index % number].append(item)
+        for index, share in enumerate(shares):
+            # With a pause, the connections take turns instead of all sending at once.
+            await asyncio.sleep(group.get("pause", 0.0) / number if index else 0.0)
+            connection = _KINDS[group["kind"]](tally, group, share)
+            await asyncio.get_running_loop().create_connection(partial(_same, connection), "127.0.0.1", group["port"])
+            made.append(connection)
+        return made
+
+    def _gather_jars(self, groups: list[dict[str, Any]]) -> None:
+        """Bring the jars back in the order in which they ripen."""
+        for group in groups:
+            if group["kind"] == "refresh":
+                self._jars[group["jars"]] = deque(sorted(self._jars[group["jars"]], key=lambda jar: float(jar[1])))
+
+
+async def serve_commands() -> None:
+    """Do one command after the other until standard input ends."""
+    load = Load()
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        command = json.loads(line)
+        if "load" in command:
+            result: object = load.load(command["load"], command["file"])
+        else:
+            result = await load.run(command["run"], command["seconds"], command["warm_up"])
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_commands())
