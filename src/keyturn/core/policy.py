@@ -16,10 +16,14 @@ from keyturn.core.errors import UnsafePolicy
 HOUR = 3600.0
 DAY = 24 * HOUR
 
-REQUEST_LIMIT = 15.0
+REQUEST_LIMIT = 10.0
 """L: seconds after which a refresh is given up, by the client, by proxies and by render servers."""
 CRASH_LOSS = 30.0
 """F: seconds of cookie writes that a crashing browser may lose (Chromium commits its jar every 30 s)."""
+SETTLE_FLOOR = 3 * REQUEST_LIMIT + CRASH_LOSS
+"""Seconds: L for a child's answer, L for a sibling's, F for a crash between them, L for a request that outlives it."""
+TAIL_FLOOR = 1.5 * REQUEST_LIMIT
+"""Seconds: L for a straggler with the parent, and half of it again where S is the only other margin."""
 
 
 class Rotation(StrEnum):
@@ -72,7 +76,7 @@ class Policy:
 
     rotation: Rotation = _number(Rotation.CONFIRMED, "No false logout and no silent reuse at once.", "rotation")
     settle_time: float = _number(60.0, "A child younger than this never confirms: racing tabs converge.", "rotation: S")
-    tail_time: float = _number(15.0, "A straggler carries the parent at most L after the confirm.", "rotation: tail")
+    tail_time: float = _number(15.0, "A straggler may carry the parent for L after the confirm.", "rotation: tail")
     access_lifetime: float = _number(600.0, "How long a copied access token works at most.", "RFC 9700 2.2.2; 5-15 min")
     ssr_lifetime: float = _number(60.0, "A server-side render needs one page's worth of time.", "rotation: SSR")
     clock_leeway: float = _number(5.0, "Verifying services' clocks differ a little.", "RFC 7519 4.1.4")
@@ -136,41 +140,23 @@ class Policy:
 
     def _inequalities(self) -> Iterator[tuple[bool, str, str]]:
         if not self.strict:
-            settle, need = (self.settle_time, max(3 * REQUEST_LIMIT, 2 * REQUEST_LIMIT + CRASH_LOSS))
-            yield (
-                settle < need,
-                "settle_too_short",
-                f"settle_time {settle:g} s must be at least {need:g} s (3L, 2L+F)",
-            )
-            tail = self.tail_time
-            yield (
-                tail < REQUEST_LIMIT,
-                "tail_too_short",
-                f"tail_time {tail:g} s must be at least L = {REQUEST_LIMIT:g} s",
-            )
+            settle, tail, access = self.settle_time, self.tail_time, self.access_lifetime
+            short = f"settle_time {settle:g} s must be at least 3L + F = {SETTLE_FLOOR:g} s"
+            yield (settle < SETTLE_FLOOR, "settle_too_short", short)
+            yield (tail < TAIL_FLOOR, "tail_too_short", f"tail_time {tail:g} s must be at least {TAIL_FLOOR:g} s")
             yield (tail >= settle, "tail_too_long", f"tail_time {tail:g} s must stay under settle_time {settle:g} s")
-            access = self.access_lifetime
-            yield (
-                access < 2 * settle,
-                "access_too_short",
-                f"access_lifetime {access:g} s must be at least 2 settle_time",
-            )
+            need = f"access_lifetime {access:g} s must be at least 2 settle_time"
+            yield (access < 2 * settle, "access_too_short", need)
         yield (self.access_lifetime > HOUR, "access_too_long", "access_lifetime must be at most 3600 s")
         yield (self.ssr_lifetime > self.access_lifetime, "ssr_too_long", "ssr_lifetime must not exceed access_lifetime")
         yield (self.remembered_absolute_lifetime > 30 * DAY, "absolute_too_long", "no session may outlive 30 days")
-        yield (
-            self.absolute_lifetime > DAY,
-            "absolute_too_long",
-            "a session nobody asked to remember lasts at most 24 h",
-        )
+        text = "a session nobody asked to remember lasts at most 24 h"
+        yield (self.absolute_lifetime > DAY, "absolute_too_long", text)
         for kind, remember in (("", False), ("remembered_", True)):
             idle, life = (self.inactivity_for(remember=remember), self.absolute_for(remember=remember))
             name = f"{kind}inactivity_timeout"
-            yield (
-                idle > life,
-                "inactivity_too_long",
-                f"{name} {idle:g} s must not exceed the absolute lifetime {life:g} s",
-            )
+            text = f"{name} {idle:g} s must not exceed the absolute lifetime {life:g} s"
+            yield (idle > life, "inactivity_too_long", text)
             # A person is reported active once per refresh: a shorter timeout would end sessions in active use.
             too_short = idle < 2 * self.access_lifetime
             yield (too_short, "inactivity_too_short", f"{name} {idle:g} s must be at least 2 access_lifetime")
@@ -183,11 +169,6 @@ _MAY_BE_ZERO = frozenset({"settle_time", "tail_time", "clock_leeway", "touch_int
 def _out_of_range(f: Field[Any], value: object) -> Problem | None:
     if isinstance(value, bool | StrEnum):
         return None
-    if (
-        not isinstance(value, int | float)
-        or not isfinite(value)
-        or value < 0
-        or (value == 0 and f.name not in _MAY_BE_ZERO)
-    ):
-        return Problem("out_of_range", f"{f.name} = {value!r} must be a positive number", relaxable=False)
-    return None
+    if isinstance(value, int | float) and isfinite(value) and (value > 0 or (value == 0 and f.name in _MAY_BE_ZERO)):
+        return None
+    return Problem("out_of_range", f"{f.name} = {value!r} must be a positive number", relaxable=False)

@@ -13,7 +13,8 @@ holder of the session holds a sibling, and the first of the two to confirm expos
       current                            rotate            rotate
       child of current                   early             confirm
       previous, tail not over            tail              tail
-      generation beyond current + 1      ahead             ahead (confirm while healing)
+      generation beyond current + 1      ahead             ahead
+        ... while healing                early             confirm
       any other authentic token          reuse             reuse
 
 A session that is revoked, past a deadline or unknown is `ended`, whatever the token's standing.
@@ -138,15 +139,16 @@ def standing(
     if presented.token_hash == session.token_hash:
         return Outcome.ROTATE
     ahead_by = presented.generation - session.generation
-    if ahead_by == 1 and presented.parent_fingerprint == session.fingerprint:
+    if (ahead_by == 1 and presented.parent_fingerprint == session.fingerprint) or (ahead_by > 1 and healing):
+        # Healing waits out S as well: the token believed first would turn its siblings and its parent, still in
+        # flight, into reuse.
         settled = policy.strict or now - presented.issued_at >= policy.settle_time
         return Outcome.CONFIRM if settled else Outcome.EARLY
-    tail = 0.0 if policy.strict else policy.tail_time
-    if presented.token_hash == session.previous_hash and now < session.confirmed_at + tail:
-        return Outcome.TAIL
     if ahead_by > 1:
-        return Outcome.CONFIRM if healing else Outcome.AHEAD
-    return Outcome.REUSE
+        return Outcome.AHEAD
+    tail = 0.0 if policy.strict else policy.tail_time
+    in_tail = presented.token_hash == session.previous_hash and now < session.confirmed_at + tail
+    return Outcome.TAIL if in_tail else Outcome.REUSE
 
 
 def end(session: Session, reason: RevokeReason, now: float, *events: Event) -> Decision:
@@ -176,12 +178,16 @@ def glance(
 ) -> Decision:
     """Judge a token for a server-side render: as `decide`, but nothing advances and nothing is marked used.
 
-    Why: a render server may be raced by the browser whose cookie it forwards; only the browser rotates. Reuse and
-    deadlines still end the session: a thief who only ever renders pages must not go unseen. The caller is the render
-    server, so its address and user agent say nothing about the device.
+    Why: a render server may be raced by the browser whose cookie it forwards; only the browser rotates. Reuse still
+    ends the session: a thief who only ever renders pages must not go unseen. The caller is the render server, so its
+    address and user agent say nothing about the device.
     """
     known = _stand(session, presented, contact._replace(idle_seconds=None), now, policy, healing)
-    return known if isinstance(known, Decision) else Decision(known[1], known[0])
+    if not isinstance(known, Decision):
+        return Decision(known[1], known[0])
+    # Only the browser knows when a person last acted, so its next refresh may yet find the session alive.
+    idle = known.reason is RevokeReason.INACTIVITY
+    return Decision(known.outcome, session, reason=known.reason) if idle else known
 
 
 def lapsed(session: Session, now: float) -> bool:
@@ -199,7 +205,7 @@ def _stand(
         return Decision(Outcome.ENDED, session, reason=session.revoked_reason)
     if reason := _expired(session, _active_at(session, contact, now), now, policy):
         return end(session, reason, now)
-    if session.generation >= GENERATION_LIMIT:
+    if max(session.generation, presented.generation) >= GENERATION_LIMIT:
         return end(session, RevokeReason.ABSOLUTE, now)
     outcome = standing(session, presented, now, policy, healing=healing)
     if outcome is Outcome.REUSE:
@@ -294,30 +300,22 @@ def _issue(
 
 
 def _reuse(session: Session, presented: PresentedToken, contact: Contact, now: float) -> Decision:
-    event = _event(
-        EventType.REUSE_DETECTED,
-        session,
-        now,
-        generation=str(session.generation),
-        presented=str(presented.generation),
-        holder_ip=session.ip,
-        holder_user_agent=session.user_agent,
-        presenter_ip=contact.ip,
-        presenter_user_agent=contact.user_agent,
-    )
+    data = {"generation": str(session.generation), "presented": str(presented.generation)}
+    event = _event(EventType.REUSE_DETECTED, session, now, **data, **_parties(session, contact))
     return end(session, RevokeReason.REUSE_DETECTED, now, event)._replace(outcome=Outcome.REUSE)
 
 
 def _drift_event(session: Session, contact: Contact, now: float) -> Event:
-    return _event(
-        EventType.DEVICE_DRIFT,
-        session,
-        now,
-        holder_ip=session.ip,
-        holder_user_agent=session.user_agent,
-        presenter_ip=contact.ip,
-        presenter_user_agent=contact.user_agent,
-    )
+    return _event(EventType.DEVICE_DRIFT, session, now, **_parties(session, contact))
+
+
+def _parties(session: Session, contact: Contact) -> dict[str, str]:
+    return {
+        "holder_ip": session.ip,
+        "holder_user_agent": session.user_agent,
+        "presenter_ip": contact.ip,
+        "presenter_user_agent": contact.user_agent,
+    }
 
 
 def _event(kind: EventType, session: Session, now: float, **data: str) -> Event:

@@ -68,7 +68,7 @@ class RefreshTokens:
         if len(text) != _LENGTH or not text.startswith(_PREFIX_BYTES):
             return None
         encoded = text[len(PREFIX) :]
-        if b"+" in encoded or b"/" in encoded:
+        if b"+" in encoded or b"/" in encoded or b"=" in encoded:
             return None
         try:
             raw = a2b_base64(encoded.translate(_TO_STANDARD), strict_mode=True)
