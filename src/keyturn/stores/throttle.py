@@ -19,9 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from math import ceil
-from typing import TYPE_CHECKING
-
-from sqlalchemy import Float, Integer, LargeBinary, TextClause, bindparam, text
+from typing import TYPE_CHECKING, cast
 
 from keyturn.core.login import Limit
 from keyturn.ports import MonotonicClock
@@ -154,24 +152,27 @@ class SqlThrottle:
             Unavailable: the database is at fault.
         """
         due = keyed(limits)
-        if due:
+        if due and self._engine.postgres:
+            # One statement, which locks in order, needs no transaction around it and no second try.
+            async with self._engine.autocommit() as connection:
+                await self._give_back(connection, due)
+        elif due:
             await self._engine.run(lambda connection: self._give_back(connection, due))
 
     async def _take(self, connection: AsyncConnection, due: Keyed) -> None:
-        values = {f"key{i}": key for i, (key, _) in enumerate(due)}
-        lifetimes = {f"lifetime{i}": _lifetime(limit) for i, (_, limit) in enumerate(due)}
-        rows = await connection.execute(_take_statement(len(due), self._now()), values | lifetimes)
+        values = [value for key, limit in due for value in (key, _lifetime(limit))]
+        statement = _take_statement(len(due), self._now(), postgres=self._engine.postgres)
         limits = dict(due)
+        found = await connection.exec_driver_sql(statement, tuple(values))
+        rows = cast("Sequence[tuple[bytes, int, float]]", found.all())
         taken = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
         waits = [_wait(limit, rest) for limit, amount, rest in taken if amount > limit.amount]
         if waits:
             raise _OverLimitError(max(waits))
 
     async def _give_back(self, connection: AsyncConnection, due: Keyed) -> None:
-        values = {f"key{i}": key for i, (key, _) in enumerate(due)}
-        taken = {f"taken{i}": None if limit.window is None else 1 for i, (_, limit) in enumerate(due)}
-        lock = "FOR UPDATE" if self._engine.postgres else ""
-        await connection.execute(_give_back_statement(len(due), lock), values | taken)
+        values = [value for key, limit in due for value in (key, int(limit.window is not None))]
+        await connection.exec_driver_sql(_give_back_statement(len(due), postgres=self._engine.postgres), tuple(values))
 
     def _now(self) -> str:
         return self._engine.now_sql if self._clock is None else repr(float(self._clock()))
@@ -185,40 +186,40 @@ class _OverLimitError(Exception):
         self.wait = wait
 
 
+# The statements go to the driver as they are: a login pays for them twice, and building them costs more than running them.
+# Their parameters are numbered, 2i + 1 and 2i + 2 for the i-th counter.
+
+
 @lru_cache(maxsize=64)
-def _take_statement(count: int, now: str) -> TextClause:
+def _take_statement(count: int, now: str, *, postgres: bool) -> str:
     """Take one from each key. The rows stand in the order of their keys and PostgreSQL locks them in that order."""
-    rows = ", ".join(f"(:key{i}, 1, {now} + :lifetime{i})" for i in range(count))
-    statement = text(
+    key, number = ("$%d::bytea", "$%d::float8") if postgres else ("?%d", "?%d")
+    rows = ", ".join(f"({key % (2 * i + 1)}, 1, {now} + {number % (2 * i + 2)})" for i in range(count))
+    return (
         f"INSERT INTO keyturn_counters AS held (key_hash, amount, expires_at) VALUES {rows}"  # noqa: S608 - no input in it
         " ON CONFLICT (key_hash) DO UPDATE SET"
         f" amount = CASE WHEN held.expires_at <= {now} THEN 1 ELSE held.amount + 1 END,"
         f" expires_at = CASE WHEN held.expires_at <= {now} THEN excluded.expires_at ELSE held.expires_at END"
         f" RETURNING key_hash, amount, expires_at - {now}"
     )
-    return statement.bindparams(
-        *(bindparam(f"key{i}", type_=LargeBinary()) for i in range(count)),
-        *(bindparam(f"lifetime{i}", type_=Float(53)) for i in range(count)),
+
+
+@lru_cache(maxsize=16)
+def _give_back_statement(count: int, *, postgres: bool) -> str:
+    """Give one back to each key; where `taken` is 0 everything, so that pruning finds it over."""
+    key, number, lock = ("$%d::bytea", "$%d::int", "FOR UPDATE") if postgres else ("?%d", "?%d", "")
+    rows = " UNION ALL ".join(
+        f"SELECT {key % (2 * i + 1)} AS key_hash, {number % (2 * i + 2)} AS taken" for i in range(count)
     )
-
-
-@lru_cache(maxsize=64)
-def _give_back_statement(count: int, lock: str) -> TextClause:
-    """Give one back to each key; where `taken` is null everything, so that pruning finds it over."""
-    rows = " UNION ALL ".join(f"SELECT :key{i} AS key_hash, :taken{i} AS taken" for i in range(count))
-    keys = ", ".join(f":key{i}" for i in range(count))
-    statement = text(
+    keys = ", ".join(key % (2 * i + 1) for i in range(count))
+    return (
         f"WITH given AS ({rows}), locked AS ("  # noqa: S608 - no input in it
         f"SELECT key_hash FROM keyturn_counters WHERE key_hash IN ({keys}) ORDER BY key_hash {lock})"
         " UPDATE keyturn_counters SET"
-        " amount = CASE WHEN given.taken IS NULL OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
-        " expires_at = CASE WHEN given.taken IS NULL THEN 0 ELSE expires_at END"
+        " amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
+        " expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END"
         " FROM given, locked"
         " WHERE keyturn_counters.key_hash = given.key_hash AND given.key_hash = locked.key_hash"
-    )
-    return statement.bindparams(
-        *(bindparam(f"key{i}", type_=LargeBinary()) for i in range(count)),
-        *(bindparam(f"taken{i}", type_=Integer()) for i in range(count)),
     )
 
 
