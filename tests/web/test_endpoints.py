@@ -1,0 +1,388 @@
+"""Every route doing what it is for, through the plain application and through FastAPI alike."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from keyturn.runtime import Keyturn
+from tests.web.conftest import METRICS_TOKEN, PASSWORD, Browser, set_cookies
+
+pytestmark = pytest.mark.anyio
+
+REFRESH, HINT, DEVICE = "__Host-kt_refresh", "kt_hint", "__Host-kt_device"
+STANDARD = {
+    "cache-control": "private, no-store",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    """Return status and code of a problem, after checking that it is one."""
+    problem = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem.keys() >= {"type", "title", "status", "detail", "code", "request_id"}
+    assert problem["type"] == f"urn:keyturn:error:{problem['code']}"
+    assert problem["status"] == answer.status_code
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    return answer.status_code, problem["code"]
+
+
+async def test_sign_up_and_log_in(browser: Browser) -> None:
+    """Both answer with the same members; sign-up says 201."""
+    first = await browser.sign_up(name="Ada")
+    second = await browser.log_in()
+    assert (first.status_code, second.status_code) == (201, 200)
+    for answer in (first, second):
+        body = answer.json()
+        assert list(body) == ["access_token", "token_type", "expires_in", "user", "session"]
+        assert (body["token_type"], body["expires_in"]) == ("Bearer", 600)
+        assert body["user"].keys() == {"id", "email", "name"}
+        assert (body["user"]["email"], body["user"]["name"]) == (browser.email, "Ada")
+        assert body["session"].keys() == {"id", "created_at", "inactivity_expires_in", "absolute_expires_in"}
+        assert re.fullmatch("[0-9a-f]{32}", body["session"]["id"])
+        assert 3590 <= body["session"]["inactivity_expires_in"] <= 3600
+        assert 86390 <= body["session"]["absolute_expires_in"] <= 86400
+        assert datetime.fromisoformat(body["session"]["created_at"]).utcoffset() is not None
+    assert first.json()["session"]["id"] != second.json()["session"]["id"]
+
+
+async def test_refresh_token_only_in_its_cookie(browser: Browser) -> None:
+    """The refresh token travels in one Set-Cookie and nowhere else."""
+    for answer in (await browser.sign_up(), await browser.log_in(), await browser.post("/auth/refresh")):
+        assert "kt_rt_" not in answer.text
+        others = [value for name, value in answer.headers.multi_items() if name != "set-cookie"]
+        assert not any("kt_rt_" in value for value in others)
+
+
+@pytest.mark.parametrize("remember", [False, True])
+async def test_cookies_of_a_login(ada: Browser, remember: bool) -> None:
+    """Every attribute stands there; Max-Age only for who asked to be remembered, to the absolute end."""
+    cookies = set_cookies(await ada.log_in(remember=remember))
+    age = re.compile(r"; Max-Age=(\d+)$")
+    assert age.sub("", cookies[REFRESH]) == "Path=/; Secure; HttpOnly; SameSite=Lax"
+    assert age.sub("", cookies[HINT]) == "Path=/; Secure; SameSite=Lax"
+    for name in (REFRESH, HINT):
+        found = age.search(cookies[name])
+        assert (found is not None) == remember
+        assert found is None or 30 * 86400 - 10 <= int(found[1]) <= 30 * 86400
+
+
+async def test_device_cookie_of_a_new_browser(browser: Browser) -> None:
+    """A device is given its cookie once, for as long as browsers keep one."""
+    assert set_cookies(await browser.sign_up())[DEVICE] == "Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=34560000"
+    assert DEVICE not in set_cookies(await browser.log_in())
+
+
+@pytest.mark.parametrize("body", [None, {}, {"idle_seconds": 0}, {"idle_seconds": 12.5}, {"idle_seconds": None}])
+async def test_refresh_with_every_body(ada: Browser, body: Any) -> None:
+    """A refresh takes no body, or how long ago a person acted."""
+    answer = await (ada.post("/auth/refresh") if body is None else ada.post("/auth/refresh", json=body))
+    assert answer.status_code == 200
+    assert answer.json()["session"] | {"inactivity_expires_in": 0, "absolute_expires_in": 0}
+    assert set(set_cookies(answer)) == {REFRESH, HINT}
+
+
+async def test_refresh_that_is_early_sets_no_cookie(ada: Browser) -> None:
+    """A child younger than the settle time gets an access token and no Set-Cookie: a late one must not go back."""
+    await ada.post("/auth/refresh")
+    answer = await ada.post("/auth/refresh")
+    assert answer.status_code == 200
+    assert set_cookies(answer) == {}
+
+
+async def test_refresh_without_session(browser: Browser) -> None:
+    """No cookie is no session; the hint goes too, so that the next visit costs no request."""
+    answer = await browser.post("/auth/refresh")
+    assert code(answer) == (401, "no_session")
+    assert set_cookies(answer).keys() == {REFRESH, HINT}
+    assert all(attributes.endswith("Max-Age=0") for attributes in set_cookies(answer).values())
+
+
+async def test_refresh_after_logout_elsewhere(ada: Browser, application: Any) -> None:
+    """A copy of the cookie learns why its session ended."""
+    async with Browser(application) as copy:
+        copy.cookies.update(ada.cookies)
+        assert (await ada.post("/auth/logout")).status_code == 204
+        answer = await copy.post("/auth/refresh")
+    assert code(answer) == (401, "session_ended")
+    assert answer.json()["reason"] == "logout"
+    assert set_cookies(answer).keys() == {REFRESH, HINT}
+
+
+async def test_refresh_of_a_replaced_session(ada: Browser, application: Any) -> None:
+    """A login over an older session is a logout of that one, and clears nothing: the newer cookie shares the jar."""
+    async with Browser(application) as copy:
+        copy.cookies.update(ada.cookies)
+        await ada.log_in()
+        answer = await copy.post("/auth/refresh")
+    assert code(answer) == (401, "session_ended")
+    assert answer.json()["reason"] == "logout"
+    assert set_cookies(answer) == {}
+
+
+async def test_refresh_with_two_cookies(ada: Browser) -> None:
+    """Of two cookies under one name one is planted: neither is used and neither is cleared."""
+    token = ada.cookies[REFRESH]
+    ada.cookies.clear()
+    for header in (f"{REFRESH}=planted; {REFRESH}={token}", f"{REFRESH}={token}; {REFRESH}={token}"):
+        answer = await ada.post("/auth/refresh", headers={"cookie": header})
+        assert code(answer) == (401, "no_session")
+        assert set_cookies(answer) == {}
+    lookalike = {b"cookie": f"{REFRESH.lower()}={token}; \u2000{REFRESH}={token}".encode()}
+    assert code(await ada.post("/auth/refresh", headers=lookalike)) == (401, "no_session")
+
+
+@pytest.mark.parametrize("place", ["bearer", "query", "body"])
+async def test_refresh_token_elsewhere(ada: Browser, place: str) -> None:
+    """In cookie mode a refresh token is read from its cookie alone."""
+    token = ada.cookies[REFRESH]
+    ada.cookies.clear()
+    query = {"refresh_token": token} if place == "query" else None
+    headers = {"authorization": f"Bearer {token}"} if place == "bearer" else None
+    if place == "body":
+        answer = await ada.post("/auth/refresh", json={"refresh_token": token})
+        assert code(answer) == (422, "invalid_request")
+    else:
+        answer = await ada.post("/auth/refresh", params=query, headers=headers)
+        assert code(answer) == (401, "no_session")
+
+
+async def test_logout_twice_and_with_nothing(ada: Browser) -> None:
+    """A logout ends what there is and always succeeds, with both cookies cleared."""
+    for body in (None, {}, {"everywhere": False}, {"everywhere": True}):
+        answer = await (ada.post("/auth/logout") if body is None else ada.post("/auth/logout", json=body))
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert set_cookies(answer) == {
+            REFRESH: "Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0",
+            HINT: "Path=/; Secure; SameSite=Lax; Max-Age=0",
+        }
+
+
+async def test_logout_everywhere(ada: Browser, application: Any) -> None:
+    """Every session of the user ends."""
+    async with Browser(application) as other:
+        other.email = ada.email
+        await other.log_in()
+        await ada.post("/auth/logout", json={"everywhere": True})
+        assert code(await other.post("/auth/refresh")) == (401, "session_ended")
+
+
+async def test_me(ada: Browser) -> None:
+    """The access token tells who it stands for."""
+    answer = await ada.get("/auth/me", headers=ada.bearer)
+    assert answer.status_code == 200
+    assert answer.json().keys() == {"user", "session"}
+    assert answer.json()["user"]["email"] == ada.email
+
+
+async def test_access_token_elsewhere(ada: Browser) -> None:
+    """An access token in a query, a form or a cookie is not looked at."""
+    ada.cookies.set("access_token", ada.token)
+    answer = await ada.get("/auth/me", params={"access_token": ada.token})
+    assert code(answer) == (401, "invalid_token")
+    assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+
+
+async def test_sessions_listed(ada: Browser, application: Any) -> None:
+    """The list shows the user's own sessions, newest first, and nothing that opens one."""
+    async with Browser(application) as phone:
+        phone.email = ada.email
+        agent = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0"
+        phone.headers["user-agent"] = agent
+        await phone.log_in(device_name="Work laptop")
+        answer = await ada.get("/auth/sessions", headers=ada.bearer)
+    listed = answer.json()["sessions"]
+    assert [one["current"] for one in listed] == [False, True]
+    newest = listed[0]
+    assert newest.keys() == {
+        *("id", "current", "device_name", "device", "ip", "user_agent", "created_at", "last_seen_at", "expires_at")
+    }
+    assert (newest["device_name"], newest["device"]) == ("Work laptop", "Firefox on Windows")
+    assert newest["ip"].startswith("10.")
+    assert newest["user_agent"] == agent
+    for name in ("created_at", "last_seen_at", "expires_at"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", newest[name])
+
+
+async def test_session_ended_by_its_owner(ada: Browser, application: Any) -> None:
+    """One session ends, or all others."""
+    async with Browser(application) as phone, Browser(application) as tablet:
+        for other in (phone, tablet):
+            other.email = ada.email
+            await other.log_in()
+        gone = (await phone.get("/auth/me", headers=phone.bearer)).json()["session"]["id"]
+        assert (await ada.delete(f"/auth/sessions/{gone}", headers=ada.bearer)).status_code == 204
+        assert code(await ada.delete(f"/auth/sessions/{gone}", headers=ada.bearer)) == (404, "not_found")
+        assert code(await phone.get("/auth/me", headers=phone.bearer)) == (401, "invalid_token")
+        answer = await phone.post("/auth/refresh")
+        assert (code(answer), answer.json()["reason"]) == ((401, "session_ended"), "revoked")
+        assert (await ada.delete("/auth/sessions", headers=ada.bearer)).status_code == 204
+        assert code(await tablet.post("/auth/refresh")) == (401, "session_ended")
+        assert (await ada.post("/auth/refresh")).status_code == 200
+
+
+async def test_session_of_somebody_else(ada: Browser, application: Any) -> None:
+    """Another user's session is not there."""
+    async with Browser(application) as eve:
+        await eve.sign_up()
+        theirs = (await ada.get("/auth/me", headers=ada.bearer)).json()["session"]["id"]
+        assert code(await eve.delete(f"/auth/sessions/{theirs}", headers=eve.bearer)) == (404, "not_found")
+    assert (await ada.post("/auth/refresh")).status_code == 200
+
+
+async def test_password_changed(ada: Browser, application: Any) -> None:
+    """All other sessions end; this one goes on with a new refresh token."""
+    async with Browser(application) as other:
+        other.email = ada.email
+        await other.log_in()
+        body = {"current_password": PASSWORD, "new_password": "another long and winding phrase"}
+        answer = await ada.post("/auth/password", json=body, headers=ada.bearer)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert set_cookies(answer).keys() == {REFRESH, HINT}
+        ended = await other.post("/auth/refresh")
+        assert (code(ended), ended.json()["reason"]) == ((401, "session_ended"), "password_changed")
+    assert (await ada.post("/auth/refresh")).status_code == 200
+    assert code(await ada.log_in()) == (401, "invalid_credentials")
+
+
+async def test_password_change_with_the_wrong_one(ada: Browser) -> None:
+    """The current password is asked for, and a wrong one changes nothing."""
+    body = {"current_password": "not my password at all", "new_password": "another long and winding phrase"}
+    assert code(await ada.post("/auth/password", json=body, headers=ada.bearer)) == (401, "invalid_credentials")
+    assert (await ada.log_in()).status_code == 200
+
+
+async def test_sign_up_twice(ada: Browser) -> None:
+    """An address is taken once, in any case."""
+    ada.email = ada.email.upper()
+    assert code(await ada.sign_up()) == (409, "conflict")
+
+
+async def test_login_too_often(ada: Browser) -> None:
+    """Guessing slows down, with the time to wait in a header."""
+    ada.cookies.clear()
+    answers = [
+        await ada.post("/auth/login", json={"email": ada.email, "password": f"wrong guess {n}"}) for n in range(12)
+    ]
+    assert code(answers[0]) == (401, "invalid_credentials")
+    assert code(answers[-1]) == (429, "throttled")
+    assert int(answers[-1].headers["retry-after"]) >= 1
+
+
+async def test_jwks(browser: Browser) -> None:
+    """The public keys may be cached, and a cache may ask whether they have changed."""
+    answer = await browser.get("/.well-known/jwks.json")
+    assert answer.headers["cache-control"] == "public, max-age=300"
+    assert all("d" not in key for key in answer.json()["keys"])
+    for tag in (answer.headers["etag"], f'"x", W/{answer.headers["etag"]}', "*"):
+        again = await browser.get("/.well-known/jwks.json", headers={"if-none-match": tag})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == answer.headers["etag"]
+    assert (await browser.get("/.well-known/jwks.json", headers={"if-none-match": '"x"'})).status_code == 200
+
+
+async def test_health_and_readiness(browser: Browser, node: Keyturn) -> None:
+    """One says that the process runs, the other that all it needs is in order."""
+    assert (await browser.get("/healthz")).json() == {"status": "ok"}
+    assert (await browser.get("/readyz")).json() == {"status": "ready"}
+    denylist = node.denylist
+    assert denylist is not None
+    await denylist.close()
+    try:
+        answer = await browser.get("/readyz")
+    finally:
+        await denylist.start()
+    assert code(answer) == (503, "unavailable")
+    assert answer.headers["retry-after"] == "1"
+    assert "denylist" in answer.json()["detail"]
+
+
+async def test_metrics(ada: Browser) -> None:
+    """The counters are for whoever has the token."""
+    assert code(await ada.get("/metrics")) == (401, "invalid_token")
+    assert code(await ada.get("/metrics", headers={"authorization": "Bearer wrong"})) == (401, "invalid_token")
+    assert code(await ada.get("/metrics", headers=ada.bearer)) == (401, "invalid_token")
+    answer = await ada.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert re.search(r'keyturn_requests_total\{route="sign_up",status="201"\} [1-9]', answer.text)
+    assert ada.email not in answer.text
+
+
+async def test_standard_headers_everywhere(ada: Browser) -> None:
+    """No answer goes without the headers that keep it out of caches, frames and other origins."""
+    answers = [
+        await ada.get("/auth/me", headers=ada.bearer),
+        await ada.get("/auth/me"),
+        await ada.post("/auth/refresh"),
+        await ada.post("/auth/refresh", headers={"x-keyturn": ""}),
+        await ada.post("/auth/login", content=b"{", headers={"content-type": "application/json"}),
+        await ada.get("/auth/login"),
+        await ada.put("/auth/me"),
+        await ada.head("/auth/me"),
+        await ada.options("/auth/login"),
+        await ada.get("/healthz"),
+        await ada.post("/auth/logout"),
+    ]
+    for answer in answers:
+        assert {name: answer.headers.get(name) for name in STANDARD} == STANDARD, answer.request.url
+        assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+async def test_request_id_taken_over(browser: Browser) -> None:
+    """A proxy's request id is in the answer and in the problem."""
+    answer = await browser.get("/auth/me", headers={"x-request-id": "edge-1234567890"})
+    assert code(answer) == (401, "invalid_token")
+    assert answer.json()["request_id"] == "edge-1234567890"
+
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"]
+PATHS = {
+    "/auth/signup": {"POST"},
+    "/auth/login": {"POST"},
+    "/auth/refresh": {"POST"},
+    "/auth/logout": {"POST"},
+    "/auth/password": {"POST"},
+    "/auth/ssr": {"POST"},
+    "/auth/me": {"GET", "HEAD"},
+    "/auth/sessions": {"GET", "HEAD", "DELETE"},
+    f"/auth/sessions/{'0' * 32}": {"DELETE"},
+    "/.well-known/jwks.json": {"GET", "HEAD"},
+    "/healthz": {"GET", "HEAD"},
+    "/readyz": {"GET", "HEAD"},
+    "/metrics": {"GET", "HEAD"},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_methods_of_every_path(browser: Browser, path: str) -> None:
+    """A path has its methods, says which, and changes nothing on any other."""
+    allowed = PATHS[path]
+    for method in METHODS:
+        answer = await browser.request(method, path)
+        if method in allowed:
+            assert answer.status_code != 405
+            continue
+        assert answer.status_code == 405, method
+        assert set(answer.headers["allow"].split(", ")) == allowed | {"OPTIONS"}
+        if method != "HEAD":
+            assert code(answer) == (405, "method_not_allowed")
+    options = await browser.options(path)
+    assert (options.status_code, set(options.headers["allow"].split(", "))) == (204, allowed | {"OPTIONS"})
+
+
+async def test_head_is_get_without_body(ada: Browser) -> None:
+    """HEAD has the length of what GET would send, and sends nothing."""
+    answer = await ada.head("/auth/sessions", headers=ada.bearer)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) > 100

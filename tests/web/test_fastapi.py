@@ -1,0 +1,219 @@
+"""Keyturn in somebody's FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Security
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from keyturn.core.model import Principal
+from keyturn.fastapi import CurrentPrincipal, current_principal, install, router
+from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
+from tests.web.conftest import BROWSER, ORIGIN, PASSWORD, Browser
+
+pytestmark = pytest.mark.anyio
+
+notes = APIRouter()
+
+
+class Problem(BaseModel):
+    """A model of the host that has the name of ours."""
+
+    mine: int
+
+
+@notes.get("/notes")
+async def read_notes(principal: CurrentPrincipal) -> dict[str, str]:
+    """A route for anybody signed in."""
+    return {"user": principal.user_id}
+
+
+@notes.get("/admin")
+async def read_admin(principal: Annotated[Principal, Security(current_principal, scopes=["admin", "notes"])]) -> str:
+    """A route for a scope that few have."""
+    return principal.user_id
+
+
+def host_of(node: Keyturn) -> FastAPI:
+    """Make a host application that registers nothing but routes."""
+    app = FastAPI()
+    app.include_router(notes)
+    app.include_router(router(node))
+    return app
+
+
+@pytest.fixture
+def host(node: Keyturn) -> FastAPI:
+    """The host application."""
+    return host_of(node)
+
+
+@pytest.fixture
+async def guest(host: FastAPI) -> AsyncIterator[Browser]:
+    """A browser at the host application."""
+    async with Browser(host) as made:
+        yield made
+
+
+async def test_principal_of_a_request(guest: Browser) -> None:
+    """A route that asks for a principal has one."""
+    signed_in = await guest.sign_up()
+    answer = await guest.get("/notes", headers=guest.bearer)
+    assert (answer.status_code, answer.json()) == (200, {"user": signed_in.json()["user"]["id"]})
+
+
+@pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer x", "Basic YTpi", "Bearer a b"])
+async def test_request_without_principal(guest: Browser, value: str | None) -> None:
+    """Anybody else gets the problem document, although the host has registered no handler."""
+    answer = await guest.get("/notes", headers={} if value is None else {"authorization": value})
+    assert answer.status_code == 401
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+    assert answer.headers["cache-control"] == "private, no-store"
+    assert answer.json()["code"] == "invalid_token"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+async def test_request_with_two_tokens(guest: Browser) -> None:
+    """Two Authorization headers are refused in the host's routes too."""
+    await guest.sign_up()
+    headers = [("authorization", f"Bearer {guest.token}")] * 2
+    assert (await guest.get("/notes", headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize(("name", "status"), [("admin", 200), ("ada", 403)])
+async def test_scopes_of_a_route(guest: Browser, name: str, status: int) -> None:
+    """A missing scope is a 403 that names what is needed; the scopes come from the application's claims hook."""
+    await guest.sign_up(name=name)
+    answer = await guest.get("/admin", headers=guest.bearer)
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["code"] == "forbidden"
+        assert answer.headers["www-authenticate"] == 'Bearer error="insufficient_scope", scope="admin notes"'
+
+
+async def test_handler_of_the_host_goes_first(node: Keyturn) -> None:
+    """A host that answers HTTP errors in its own way answers these too, with our status and headers."""
+    app = host_of(node)
+
+    @app.exception_handler(401)
+    async def mine(_request: Request, fault: HTTPException) -> JSONResponse:
+        return JSONResponse({"mine": fault.detail}, fault.status_code, fault.headers)
+
+    async with Browser(app) as guest:
+        answer = await guest.get("/notes")
+    assert answer.status_code == 401
+    assert answer.json() == {"mine": "The access token is not valid"}
+    assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_mounted_application(node: Keyturn) -> None:
+    """An application below finds the Keyturn that was installed in it, and says what is missing without one."""
+    inner = FastAPI()
+    inner.include_router(notes)
+    outer = FastAPI()
+    install(outer, node)
+    outer.mount("/inner", inner)
+    async with Browser(outer) as guest:
+        await guest.sign_up()
+        assert (await guest.get("/inner/notes", headers=guest.bearer)).status_code == 500
+        inner.state.keyturn = node.web
+        assert (await guest.get("/inner/notes", headers=guest.bearer)).status_code == 200
+        assert (await guest.get("/inner/notes")).json()["code"] == "invalid_token"
+
+
+async def test_prefix_of_the_host(node: Keyturn) -> None:
+    """The routes work below a prefix."""
+    app = FastAPI()
+    app.include_router(router(node), prefix="/api")
+    async with Browser(app) as guest:
+        body = {"email": guest.email, "password": PASSWORD}
+        assert (await guest.post("/api/auth/signup", json=body)).status_code == 201
+        assert (await guest.post("/api/auth/refresh")).status_code == 200
+        assert (await guest.get("/api/auth/refresh")).status_code == 405
+        assert (await guest.post("/auth/refresh")).status_code == 404
+
+
+async def test_operations_stay_with_the_host(guest: Browser) -> None:
+    """Health, readiness and metrics are the host's own unless it asks for ours."""
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await guest.get(path)).status_code == 404
+    assert (await guest.get("/.well-known/jwks.json")).status_code == 200
+
+
+async def test_router_runs_the_node(tmp_path: Path) -> None:
+    """Including the router is all a host does: the node starts and closes with the application."""
+    settings = Settings.load(env="development", database_url=f"sqlite:///{tmp_path}/k.db", base_url=ORIGIN)
+    app = FastAPI()
+    app.include_router(router(Keyturn(settings)))
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=BROWSER) as client,
+    ):
+        answer = await client.post("/auth/signup", json={"email": "ada@example.com", "password": PASSWORD})
+        assert answer.status_code == 201
+
+
+# -- what the host's OpenAPI shows
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return every operation of ours by its id."""
+    return {
+        operation["operationId"]: operation
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        if operation["operationId"].startswith("keyturn_")
+    }
+
+
+def test_openapi_of_the_host(host: FastAPI) -> None:
+    """Routes, bodies, answers, errors and security schemes are in the host's document."""
+    document = host.openapi()
+    found = operations(document)
+    assert found.keys() == {
+        f"keyturn_{name}"
+        for name in (
+            *("sign_up", "log_in", "refresh", "log_out", "me", "list_sessions", "end_session", "end_other_sessions"),
+            *("change_password", "render", "jwks"),
+        )
+    }
+    login = found["keyturn_log_in"]
+    body = login["requestBody"]["content"]["application/json"]["schema"]
+    assert body["required"] == ["email", "password"]
+    assert body["additionalProperties"] is False
+    answer = login["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer == {"$ref": "#/components/schemas/SignedInOut"}
+    for status in ("401", "403", "413", "415", "422", "429", "503"):
+        problem = login["responses"][status]["content"]["application/problem+json"]["schema"]
+        assert problem == {"$ref": "#/components/schemas/KeyturnProblem"}
+    assert found["keyturn_me"]["security"] == [{"KeyturnAccessToken": []}]
+    assert found["keyturn_refresh"]["security"] == [{"KeyturnRefreshCookie": []}]
+    assert "security" not in login
+
+
+def test_openapi_of_a_guarded_route(host: FastAPI) -> None:
+    """A host's own route shows that it needs an access token, and which scopes."""
+    paths = host.openapi()["paths"]
+    assert paths["/notes"]["get"]["security"] == [{"KeyturnAccessToken": []}]
+    assert paths["/admin"]["get"]["security"] == [{"KeyturnAccessToken": ["admin", "notes"]}]
+
+
+def test_openapi_with_a_problem_of_the_host(node: Keyturn) -> None:
+    """A host model called Problem and ours do not collide."""
+    app = host_of(node)
+
+    @app.get("/mine")
+    async def mine() -> Problem:
+        return Problem(mine=1)
+
+    assert {"Problem", "KeyturnProblem"} <= app.openapi()["components"]["schemas"].keys()

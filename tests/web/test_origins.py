@@ -1,0 +1,195 @@
+"""Requests from other sites: the CSRF verdict where it applies, and CORS for whom it was configured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from keyturn.core.events import Event, EventType
+from keyturn.runtime import Keyturn
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import KeyturnASGI
+from keyturn.web.config import WebConfig
+from tests.web.conftest import ORIGIN, PARTNER, Browser
+
+pytestmark = pytest.mark.anyio
+
+COOKIE_ROUTES = ["/auth/signup", "/auth/login", "/auth/refresh", "/auth/logout"]
+EVIL = "https://evil.test"
+
+# (what differs from a request of our own page, whether it passes); None takes a header away.
+TABLE: list[tuple[dict[str, str | None], bool]] = [
+    ({}, True),
+    ({"origin": PARTNER, "sec-fetch-site": "cross-site"}, True),
+    ({"sec-fetch-site": None}, True),
+    ({"origin": None}, True),
+    ({"x-keyturn": None}, False),
+    ({"x-keyturn": "0"}, False),
+    ({"x-keyturn": ""}, False),
+    ({"x-keyturn": "1, 1"}, False),
+    ({"origin": EVIL}, False),
+    ({"origin": "null"}, False),
+    ({"origin": ""}, False),
+    ({"origin": "https://auth.test.evil.test"}, False),
+    ({"origin": "https://auth.test@evil.test"}, False),
+    ({"origin": "https://sub.auth.test"}, False),
+    ({"origin": "http://auth.test"}, False),
+    ({"origin": "https://auth.test:8443"}, False),
+    ({"origin": "https://auth.test/"}, False),
+    ({"origin": f"{ORIGIN} {EVIL}"}, False),
+    ({"origin": "*"}, False),
+    ({"origin": EVIL, "sec-fetch-site": "same-origin"}, False),
+    ({"origin": None, "sec-fetch-site": "cross-site"}, False),
+    ({"origin": None, "sec-fetch-site": "same-site"}, False),
+    ({"origin": None, "sec-fetch-site": "none"}, False),
+    ({"origin": None, "sec-fetch-site": None}, False),
+]
+
+
+def headers_with(changes: dict[str, str | None]) -> list[tuple[str, str]]:
+    """Make the headers of a page of ours, with changes."""
+    whole = {"x-keyturn": "1", "origin": ORIGIN, "sec-fetch-site": "same-origin"} | changes
+    return [(name, value) for name, value in whole.items() if value is not None]
+
+
+@pytest.fixture
+async def bare(application: Any) -> Any:
+    """A client that sends nothing by itself."""
+    transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("changes", "passes"), TABLE)
+async def test_verdict_on_every_cookie_route(
+    bare: httpx.AsyncClient, changes: dict[str, str | None], passes: bool
+) -> None:
+    """What does not come from a page of ours is refused before anything of it is read, login and sign-up included."""
+    for path in COOKIE_ROUTES:
+        answer = await bare.post(path, headers=headers_with(changes), content=b"")
+        refused = answer.status_code == 403
+        assert refused != passes, path
+        if refused:
+            assert answer.json()["code"] == "csrf_refused"
+            assert "set-cookie" not in answer.headers
+
+
+async def test_two_of_one_header(bare: httpx.AsyncClient) -> None:
+    """Two Origin or two custom headers are refused, whichever of them is ours."""
+    for double in (("origin", EVIL), ("origin", ORIGIN), ("x-keyturn", "1")):
+        answer = await bare.post("/auth/refresh", headers=[*headers_with({}), double])
+        assert answer.json()["code"] == "csrf_refused"
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"])
+async def test_form_of_another_site(ada: Browser, content_type: str) -> None:
+    """A form can send none of what a request of ours must have."""
+    ada.headers.clear()
+    body = b'{"everywhere":true}'
+    sent = {"content-type": content_type, "origin": EVIL, "sec-fetch-site": "cross-site"}
+    answer = await ada.post("/auth/logout", content=body, headers=sent)
+    assert answer.json()["code"] == "csrf_refused"
+    ours = {"x-keyturn": "1", "origin": ORIGIN, "content-type": content_type}
+    assert (await ada.post("/auth/logout", content=body, headers=ours)).status_code == 415
+    assert (await ada.post("/auth/refresh", headers=headers_with({}))).status_code == 200
+
+
+async def test_refusal_is_an_event(node: Keyturn, bare: httpx.AsyncClient) -> None:
+    """A refused origin reaches the sinks; the answer does not say which check failed."""
+    seen: list[Event] = []
+
+    class Sink:
+        async def emit(self, event: Event) -> None:
+            seen.append(event)
+
+    services = node.services
+    object.__setattr__(node.auth, "sinks", (*node.auth.sinks, Sink()))
+    try:
+        answer = await bare.post("/auth/refresh", headers=headers_with({"origin": EVIL}))
+    finally:
+        object.__setattr__(node.auth, "sinks", node.auth.sinks[:-1])
+    assert services.auth is node.auth
+    assert [event.type for event in seen] == [EventType.CSRF_REFUSED]
+    assert seen[0].data["why"] == "origin not allowed"
+    assert "origin not allowed" not in answer.text
+
+
+# -- CORS
+
+
+async def test_cors_for_a_configured_origin(ada: Browser) -> None:
+    """A configured origin reads the answer, with credentials, errors included."""
+    for path, headers in (("/auth/me", ada.bearer), ("/auth/me", {})):
+        answer = await ada.get(path, headers={**headers, "origin": PARTNER})
+        assert answer.headers["access-control-allow-origin"] == PARTNER
+        assert answer.headers["access-control-allow-credentials"] == "true"
+        assert answer.headers["vary"] == "Origin"
+
+
+@pytest.mark.parametrize(
+    "origin", [EVIL, "null", "*", "https://app.test.evil.test", "https://app.test:444", "", ORIGIN]
+)
+async def test_cors_for_anybody_else(ada: Browser, origin: str) -> None:
+    """No other origin is told anything; a cache is told that the answer depends on it."""
+    answer = await ada.get("/auth/me", headers={**ada.bearer, "origin": origin})
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+    assert answer.headers["vary"] == "Origin"
+
+
+async def test_preflight(browser: Browser) -> None:
+    """A preflight of a configured origin learns the methods of the path; any other learns nothing about CORS."""
+    asked = {"origin": PARTNER, "access-control-request-method": "POST", "access-control-request-headers": "x-keyturn"}
+    answer = await browser.options("/auth/refresh", headers=asked)
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-origin"] == PARTNER
+    assert answer.headers["access-control-allow-methods"] == "POST"
+    assert "x-keyturn" in answer.headers["access-control-allow-headers"]
+    refused = await browser.options("/auth/refresh", headers={**asked, "origin": EVIL})
+    assert refused.status_code == 204
+    assert not [name for name in refused.headers if name.startswith("access-control-")]
+
+
+async def test_cors_by_default(node: Keyturn) -> None:
+    """Without configured origins there is no CORS at all."""
+    transport = httpx.ASGITransport(KeyturnASGI(WebApplication(node.services, WebConfig())))
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
+        answer = await client.get("/healthz", headers={"origin": ORIGIN})
+    assert "vary" not in answer.headers
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+# -- what counts as our own origin
+
+
+@pytest.mark.parametrize(
+    ("config", "allowed"),
+    [
+        (WebConfig(own_origin_from_host=True), True),
+        (WebConfig(), False),
+        (WebConfig(own_origins=frozenset({"https://other.test"})), False),
+    ],
+)
+async def test_own_origin_from_host(node: Keyturn, config: WebConfig, allowed: bool) -> None:
+    """Only where it was switched on (development) does the Host of a request make its origin ours."""
+    transport = httpx.ASGITransport(KeyturnASGI(WebApplication(node.services, config)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+        headers = {"x-keyturn": "1", "origin": "http://localhost:8000"}
+        assert (await client.post("/auth/logout", headers=headers)).is_success == allowed
+        foreign = {"x-keyturn": "1", "origin": "http://localhost:8001"}
+        assert (await client.post("/auth/logout", headers=foreign)).status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "https://a.test/", "https://A.test", "a.test", "ftp://a.test", ""])
+def test_config_of_a_malformed_origin(origin: str) -> None:
+    """What is not one exact origin never gets into the allow-list."""
+    with pytest.raises(ValueError, match="not an origin"):
+        WebConfig(allowed_origins=frozenset({origin}))
+
+
+@pytest.mark.parametrize("path", ["", "/", "auth", "/auth/", "/a b", "/{x}", "//", "/a?b"])
+def test_config_of_a_malformed_base_path(path: str) -> None:
+    """A base path is one or more plain segments."""
+    with pytest.raises(ValueError, match="base_path"):
+        WebConfig(base_path=path)
