@@ -1,0 +1,131 @@
+"""A database that lost commits: seen by itself after a failover, or told by the operator, and believed for a while."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from keyturn.core.rotation import Outcome
+from keyturn.stores.engine import Engine, open_engine
+from keyturn.stores.failover import Failover, healing_until, start_healing
+from keyturn.stores.migrations import migrate
+from keyturn.stores.sql import SqlSessions
+from keyturn.testing import FrozenClock, Holder, sign_in
+from tests.services import PostgresServer, wait_until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[Engine]:
+    """A migrated database."""
+    engine = open_engine(database_url)
+    await migrate(engine)
+    yield engine
+    await engine.close()
+
+
+def promote(postgres: PostgresServer) -> None:
+    """Let the server recover as from an archive and be promoted: a new timeline, as after any failover."""
+    postgres.stop()
+    with (postgres.data / "postgresql.auto.conf").open("a") as settings:
+        settings.write("restore_command = '/bin/false'\n")
+    signal = postgres.data / "recovery.signal"
+    signal.touch()
+    os.chown(signal, postgres.uid, postgres.gid)
+    postgres.start()
+    wait_until(lambda: postgres.execute("SELECT pg_is_in_recovery()") == "f", 30.0, "the promotion")
+
+
+async def is_healing(failover: Failover, engine: Engine) -> bool:
+    """Ask as a judge that answers `ahead` makes the store ask."""
+    async with engine.autocommit() as connection:
+        return await failover.healing(connection)
+
+
+def ahead(holder: Holder, clock: FrozenClock) -> Holder:
+    """Make the holder of a token two generations on, as a commit that was lost had confirmed it."""
+    mint = holder.tokens.minter(os.urandom(16))
+    return Holder(holder.store, mint(holder.session_id, 2, clock.now, bytes(8)).text)
+
+
+async def test_failover(postgres: PostgresServer, postgres_url: str) -> None:
+    """After a real promotion, tokens ahead of the database are believed for the healing time and no longer."""
+    clock = FrozenClock()
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+    await store.failover.check()
+    holders = [ahead(await sign_in(store, f"user-{number}"), clock) for number in range(3)]
+    assert (await holders[0].refresh()).outcome is Outcome.AHEAD
+    await engine.close()
+    promote(postgres)
+    assert (await holders[0].refresh()).outcome is Outcome.CONFIRM
+    assert await healing_until(engine) == clock.now + 900.0
+    clock.advance(899.0)
+    assert (await holders[1].refresh()).outcome is Outcome.CONFIRM
+    clock.advance(1.0)
+    assert (await holders[2].refresh()).outcome is Outcome.AHEAD
+    await store.close()
+    await engine.close()
+
+
+async def test_failover_while_every_node_was_down(postgres: PostgresServer, postgres_url: str) -> None:
+    """The timeline last seen is in the database: the check at start-up of a new process sees the failover."""
+    clock = FrozenClock()
+    for expected in (0.0, clock.now + 60.0):
+        engine = open_engine(postgres_url)
+        await migrate(engine)
+        await Failover(engine, heal_time=60.0, clock=clock).check()
+        assert await healing_until(engine) == expected
+        await engine.close()
+        promote(postgres)
+
+
+async def test_timeline_that_went_back(postgres_url: str) -> None:
+    """A lower timeline is another cluster: it is noted, and nothing is believed by itself."""
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    async with engine.transaction() as connection:
+        await connection.exec_driver_sql("INSERT INTO keyturn_meta VALUES ('timeline', '4000')")
+    await Failover(engine, heal_time=900.0).check()
+    assert await healing_until(engine) == 0.0
+    async with engine.autocommit() as connection:
+        found = await connection.exec_driver_sql("SELECT value FROM keyturn_meta WHERE name = 'timeline'")
+        assert 0 < int(found.scalar_one()) < 4000
+    await engine.close()
+
+
+async def test_operator(engine: Engine) -> None:
+    """The operator's switch holds for its time, at every node, and can be taken back."""
+    clock = FrozenClock()
+    failover = Failover(engine, heal_time=900.0, clock=clock)
+    assert not await is_healing(failover, engine)
+    assert await start_healing(engine, 60.0, clock=clock) == clock.now + 60.0
+    clock.advance(59.0)
+    assert await is_healing(failover, engine)
+    clock.advance(1.0)
+    assert not await is_healing(failover, engine)
+    await start_healing(engine, 60.0, clock=clock)
+    await start_healing(engine, 0.0, clock=clock)
+    assert not await is_healing(failover, engine)
+
+
+async def test_operator_in_the_settings(engine: Engine) -> None:
+    """The time from the settings holds as well."""
+    clock = FrozenClock()
+    failover = Failover(engine, heal_time=900.0, heal_until=clock.now + 10.0, clock=clock)
+    assert await is_healing(failover, engine)
+    clock.advance(10.0)
+    assert not await is_healing(failover, engine)
+
+
+async def test_database_clock(engine: Engine) -> None:
+    """Without a clock of its own, the database's counts."""
+    failover = Failover(engine, heal_time=900.0)
+    await start_healing(engine, 60.0)
+    assert await is_healing(failover, engine)
+    await start_healing(engine, -60.0)
+    assert not await is_healing(failover, engine)

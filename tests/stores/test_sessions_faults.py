@@ -1,0 +1,342 @@
+"""A database at fault is `Unavailable`, and never an answer; our own mistakes are not hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from keyturn.core.errors import Unavailable, UnsafeSettings
+from keyturn.core.events import Event, EventType
+from keyturn.core.model import RevokeReason, SessionId
+from keyturn.core.rotation import Outcome
+from keyturn.stores.engine import AsyncConnection, Engine, check_durability, normalise, open_engine, ping
+from keyturn.stores.migrations import migrate
+from keyturn.stores.revoking import Denied, deny_ids, notices, read_notice
+from keyturn.stores.sql import SqlSessions
+from keyturn.testing import FrozenClock, sign_in
+from keyturn.testing.contract_base import soon
+from tests.services import PostgresServer
+from tests.stores.support import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+def store_on(engine: Engine, clock: FrozenClock | None = None) -> SqlSessions:
+    """Make a store."""
+    return SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[Engine]:
+    """A migrated database."""
+    engine = open_engine(database_url)
+    await migrate(engine)
+    yield engine
+    await engine.close()
+
+
+async def test_postgresql_that_is_down(postgres: PostgresServer, postgres_url: str) -> None:
+    """Every method says so, with a time to come back; afterwards all goes on, over the same engine."""
+    clock = FrozenClock()
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    store = store_on(engine, clock)
+    child = await (await sign_in(store)).child()
+    clock.advance(60.0)
+    postgres.kill9()
+    for call in (
+        child.refresh,
+        lambda: store.get(child.session_id),
+        lambda: store.list_live("user-1"),
+        lambda: store.revoke("user-1", RevokeReason.LOGOUT),
+        lambda: store.knows_device("user-1", b"x"),
+        lambda: store.record(Event(EventType.SIGNED_UP, 0.0)),
+        lambda: sign_in(store),
+        lambda: ping(engine),
+        lambda: check_durability(engine),
+        store.failover.check,
+    ):
+        with pytest.raises(Unavailable) as caught:
+            await call()
+        assert (caught.value.dependency, caught.value.retry_after) == ("database", 1.0)
+    postgres.start()
+    for _ in range(20):
+        try:
+            await ping(engine)
+            break
+        except Unavailable:
+            continue
+    assert (await child.refresh()).outcome is Outcome.CONFIRM
+    await store.close()
+    await engine.close()
+
+
+async def test_fault_in_a_group(postgres: PostgresServer, postgres_url: str) -> None:
+    """Each caller gets an error object of its own."""
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    store = store_on(engine)
+    holders = [await sign_in(store, f"user-{number}") for number in range(5)]
+    postgres.kill9()
+    errors = await asyncio.gather(*(holder.refresh() for holder in holders), return_exceptions=True)
+    assert {type(error) for error in errors} == {Unavailable}
+    assert len({id(error) for error in errors}) == 5
+    await engine.close()
+
+
+async def test_sqlite_directory_that_is_missing(tmp_path: Path) -> None:
+    """A file that cannot be opened is a fault."""
+    engine = open_engine(f"sqlite:///{tmp_path}/nowhere/keyturn.db")
+    with pytest.raises(Unavailable):
+        await ping(engine)
+    await engine.close()
+
+
+async def test_sqlite_file_that_is_something_else(tmp_path: Path) -> None:
+    """A file that is not a database is a fault."""
+    path = tmp_path / "keyturn.db"
+    path.write_bytes(b"not a database" * 100)
+    engine = open_engine(f"sqlite:///{path}")
+    with pytest.raises(Unavailable):
+        await ping(engine)
+    await engine.close()
+
+
+async def test_sqlite_that_another_process_holds(sqlite_database_url: str) -> None:
+    """A writer who does not let go is waited for a bounded time and then a fault; readers are not held up."""
+    engine = open_engine(sqlite_database_url, command_timeout=0.05)
+    await migrate(engine)
+    store = store_on(engine)
+    holder = await sign_in(store)
+    other = sqlite3.connect(str(normalise(sqlite_database_url).database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable):
+        await sign_in(store)
+    assert (await holder.refresh()).outcome is Outcome.ROTATE
+    other.execute("ROLLBACK")
+    await sign_in(store)
+    other.close()
+    await engine.close()
+
+
+async def test_pool_without_a_free_connection(postgres_url: str) -> None:
+    """Waiting for a connection is bounded, and then a fault."""
+    engine = open_engine(postgres_url, pool_size=1, connect_timeout=0.2)
+    async with engine.autocommit(), engine.autocommit():
+        with pytest.raises(Unavailable):
+            await ping(engine)
+    await engine.close()
+
+
+async def test_mistake_of_ours(engine: Engine) -> None:
+    """A statement that is wrong stays an error of its own kind."""
+    with pytest.raises(DBAPIError, match="no_such_table"):
+        async with engine.autocommit() as connection:
+            await connection.exec_driver_sql("SELECT * FROM no_such_table")
+
+
+async def test_deadlock(postgres_url: str) -> None:
+    """Two transactions in each other's way both come through, by trying again."""
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    async with engine.transaction() as connection:
+        await connection.exec_driver_sql("INSERT INTO keyturn_meta VALUES ('a', ''), ('b', '')")
+    both = asyncio.Barrier(2)
+    tries = 0
+
+    async def update(first: str, second: str) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            nonlocal tries
+            tries += 1
+            run = connection.exec_driver_sql
+            await run("UPDATE keyturn_meta SET value = value || $1 WHERE name = $1", (first,))
+            if tries <= 2:
+                await both.wait()
+            await run("UPDATE keyturn_meta SET value = value || $1 WHERE name = $1", (second,))
+
+        await engine.run(work)
+
+    await asyncio.gather(update("a", "b"), update("b", "a"))
+    async with engine.autocommit() as connection:
+        found = await connection.exec_driver_sql("SELECT value FROM keyturn_meta ORDER BY name")
+        assert list(found.scalars()) == ["aa", "bb"]
+    assert tries > 2
+    await engine.close()
+
+
+async def test_transaction_that_raises(engine: Engine) -> None:
+    """Nothing of it stays, and the next one works."""
+
+    async def work(connection: AsyncConnection) -> None:
+        await deny_ids(connection, ["a"], 0.0, 1.0)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await engine.run(work)
+    async with engine.transaction() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM keyturn_denylist")).scalar_one() == 0
+
+
+@pytest.mark.parametrize("scope", ["ROLE keyturn", "DATABASE {database}"])
+async def test_synchronous_commit_off(postgres: PostgresServer, postgres_url: str, scope: str) -> None:
+    """It is refused, wherever it was set."""
+    database = str(normalise(postgres_url).database)
+    engine = open_engine(postgres_url)
+    await check_durability(engine)
+    await engine.close()
+    target = scope.format(database=database)
+    postgres.execute(f"ALTER {target} SET synchronous_commit = off")
+    try:
+        with pytest.raises(UnsafeSettings, match="synchronous_commit=off"):
+            await check_durability(engine)
+    finally:
+        postgres.execute(f"ALTER {target} RESET synchronous_commit")
+        await engine.close()
+
+
+async def test_sqlite_settings(sqlite_database_url: str) -> None:
+    """Every connection has the write-ahead log, full synchronisation and foreign keys."""
+    engine = open_engine(sqlite_database_url)
+    await check_durability(engine)
+    async with engine.autocommit() as first, engine.autocommit() as second:
+        for connection in (first, second):
+            for pragma, expected in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+                assert (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one() == expected
+    await engine.close()
+
+
+async def test_database_clock(engine: Engine) -> None:
+    """It moves, inside one transaction too, and both ways of reading it agree."""
+    async with engine.transaction() as connection:
+        first = await engine.read_now(connection)
+        readings = [await engine.read_now(connection) for _ in range(100)]
+        assert readings == sorted(readings)
+        assert readings[-1] > first
+    _, now = await store_on(engine).get(SessionId(bytes(16)))
+    assert first < now < first + 60.0
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgres://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
+        ("postgresql://h/d", "postgresql+asyncpg://h/d"),
+        ("postgresql+psycopg://h/d?sslmode=require", "postgresql+asyncpg://h/d?ssl=require"),
+        ("sqlite:///a.db", "sqlite+aiosqlite:///a.db"),
+        ("sqlite+aiosqlite:////var/a.db", "sqlite+aiosqlite:////var/a.db"),
+    ],
+)
+async def test_url(url: str, expected: str) -> None:
+    """The usual spellings are understood."""
+    assert normalise(url).render_as_string(hide_password=False) == expected
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://h/d", "secret-that-is-no-url", ""])
+async def test_url_that_is_not_supported(url: str) -> None:
+    """It is refused, and not repeated: a password may be in it."""
+    with pytest.raises(ValueError, match=r"SQLite|supported|malformed") as caught:
+        open_engine(url)
+    assert "secret" not in str(caught.value)
+
+
+async def test_notices() -> None:
+    """Any number of entries comes through whole, in notices that PostgreSQL takes."""
+    entries = [Denied(f"{number:032x}", 1_800_000_000.123456 + number) for number in range(250)]
+    written = list(notices(entries))
+    assert [entry for notice in written for entry in read_notice(notice)] == entries
+    assert max(map(len, written)) < 8000
+    assert list(notices([])) == []
+
+
+async def test_denial_that_is_repeated(engine: Engine) -> None:
+    """The later expiry stays."""
+    async with engine.transaction() as connection:
+        await deny_ids(connection, ["a", "b"], 1.0, 50.0)
+        await deny_ids(connection, ["a", "a"], 2.0, 60.0)
+        await deny_ids(connection, ["b"], 2.0, 40.0)
+        assert await deny_ids(connection, [], 2.0, 40.0) == []
+        found = await connection.exec_driver_sql("SELECT id, expires_at FROM keyturn_denylist ORDER BY id")
+        assert [tuple(row) for row in found] == [("a", 60.0), ("b", 50.0)]
+
+
+async def test_on_revoked(engine: Engine) -> None:
+    """This process hears of its own revocations after the commit, by function or coroutine; an error in it is no answer."""
+    heard: list[Denied] = []
+
+    async def hear(denied: Sequence[Denied]) -> None:
+        heard.extend(denied)
+        raise LookupError("an application's mistake")
+
+    clock = FrozenClock()
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, on_revoked=hear)
+    holders = [await sign_in(store) for _ in range(2)]
+    ended = await store.revoke("user-1", RevokeReason.LOGOUT)
+    assert {entry.id for entry in heard} == {holder.session_id.hex() for holder in holders}
+    assert {entry.expires_at for entry in heard} == {clock.now + 610.0}
+    assert len(ended) == 2
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, on_revoked=heard.extend)
+    dead = await sign_in(store, remember=False)
+    clock.advance(86400.0)
+    assert (await dead.refresh()).reason is RevokeReason.ABSOLUTE
+    assert heard[-1] == Denied(dead.session_id.hex(), clock.now + 610.0)
+
+
+async def test_touches_at_the_end(database_url: str) -> None:
+    """What waits is written when the store closes."""
+    clock = FrozenClock()
+    engine = open_engine(database_url)
+    await migrate(engine)
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, touch_period=3600.0)
+    holder = await sign_in(store)
+    clock.advance(120.0)
+    await holder.refresh()
+    before, _ = await store.get(holder.session_id)
+    await store.close()
+    after, _ = await store.get(holder.session_id)
+    assert before is not None
+    assert after is not None
+    assert before.last_seen_at == clock.now - 120.0
+    assert after.last_seen_at == clock.now
+    await engine.close()
+
+
+async def test_touches_while_the_database_is_away(
+    postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are kept, and written when it is back."""
+    clock = FrozenClock()
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, touch_period=0.05)
+    holder = await sign_in(store)
+    clock.advance(120.0)
+    await holder.refresh()
+    postgres.kill9()
+    await eventually(lambda: "last-seen times were not written" in caplog.text)
+    postgres.start()
+
+    async def written() -> bool:
+        try:
+            session, _ = await store.get(holder.session_id)
+        except Unavailable:
+            return False
+        return session is not None and session.last_seen_at == clock.now
+
+    await soon(written)
+    await store.close()
+    await engine.close()
+
+
+async def test_permissions_are_left_alone(tmp_path: Path) -> None:
+    """An existing SQLite file keeps the mode its owner gave it."""
+    path = tmp_path / "keyturn.db"
+    path.touch(mode=0o640)
+    path.chmod(0o640)
+    await migrate(f"sqlite:///{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640

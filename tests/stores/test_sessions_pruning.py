@@ -1,0 +1,141 @@
+"""Pruning deletes what has expired and nothing else, in bounded batches, on one node at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, select
+
+from keyturn.core.model import RevokeReason
+from keyturn.core.policy import DAY, Policy
+from keyturn.stores.engine import Engine, open_engine
+from keyturn.stores.migrations import migrate
+from keyturn.stores.pruning import LEASE_TIME, SqlUpkeep
+from keyturn.stores.schema import counters, denylist, events, metadata, sessions
+from keyturn.stores.sql import SqlSessions
+from keyturn.testing import FrozenClock, sign_in
+
+pytestmark = pytest.mark.anyio
+POLICY = Policy()
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[Engine]:
+    """A migrated database."""
+    engine = open_engine(database_url)
+    await migrate(engine)
+    yield engine
+    await engine.close()
+
+
+def upkeep(engine: Engine, clock: FrozenClock) -> SqlUpkeep:
+    """Make a node's upkeep."""
+    return SqlUpkeep(engine, event_retention=POLICY.event_retention, clock=clock)
+
+
+async def rows(engine: Engine, column: Any) -> list[Any]:
+    """Read a column, sorted."""
+    async with engine.autocommit() as connection:
+        return sorted((await connection.execute(select(column))).scalars())
+
+
+async def deny(engine: Engine, expiries: dict[str, float]) -> None:
+    """Fill the denylist."""
+    async with engine.transaction() as connection:
+        entries = [{"id": id_, "created_at": 0.0, "expires_at": at} for id_, at in expiries.items()]
+        await connection.execute(insert(denylist), entries)
+
+
+async def test_expired_and_not(engine: Engine) -> None:
+    """Each table loses what is past its time, and keeps the rest; a second run finds nothing."""
+    clock = FrozenClock()
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+    old = await sign_in(store, remember=False)
+    await store.revoke("user-1", RevokeReason.LOGOUT)
+    clock.advance(DAY)
+    kept = await sign_in(store, "user-2")
+    async with engine.transaction() as connection:
+        ages = {"old": POLICY.event_retention + 1.0, "young": POLICY.event_retention - 2.0}
+        for name, age in ages.items():
+            await connection.execute(insert(events).values(at=clock.now - age, type=name, data="{}"))
+        for key, expires_at in ((b"past", clock.now - 1.0), (b"live", clock.now + 9.0), (b"until reset", None)):
+            await connection.execute(insert(counters).values(key_hash=key, amount=1, expires_at=expires_at))
+    assert await upkeep(engine, clock).prune() == 3
+    assert len(await rows(engine, sessions.c.id)) == 2
+    assert await rows(engine, denylist.c.id) == []
+    assert await rows(engine, counters.c.key_hash) == [b"live", b"until reset"]
+    clock.advance(DAY + 1.0)
+    assert await upkeep(engine, clock).prune() == 3
+    assert await rows(engine, sessions.c.id) == [kept.session_id]
+    assert old.session_id != kept.session_id
+    assert await rows(engine, events.c.type) == ["session_ended", "signed_in", "signed_in"]
+    assert await upkeep(engine, clock).prune() == 0
+    await store.close()
+
+
+async def test_batches(engine: Engine) -> None:
+    """No transaction deletes more than a batch."""
+    clock = FrozenClock()
+    await deny(engine, {f"id-{number}": clock.now - 1.0 for number in range(25)})
+    counts: list[int] = []
+
+    def count(_connection: object, cursor: Any, statement: str, *_rest: object) -> None:
+        if statement.startswith("DELETE FROM keyturn_denylist"):
+            counts.append(cursor.rowcount)
+
+    event.listen(engine.sqlalchemy.sync_engine, "after_cursor_execute", count)
+    assert await upkeep(engine, clock).prune(batch=10) == 25
+    assert counts == [10, 10, 5]
+
+
+async def test_other_node_that_prunes(engine: Engine) -> None:
+    """Whoever comes second does nothing, at once; the next time it may be the one."""
+    clock = FrozenClock()
+    await deny(engine, {"past": clock.now - 1.0})
+    other = open_engine(engine.sqlalchemy.url.render_as_string(hide_password=False))
+    async with upkeep(other, clock)._elected() as elected:
+        assert elected
+        assert await upkeep(engine, clock).prune() == 0
+    assert await upkeep(engine, clock).prune() == 1
+    await other.close()
+
+
+async def test_several_nodes_at_once(engine: Engine) -> None:
+    """Together they delete every row once."""
+    clock = FrozenClock()
+    await deny(engine, {f"id-{number}": clock.now - 1.0 for number in range(30)})
+    deleted = await asyncio.gather(*(upkeep(engine, clock).prune(batch=7) for _ in range(3)))
+    assert sum(deleted) == 30
+
+
+async def test_sqlite_node_that_died_while_pruning(sqlite_database_url: str) -> None:
+    """Its lease ends by itself, and also when the clock was set back behind it."""
+    clock = FrozenClock()
+    engine = open_engine(sqlite_database_url)
+    await migrate(engine)
+    await deny(engine, {"past": clock.now - 1000.0})
+    node = upkeep(engine, clock)
+    assert await engine.run(node._take_lease)
+    assert await node.prune() == 0
+    clock.advance(LEASE_TIME)
+    assert await node.prune() == 1
+    assert await engine.run(node._take_lease)
+    clock.advance(-LEASE_TIME)
+    await deny(engine, {"past": clock.now - 1000.0})
+    assert await node.prune() == 1
+    await engine.close()
+
+
+async def test_empty_batch(engine: Engine) -> None:
+    """A batch of nothing would never end: refused."""
+    with pytest.raises(ValueError, match="at least one row"):
+        await upkeep(engine, FrozenClock()).prune(batch=0)
+
+
+async def test_every_table_is_considered() -> None:
+    """A new table must be pruned or be named here."""
+    pruned = {sessions.name, denylist.name, counters.name, events.name}
+    assert set(metadata.tables) - pruned == {"keyturn_users", "keyturn_signing_keys", "keyturn_meta"}
