@@ -266,8 +266,10 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
         # The busy timeout comes with the connection, before anything that could meet a lock.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
-    finally:
         cursor.close()
+    except BaseException:
+        connection.close()  # else its thread would stay
+        raise
 
 
 def create_private_file(path: Path) -> None:
