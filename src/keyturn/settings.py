@@ -267,7 +267,7 @@ class Settings(BaseSettings):
             return keys
         for item in _SEPARATOR.split(self.ssr_keys.get_secret_value().strip()):
             key_id, _, encoded = item.partition(":")
-            if _SSR_KEY_ID.fullmatch(key_id) is None or key_id in keys:
+            if _SSR_KEY_ID.fullmatch(key_id) is None or not encoded or key_id in keys:
                 raise ValueError(f"{PREFIX}SSR_KEYS: each key is id:base64url, and each id stands once")
             try:
                 keys[key_id] = base64url.decode(encoded)
