@@ -90,7 +90,7 @@ def test_wire_names_every_route_and_code() -> None:
 def test_wire_names_every_setting() -> None:
     """Every environment variable stands in wire.md, and none that does not exist."""
     text = WIRE.read_text(encoding="utf-8")
-    named = set(re.findall(rf"`({PREFIX}[A-Z_]+)`", text))
+    named = set(re.findall(rf"`({PREFIX}[A-Z0-9_]+)`", text))
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     assert known <= named
     assert {name.removesuffix("_FILE") for name in named} <= known

@@ -157,7 +157,7 @@ async def me(call: Call) -> Response:
     """Show who the access token stands for."""
     auth = call.services.auth
     user, session = await auth.me(call.principal())
-    return answers.ok({"user": answers.user(user), "session": answers.session(session, auth.clock())})
+    return answers.me(user, session, auth.clock())
 
 
 async def list_sessions(call: Call) -> Response:
@@ -215,15 +215,7 @@ async def render(call: Call) -> Response:
     contact = contact._replace(
         ip=body.ip or "", user_agent=user_agent, device=call.services.describe_device(user_agent)
     )
-    result = await auth.render(cookies, contact)
-    return answers.ok(
-        {
-            "access_token": result.access_token,
-            "expires_in": result.expires_in,
-            "user": answers.user(result.user),
-            "session": answers.session(result.session, result.now),
-        }
-    )
+    return answers.rendered(await auth.render(cookies, contact))
 
 
 # -- for machines
@@ -237,8 +229,8 @@ async def jwks(call: Call) -> Response:
         (b"etag", etag.encode("ascii")),
     ]
     if _matches(call.request.values(b"if-none-match"), etag.encode("ascii")):
-        return Response(304, caching)
-    return Response(200, [answers.JSON_TYPE, *caching], body)
+        return Response(304, caching, cacheable=True)
+    return Response(200, [answers.JSON_TYPE, *caching], body, cacheable=True)
 
 
 def _matches(if_none_match: Sequence[bytes], etag: bytes) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from secrets import token_hex
 from typing import Final, NamedTuple, TypeVar
@@ -171,6 +172,8 @@ class Response(NamedTuple):
     body: bytes = b""
     close: bool = False
     """True when the rest of the request was not read, so that the connection is of no further use."""
+    cacheable: bool = False
+    """True when `headers` says how long the answer may be kept; every other answer may not be kept at all."""
 
 
 def bearer(values: Sequence[bytes]) -> str:
@@ -207,6 +210,7 @@ def parse_json(content: bytes) -> JsonObject:
     raise InvalidRequest("the body is not one strict JSON object")
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> str | None:
     """Normalise an address with or without port; None for anything else, zone ids included."""
     if match := _WITH_PORT.fullmatch(text):
