@@ -1,0 +1,88 @@
+"""What both proofs share: a session row, a caller, and rules that are wrong on purpose."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from keyturn.core.model import Contact, NewToken, PresentedToken, Session, SessionId
+from keyturn.core.policy import Policy
+from keyturn.core.rotation import Decision, Mint, Outcome, Write, decide
+
+SESSION_ID = SessionId(bytes(16))
+CONTACT = Contact("192.0.2.1", "agent", "Firefox on Linux")
+FOREVER = 1e12
+
+
+class Rule(Protocol):
+    """Anything with the signature of `decide`."""
+
+    def __call__(
+        self,
+        session: Session | None,
+        presented: PresentedToken,
+        now: float,
+        policy: Policy,
+        *,
+        contact: Contact,
+        mint: Mint,
+    ) -> Decision: ...
+
+
+def row(token_hash: bytes, now: float) -> Session:
+    """Make the row of a session that has no deadline to speak of."""
+    return Session(
+        id=SESSION_ID,
+        user_id="user",
+        generation=0,
+        token_hash=token_hash,
+        previous_hash=None,
+        confirmed_at=now,
+        created_at=now,
+        last_seen_at=now,
+        last_active_at=now,
+        inactivity_expires_at=FOREVER,
+        absolute_expires_at=FOREVER,
+        revoked_at=None,
+        revoked_reason=None,
+        device_id=bytes(16),
+        device_name=None,
+        device=CONTACT.device,
+        ip=CONTACT.ip,
+        user_agent=CONTACT.user_agent,
+        amr=("pwd",),
+        authenticated_at=now,
+        remember=True,
+    )
+
+
+def _is_sibling(session: Session, presented: PresentedToken) -> bool:
+    parent = session.previous_hash
+    return (
+        parent is not None
+        and presented.generation == session.generation
+        and presented.parent_fingerprint == parent[:8]
+        and presented.token_hash != session.token_hash
+    )
+
+
+def _child(session: Session, now: float, mint: Mint) -> NewToken:
+    return mint(session.id, session.generation + 1, now, session.fingerprint)
+
+
+def accepting_siblings(
+    session: Session | None, presented: PresentedToken, now: float, policy: Policy, *, contact: Contact, mint: Mint
+) -> Decision:
+    """Judge as `decide`, but let a dead sibling go on from the current token, as a grace window does."""
+    if session is not None and session.revoked_at is None and _is_sibling(session, presented):
+        return Decision(Outcome.ROTATE, session, Write.NOTHING, _child(session, now, mint))
+    return decide(session, presented, now, policy, contact=contact, mint=mint)
+
+
+def rotating_in_the_tail(
+    session: Session | None, presented: PresentedToken, now: float, policy: Policy, *, contact: Contact, mint: Mint
+) -> Decision:
+    """Judge as `decide`, but give a child of the current token to whoever presents the previous one in its tail."""
+    decision = decide(session, presented, now, policy, contact=contact, mint=mint)
+    if decision.outcome is Outcome.TAIL and session is not None:
+        return decision._replace(child=_child(session, now, mint))
+    return decision
