@@ -264,6 +264,21 @@ async def test_database_that_is_not_there(tmp_path: object) -> None:
         await denylist.close()
 
 
+async def test_row_that_overtook_another(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+    """A row stamped before one that is already known, but committed after it, is not missed between two questions."""
+    url, make = feed_url
+    async with open_database(url) as engine, following(make()) as denylist:
+        await revoke(engine, "newest")
+        await eventually(lambda: "newest" in denylist)
+
+        async def work(connection: AsyncConnection) -> None:
+            now = await engine.read_now(connection)
+            await deny_ids(connection, ["overtaken"], now - 5, now + LIFETIME)
+
+        await engine.run(work)
+        await eventually(lambda: "overtaken" in denylist)
+
+
 async def test_row_that_was_committed_late(sqlite_database_url: str) -> None:
     """A row stamped long before it was committed is found when the whole table is read again."""
     async with open_database(sqlite_database_url) as engine:

@@ -31,6 +31,7 @@ ENTRIES = "keyturn:denylist"
 CHANNEL = "keyturn:denylist:feed"
 _TIMEOUT = 2.0
 _MOST_LOADED = 1_000_000
+_NEVER = float("inf")
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class RedisFeed:
                     self._redis = None
 
     async def _follow(self, redis: Redis, channel: PubSub) -> AsyncGenerator[Collection[Entry]]:
-        reread_at = float("inf")
+        reread_at = _NEVER
         asked = False
         while True:
             if time.monotonic() >= reread_at:
@@ -132,7 +133,7 @@ class RedisFeed:
                 yield await self._load(redis)
             message: Any = await channel.get_message(timeout=self._heartbeat)
             if message is None:
-                if asked:
+                if asked or reread_at == _NEVER:
                     raise ConnectionError("Redis does not answer on the channel")
                 asked = True
                 await channel.ping()
