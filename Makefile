@@ -64,6 +64,10 @@ check: $(DEV_STAMP) ## Lint, types, import contracts, budgets: no service needed
 unit: $(DEV_STAMP) ## The quick tests: no service, no proofs, no chaos
 	$(PYTEST) -q -n $(WORKERS) -m "not services" --ignore=tests/proofs --ignore=tests/chaos tests
 
+.PHONY: contract
+contract: $(DEV_STAMP) ## Write spec/errors.json and spec/openapi.json anew from the code
+	$(BIN)/python -m keyturn.contract spec
+
 # The long versions may be silent for hours, so the watch on hanging tests is off.
 .PHONY: prove
 prove: services ## The proofs at full length

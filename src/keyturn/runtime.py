@@ -218,6 +218,8 @@ class Keyturn:
             except Exception as fault:  # noqa: BLE001 - whatever a check raises, it says "not ready"
                 _logger.warning("not ready", extra={"check": check.__name__, "fault": type(fault).__name__})
                 answers[check.__name__] = False
+        if self.metrics is not None:
+            self.metrics.checked(answers)
         return answers
 
     async def close(self) -> None:
