@@ -55,6 +55,7 @@ test: services check ## Everything that has to pass; installs what it needs
 check: $(DEV_STAMP) ## Lint, types, import contracts, budgets: no service needed
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/python -m keyturn.contract --check spec
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy $(CODE)
 	$(BIN)/basedpyright

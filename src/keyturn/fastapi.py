@@ -209,6 +209,8 @@ def _extra(route: Route, documented: Documented) -> dict[str, Any]:
         parameters.append(_SESSION_ID)
     if parameters:
         extra["parameters"] = parameters
+    if route.name == "log_out":
+        extra["security"] = [{}]  # besides the cookie: nothing to end is no error
     if documented.body is not None:
         schema = documented.body.model_json_schema()
         content = {"application/json": {"schema": schema}}
