@@ -123,6 +123,13 @@ async def test_sign_ups_that_race_for_one_address(database_url: str) -> None:
         assert found.password_hash == f"hash-{created.index(winners[0])}"
 
 
+async def test_address_of_a_staging_system(users: Directory) -> None:
+    """Addresses under `.test` can sign up: staging systems use them."""
+    user = await users.create("alice@example.test", None, "hash")
+    assert user is not None
+    assert user.email == "alice@example.test"
+
+
 @pytest.mark.parametrize(
     "address",
     [
