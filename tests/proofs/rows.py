@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Protocol
 
 from keyturn.core.model import Contact, NewToken, PresentedToken, Session, SessionId
@@ -86,3 +87,15 @@ def rotating_in_the_tail(
     if decision.outcome is Outcome.TAIL and session is not None:
         return decision._replace(child=_child(session, now, mint))
     return decision
+
+
+def giving_one_successor(
+    session: Session | None, presented: PresentedToken, now: float, policy: Policy, *, contact: Contact, mint: Mint
+) -> Decision:
+    """Judge as `decide`, but let all children of a token be one, as rules do that keep one successor until it is used."""
+
+    def same(session_id: SessionId, generation: int, at: float, parent_fingerprint: bytes) -> NewToken:
+        made = mint(session_id, generation, at, parent_fingerprint)
+        return NewToken(made.text, sha256(parent_fingerprint).digest())
+
+    return decide(session, presented, now, policy, contact=contact, mint=same)
