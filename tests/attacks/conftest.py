@@ -10,14 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from keyturn.password_pool import PasswordPool
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.testing import FrozenClock
+from keyturn.tokens.password import PasswordHasher, PasswordProfile
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import KeyturnASGI
 from tests.attacks.support import ORIGIN, PARTNER, SECRET, Browser
 from tests.services import PostgresServer, sqlite_url, wait_until
 
@@ -66,12 +71,26 @@ def settings_of(database_url: str, **more: object) -> Settings:
     return Settings.load(**{**values, "database_url": database_url, **more})
 
 
+def with_passwords(node: Keyturn, passwords: PasswordPool) -> KeyturnASGI:
+    """Return the same node's routes over another password pool."""
+    services = replace(node.services, auth=replace(node.auth, passwords=passwords))
+    return KeyturnASGI(WebApplication(services, node.settings.web_config()))
+
+
+def lighten(node: Keyturn) -> None:
+    """Give a node that does not run yet a cheap password hash: here it is broken into by other means."""
+    node.passwords.close()
+    node.passwords = PasswordPool(PasswordHasher(PasswordProfile(64, 1)))
+    node.auth = replace(node.auth, passwords=node.passwords)
+
+
 @pytest.fixture(scope="session")
 async def node(anyio_backend: str, shared_database_url: str, clock: FrozenClock) -> AsyncIterator[Keyturn]:
     """A running node on each kind of database; tests share it and bring users of their own."""
     keyturn = Keyturn(
         settings_of(shared_database_url, ssr_keys=SSR_KEYS, metrics_token=METRICS_TOKEN), database_clock=clock
     )
+    lighten(keyturn)
     async with keyturn.lifespan():
         yield keyturn
 
@@ -83,6 +102,7 @@ async def sqlite_node(
     """A running node for attacks that never get as far as a database."""
     url = sqlite_url(tmp_path_factory.mktemp("attacks-http"))
     keyturn = Keyturn(settings_of(url, ssr_keys=SSR_KEYS, metrics_token=METRICS_TOKEN), database_clock=clock)
+    lighten(keyturn)
     async with keyturn.lifespan():
         yield keyturn
 

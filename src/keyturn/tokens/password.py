@@ -155,10 +155,9 @@ class PasswordHasher:
         wanted = self._profile.memory_kib * self._profile.passes
         missing = wanted - profile.memory_kib * profile.passes
         if missing >= _MIN_MEMORY_KIB * self._profile.lanes:
-            # An older, cheaper hash: spend the rest of what the profile costs.
-            memory_kib = min(self._profile.memory_kib, missing)
-            passes = max(1, missing // memory_kib)
-            _argon2(memory_kib, passes, self._profile.lanes).hash(password, salt=bytes(_SALT_BYTES))
+            # An older, cheaper hash: spend the rest of what the profile costs, to within one pass over one KiB.
+            passes = -(-missing // self._profile.memory_kib)
+            _argon2(missing // passes, passes, self._profile.lanes).hash(password, salt=bytes(_SALT_BYTES))
         return ok
 
 
