@@ -187,6 +187,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then end the application."""
+        _logger.info("draining", extra={"connections": len(self.server_state.connections)})
         if self._lifeline is None:
             turn_away(self._listener)
         # The list is shared with every request since the last second; uvicorn closes after an answer that says so.
@@ -199,6 +200,7 @@ class DrainingServer(uvicorn.Server):
         while self.server_state.connections and time.monotonic() < deadline and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await super().shutdown(sockets=None)
+        _logger.info("drained", extra={"connections": len(self.server_state.connections)})
 
 
 def serve_here(

@@ -67,11 +67,10 @@ def _supervise(settings: Settings, host: str, port: int, workers: int) -> None:
     import sys
 
     from keyturn.cli.tools import run
-    from keyturn.observability import configure_logging
     from keyturn.serving import bind
     from keyturn.workers import Supervisor
 
-    configure_logging(settings.log_level)
+    _log_to_stderr(settings)
     # Once, before there are many: what is wrong with the database is then told once as well.
     run(_try_start(settings))
     listener = bind(host, port)
@@ -92,13 +91,12 @@ async def _try_start(settings: Settings) -> None:
 
 def worker() -> Served:
     """Make what one process serves, from the environment."""
-    from keyturn.observability import configure_logging
     from keyturn.runtime import Keyturn
     from keyturn.settings import Settings
     from keyturn.workers import Served
 
     settings = Settings.load()
-    configure_logging(settings.log_level)
+    _log_to_stderr(settings)
     node = _node(Keyturn, settings)
     return Served(node.asgi, node.lifespan, _metrics_application(node))
 
@@ -112,6 +110,17 @@ def _node(make: type[Keyturn], settings: Settings) -> Keyturn:
         raise CommandError("invalid_settings", str(error)) from error
     except ModuleNotFoundError as error:
         raise CommandError("not_installed", f"{error.name}: install keyturn[redis]") from error
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    import logging
+
+    from keyturn.observability import configure_logging
+
+    configure_logging(settings.log_level)
+    # What these say at the start and the end, `keyturn.server` and `keyturn.serving` say in one line each.
+    for name in ("alembic", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def announce(listener: socket.socket, workers: int) -> None:

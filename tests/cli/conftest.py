@@ -1,0 +1,105 @@
+"""Fixtures of the command-line tests: the command with an environment of its own, in this process or in another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from keyturn.cli import main
+from tests.services import wait_until
+
+SECRET = "1:2ZxrWq5cZ1Fv3sVqLgK0m7u9QdXyHnTbEaJpRoCiU4w"
+SAFE = {"KEYTURN_SECRET": SECRET, "KEYTURN_BASE_URL": "https://auth.example.com"}
+"""What production needs besides a database."""
+
+
+class Command:
+    """`keyturn` with one environment, in one directory.
+
+    `run` calls the entry point that the installed script calls, so that a test of many commands does not start as many
+    interpreters; `spawn` and `serving` are processes.
+    """
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self.directory = directory
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEYTURN_")}
+        self.environment = {**inherited, "COLUMNS": "200", **environment}
+
+    def run(self, *arguments: str, status: int = 0, stdin: str = "") -> str:
+        """Run to the end in this process, expect a status, and return what was printed; of a failure, the errors."""
+        output, errors = StringIO(), StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+            for name in [name for name in os.environ if name.startswith("KEYTURN_")]:
+                patch.delenv(name)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            patch.chdir(self.directory)
+            patch.setattr(sys, "stdin", StringIO(stdin))
+            with pytest.raises(SystemExit) as end:
+                main(arguments)
+        assert (end.value.code or 0) == status, output.getvalue() + errors.getvalue()
+        return errors.getvalue() if status and not output.getvalue() else output.getvalue()
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        """Run with --json and return what was printed."""
+        return json.loads(self.run(*arguments, "--json", status=status))
+
+    def spawn(self, *arguments: str, status: int = 0, stdin: str = "") -> str:
+        """Run to the end as a process of its own, expect a status, and return what was printed; of a failure, the errors."""
+        command = [sys.executable, "-m", "keyturn.cli", *arguments]
+        done = subprocess.run(
+            command, env=self.environment, cwd=self.directory, input=stdin, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stderr if status and not done.stdout else done.stdout
+
+    @contextmanager
+    def serving(self, *arguments: str) -> Iterator[httpx2.Client]:
+        """Run `keyturn serve` until the end of the block and lend a client; it has to end with status 0."""
+        log = self.directory / "serve.log"
+        command = [sys.executable, "-m", "keyturn.cli", "serve", "--port", "0", *arguments]
+        with log.open("w") as output:
+            process = subprocess.Popen(command, env=self.environment, cwd=self.directory, stderr=output)
+        try:
+            wait_until(lambda: process.poll() is not None or self._listening(log) is not None, 60, "the start")
+            url = self._listening(log)
+            assert url is not None, log.read_text()
+            with httpx2.Client(
+                base_url=url, headers={"X-Keyturn": "1", "Origin": "https://auth.example.com"}
+            ) as client:
+                yield client
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0, log.read_text()
+
+    @staticmethod
+    def _listening(log: Path) -> str | None:
+        for line in log.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["message"] == "listening":
+                url: str = entry["url"]
+                return url
+        return None
+
+
+@pytest.fixture
+def command(tmp_path: Path, database_url: str) -> Command:
+    """A safe production environment over an empty database, on SQLite and on PostgreSQL."""
+    return Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": database_url})
+
+
+@pytest.fixture
+def sqlite_command(tmp_path: Path, sqlite_database_url: str) -> Command:
+    """As `command`, on SQLite alone: for what has nothing to do with the database."""
+    return Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": sqlite_database_url})

@@ -1,0 +1,188 @@
+"""Every command over a real database."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+EMAIL = "ada@example.com"
+PASSWORD = "violet otters juggle quietly"
+
+
+@pytest.fixture
+def migrated(command: Command) -> Command:
+    """A command over a database with tables."""
+    command.run("migrate")
+    return command
+
+
+def create_user(command: Command, email: str = EMAIL) -> str:
+    """Create a user and return the id."""
+    return command.run("users", "create", email, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
+
+
+def test_migrate_makes_the_tables_and_does_nothing_when_they_are_there(command: Command) -> None:
+    """Before it the commands say what to do; after it they work, also after a second one."""
+    assert "database_not_migrated" in command.run("users", "list", status=1)
+    first = command.run("migrate")
+    assert command.run("migrate") == first
+    assert command.json("users", "list") == []
+
+
+def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:
+    """From an empty database to a deleted user, each step as the installed script runs it."""
+    assert command.spawn("migrate").startswith("the database is at level ")
+    user_id = command.spawn("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
+    assert command.spawn("users", "list") == f"{user_id}\t{EMAIL}\t-\tno\n"
+    assert command.spawn("users", "disable", EMAIL) == f"disabled {user_id}\n"
+    assert command.spawn("sessions", "list", EMAIL) == ""
+    assert "not_found" in command.spawn("sessions", "revoke", "00" * 16, status=1)
+    assert " signs from " in command.spawn("keys", "rotate")
+    assert "active" in command.spawn("keys", "list")
+    assert command.spawn("prune") == "deleted 0 rows\n"
+    assert command.spawn("heal", "--minutes", "0") == "healing has ended\n"
+    assert command.spawn("doctor").startswith("safe: ")
+    assert command.spawn("secret").startswith("1:")
+    assert command.spawn("users", "delete", EMAIL, "--yes") == f"deleted {user_id}\n"
+
+
+def test_users_are_created_listed_disabled_enabled_and_deleted(migrated: Command) -> None:
+    """Each state shows in the list; names are what was given."""
+    user_id = migrated.run("users", "create", EMAIL, "--name", "Ada", "--password-stdin", stdin=f"{PASSWORD}\n").strip()
+    assert re.fullmatch(r"[0-9a-f]{32}", user_id)
+
+    def listed() -> list[tuple[str, str, str | None, bool]]:
+        return [(u["id"], u["email"], u["name"], u["disabled"]) for u in migrated.json("users", "list")]
+
+    assert listed() == [(user_id, EMAIL, "Ada", False)]
+    migrated.run("users", "disable", EMAIL.upper())
+    assert listed() == [(user_id, EMAIL, "Ada", True)]
+    migrated.run("users", "enable", user_id)
+    assert listed() == [(user_id, EMAIL, "Ada", False)]
+    assert migrated.run("users", "list") == f"{user_id}\t{EMAIL}\tAda\tno\n"
+    migrated.run("users", "delete", EMAIL, "--yes")
+    assert listed() == []
+    assert "not_found" in migrated.run("users", "disable", EMAIL, status=1)
+
+
+def test_users_create_refuses_what_the_sign_up_refuses(migrated: Command) -> None:
+    """A taken address, a short password and a bad address are told by their codes, and nothing is created."""
+    create_user(migrated)
+    taken = migrated.run("users", "create", EMAIL.title(), "--password-stdin", stdin=f"{PASSWORD}\n", status=1)
+    assert taken.startswith("keyturn: conflict: ")
+    for email, password in ((EMAIL, "short\n"), ("no address", f"{PASSWORD}\n"), ("new@example.com", "")):
+        refused = migrated.run("users", "create", email, "--password-stdin", stdin=password, status=1)
+        assert refused.startswith("keyturn: invalid_request: ")
+    assert "no_password" in migrated.run("users", "create", "new@example.com", status=1)
+    assert len(migrated.json("users", "list")) == 1
+
+
+def test_created_user_signs_in_and_the_sessions_commands_see_and_end_it(migrated: Command) -> None:
+    """A login through the server is listed; revoked sessions end at once, and a disabled user's too."""
+    user_id = create_user(migrated)
+    with migrated.serving() as client:
+
+        def log_in() -> str:
+            answer = client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD})
+            assert answer.status_code == 200, answer.text
+            client.cookies.clear()
+            session_id: str = answer.json()["session"]["id"]
+            return session_id
+
+        first, second, third = log_in(), log_in(), log_in()
+        assert [s["id"] for s in migrated.json("sessions", "list", EMAIL)] == [third, second, first]
+        assert "ended 1 session" in migrated.run("sessions", "revoke", second)
+        assert "not_found" in migrated.run("sessions", "revoke", second, status=1)
+        assert {s["id"] for s in migrated.json("sessions", "list", user_id)} == {first, third}
+        assert set(migrated.json("sessions", "revoke", "--user", EMAIL)) == {first, third}
+        log_in()
+        migrated.run("users", "disable", EMAIL)
+        assert migrated.json("sessions", "list", EMAIL) == []
+        assert client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD}).status_code == 401
+
+
+def test_sessions_revoke_needs_one_session_or_a_user(sqlite_command: Command) -> None:
+    """Wrong usage ends with 2 before anything is looked at."""
+    sqlite_command.run("sessions", "revoke", status=2)
+    sqlite_command.run("sessions", "revoke", "00" * 16, "--user", EMAIL, status=2)
+    sqlite_command.run("sessions", "revoke", "not an id", status=2)
+
+
+def test_keys_rotate_adds_a_key_that_is_published_before_it_signs(migrated: Command) -> None:
+    """The list shows the old one active and the new one published; a compromised one is replaced at once."""
+    first = migrated.json("keys", "rotate")
+    listed = migrated.json("keys", "list")
+    assert first["kid"] in {key["kid"] for key in listed}
+    assert sorted(key["state"] for key in listed) == ["active", "published"]
+    at_once = migrated.json("keys", "rotate", "--compromised")
+    assert at_once["state"] == "active"
+    active = [key["kid"] for key in migrated.json("keys", "list") if key["state"] == "active"]
+    assert active == [at_once["kid"]]
+
+
+def test_keys_list_with_another_secret_says_so(migrated: Command) -> None:
+    """Keys sealed under one secret do not open with another; nothing is overwritten."""
+    migrated.run("keys", "rotate")
+    other = migrated.run("secret").strip()
+    migrated.environment["KEYTURN_SECRET"] = other
+    assert "secret_does_not_fit" in migrated.run("keys", "list", status=1)
+    assert "secret_does_not_fit" in {f["code"] for f in migrated.json("doctor", status=1)["findings"]}
+
+
+def test_prune_says_how_many_rows_it_deleted(migrated: Command) -> None:
+    """An empty database has nothing to prune."""
+    assert migrated.json("prune") == {"rows": 0}
+
+
+def test_heal_shows_in_the_doctor_until_it_is_ended(migrated: Command) -> None:
+    """The operator's switch goes on for some minutes and off with 0."""
+    migrated.run("heal", "--minutes", "10")
+    assert "healing" in {f["code"] for f in migrated.json("doctor")["findings"]}
+    migrated.run("heal", "--minutes", "0")
+    assert migrated.json("doctor")["findings"] == []
+
+
+def test_secret_prints_a_line_that_production_takes(sqlite_command: Command) -> None:
+    """Two calls differ; the line with another id can stand in one ring with the first."""
+    first, second = sqlite_command.run("secret"), sqlite_command.run("secret", "--id", "2")
+    assert first != second
+    assert second.startswith("2:")
+    sqlite_command.environment["KEYTURN_SECRET"] = second + first
+    assert sqlite_command.json("doctor")["safe"] is True
+
+
+def test_database_that_is_down_is_a_known_error(sqlite_command: Command) -> None:
+    """No traceback, no password from the URL: a code on standard error and status 1."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://keyturn:hunter2@127.0.0.1:1/keyturn"
+    for arguments in (["migrate"], ["users", "list"], ["serve"], ["prune"]):
+        error = sqlite_command.run(*arguments, status=1)
+        assert "keyturn: unavailable: " in error
+        assert "hunter2" not in error
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = "mysql://keyturn:hunter2@127.0.0.1/keyturn"
+    error = sqlite_command.run("migrate", status=1)
+    assert error.startswith("keyturn: invalid_settings: ")
+    assert "hunter2" not in error
+
+
+def test_help_and_usage_errors_name_the_commands(sqlite_command: Command, tmp_path: Path) -> None:
+    """Help lists every command; an unknown one ends with 2; nothing is created on the way."""
+    text = sqlite_command.run("--help")
+    for name in "demo serve migrate keys users sessions prune doctor secret heal".split():
+        assert re.search(rf"^  {name} ", text, re.MULTILINE)
+    assert "No such command" in sqlite_command.run("destroy", status=2)
+    assert "--password" not in sqlite_command.run("users", "create", "--help").replace("--password-stdin", "")
+    assert sqlite_command.run("--version").strip()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_of_a_list_cannot_move_the_terminal(migrated: Command) -> None:
+    """A device name with an escape sequence is printed escaped."""
+    create_user(migrated)
+    with migrated.serving() as client:
+        body = {"email": EMAIL, "password": PASSWORD, "device_name": "my \u202ephone"}
+        assert client.post("/auth/login", json=body).status_code in {200, 422}
+    assert "\u202e" not in migrated.run("sessions", "list", EMAIL)
