@@ -1,0 +1,291 @@
+"""Whether a refresh costs the same after a million sessions, and a session the same after its hundredth refresh.
+
+`python -m bench.growth [--quick]` starts its own PostgreSQL, fills databases of two sizes, refreshes sessions at random
+through the real store and the real rules (every refresh is a `confirm`), and prints ratios. The two sizes take turns,
+so that a busy machine slows both alike. Owns: these measurements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from hashlib import md5, sha256
+from itertools import chain
+from os import urandom
+from pathlib import Path
+from random import Random
+from time import perf_counter, time
+
+from bench.figures import Figure, over_rounds, table
+from keyturn.core.model import Session, SessionId
+from keyturn.core.policy import Policy
+from keyturn.core.rotation import Decision, Outcome, decide
+from keyturn.ports import Judge
+from keyturn.stores.engine import Engine, normalise, open_engine
+from keyturn.stores.migrations import migrate
+from keyturn.stores.sql import SqlSessions
+from keyturn.testing import CONTACT, FrozenClock, refresh_tokens
+from tests.services import PostgresServer, remove_leftovers, sqlite_url
+
+SIZES = (10_000, 1_000_000)
+QUICK_SIZES = (10_000, 100_000)
+ROUNDS = 7
+GROUPS = 30
+"""Groups of a round."""
+GROUP = 64
+AGED = 1_000
+"""Sessions that are refreshed `AGE` times each."""
+AGE = 100
+QUICK_AGE = 20
+SETTLED = 61.0
+
+_POLICY = Policy()
+_TOKENS = refresh_tokens()
+_USER_AGENT = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0 Safari/537.36"
+)
+_FILL = f"""
+INSERT INTO keyturn_sessions
+SELECT decode(md5('s' || n), 'hex'), md5('u' || n / 3), 0, sha256(convert_to('t' || n, 'UTF8')), NULL,
+       t, t, t, t, t + 1e6, t + 2e6, NULL, NULL, decode(md5('d' || n), 'hex'), NULL, 'Chrome on Windows', '192.0.2.7',
+       '{_USER_AGENT}', 'pwd', t, true
+FROM generate_series(1, {{count}}) n, (VALUES ({{now}}::float8)) AS clock(t)
+"""
+
+
+class Postgres(PostgresServer):
+    """A PostgreSQL that holds both databases in memory, as one in production does, and says what statements take."""
+
+    def _command(self) -> list[str]:
+        settings = {
+            "shared_buffers": "2GB",
+            "shared_preload_libraries": "pg_stat_statements",
+            # No checkpoint while we measure: see `fill_postgres`.
+            "checkpoint_timeout": "1h",
+            "max_wal_size": "16GB",
+        }
+        return [
+            *super()._command(),
+            *chain.from_iterable(("-c", f"{name}={value}") for name, value in settings.items()),
+        ]
+
+
+class Subject:
+    """A filled database and its store."""
+
+    def __init__(self, engine: Engine, count: int, now: float) -> None:
+        self.engine = engine
+        self.count = count
+        self.clock = FrozenClock(now)
+        self.store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=self.clock)
+
+    async def refresh(self, numbers: Sequence[int]) -> None:
+        """Refresh the sessions with these numbers, at once."""
+        calls = (self.store.present(session_id(number), ripe_judge()) for number in numbers)
+        for decision in await asyncio.gather(*calls):
+            if decision.outcome is not Outcome.CONFIRM:
+                raise RuntimeError(f"not a confirm: {decision.outcome}")
+
+    async def refresh_at_random(self, random: Random) -> float:
+        """Do one round; return the seconds of a refresh, all included."""
+        groups = [random.sample(range(1, self.count + 1), GROUP) for _ in range(GROUPS)]
+        started = perf_counter()
+        for numbers in groups:
+            self.clock.advance(SETTLED)
+            await self.refresh(numbers)
+        return (perf_counter() - started) / GROUPS / GROUP
+
+    async def close(self) -> None:
+        """Close the store and its connections."""
+        await self.store.close()
+        await self.engine.close()
+
+
+def session_id(number: int) -> SessionId:
+    """Name the session with a number."""
+    return SessionId(md5(f"s{number}".encode(), usedforsecurity=False).digest())
+
+
+def ripe_judge() -> Judge:
+    """Present a child of whatever token is current, as settled as it must be to confirm."""
+    mint = _TOKENS.minter(urandom(16))
+
+    def judge(session: Session | None, now: float, healing: bool) -> Decision:
+        if session is None:
+            raise RuntimeError("the database was not filled")
+        child = mint(session.id, session.generation + 1, now - SETTLED, session.fingerprint)
+        presented = _TOKENS.read(child.text.encode())
+        if presented is None:
+            raise RuntimeError("a token of our own is not authentic")
+        return decide(session, presented, now, _POLICY, contact=CONTACT, mint=mint, healing=healing)
+
+    return judge
+
+
+async def fill_postgres(server: PostgresServer, count: int) -> Subject:
+    """Make a database with so many sessions, in memory, as it is some time after a checkpoint.
+
+    The first change of a page after a checkpoint writes the whole page to the log. A small table is past that at once
+    and a large one after a while; freezing changes every page once, so that both are.
+    """
+    name, now = f"growth_{count}", time()
+    server.create_database(name)
+    engine = open_engine(server.url(name))
+    await migrate(engine)
+    server.execute(_FILL.format(count=count, now=now), name)
+    server.execute("CREATE EXTENSION pg_stat_statements", name)
+    server.execute("CHECKPOINT", name)
+    server.execute("VACUUM (FREEZE, ANALYZE) keyturn_sessions", name)
+    return Subject(engine, count, now)
+
+
+async def fill_sqlite(directory: Path, count: int) -> Subject:
+    """Make a file with so many sessions."""
+    place, now = directory / str(count), time()
+    place.mkdir()
+    engine = open_engine(sqlite_url(place))
+    await migrate(engine)
+    connection = sqlite3.connect(place / "keyturn.db")
+    with connection:
+        connection.executemany(f"INSERT INTO keyturn_sessions VALUES ({', '.join('?' * 21)})", sqlite_rows(count, now))
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return Subject(engine, count, now)
+
+
+def sqlite_rows(count: int, now: float) -> Iterator[tuple[object, ...]]:
+    """Write the same sessions as `_FILL`."""
+    for n in range(1, count + 1):
+        user = md5(f"u{n // 3}".encode(), usedforsecurity=False).hexdigest()
+        device = md5(f"d{n}".encode(), usedforsecurity=False).digest()
+        token_hash = sha256(f"t{n}".encode()).digest()
+        times = (now, now, now, now, now + 1e6, now + 2e6)
+        who = (device, None, "Chrome on Windows", "192.0.2.7", _USER_AGENT, "pwd", now, True)
+        yield (session_id(n), user, 0, token_hash, None, *times, None, None, *who)
+
+
+def server_time(server: PostgresServer, subject: Subject) -> float:
+    """Return the milliseconds all statements on the sessions took inside PostgreSQL, since the last reset."""
+    name = str(normalise(str(subject.engine.sqlalchemy.url)).database)
+    of_this = f"dbid = (SELECT oid FROM pg_database WHERE datname = '{name}') AND query LIKE '%keyturn_sessions%'"
+    return float(server.execute(f"SELECT sum(total_exec_time) FROM pg_stat_statements WHERE {of_this}", name))
+
+
+async def postgres_growth(server: PostgresServer, sizes: Sequence[int]) -> list[Figure]:
+    """Compare the time inside PostgreSQL, and all included, between the sizes."""
+    random = Random(1)
+    subjects = [await fill_postgres(server, count) for count in sizes]
+    inside: list[list[float]] = [[], []]
+    whole: list[list[float]] = [[], []]
+    for round_ in range(ROUNDS + 2):
+        for index, subject in enumerate(subjects):
+            before = server_time(server, subject) if round_ else 0.0
+            seconds = await subject.refresh_at_random(random)
+            if round_ >= 2:  # the first two warm up
+                whole[index].append(seconds * 1e6)
+                inside[index].append((server_time(server, subject) - before) / GROUPS / GROUP * 1e3)
+    for subject in subjects:
+        await subject.close()
+    return compared("PostgreSQL, database time", sizes, inside, most=1.2) + compared("PostgreSQL, all", sizes, whole)
+
+
+async def sqlite_growth(directory: Path, sizes: Sequence[int]) -> list[Figure]:
+    """Compare the time of a refresh, all included (SQLite works in this process), between the sizes."""
+    random = Random(1)
+    subjects = [await fill_sqlite(directory, count) for count in sizes]
+    whole: list[list[float]] = [[], []]
+    for round_ in range(ROUNDS + 2):
+        for index, subject in enumerate(subjects):
+            seconds = await subject.refresh_at_random(random)
+            if round_ >= 2:
+                whole[index].append(seconds * 1e6)
+    for subject in subjects:
+        await subject.close()
+    return compared("SQLite, all", sizes, whole, most=1.2)
+
+
+def compared(
+    name: str, sizes: Sequence[int], found: Sequence[Sequence[float]], most: float | None = None
+) -> list[Figure]:
+    """Make figures of both sizes, and of their ratio round by round."""
+    ratios = [large / small for small, large in zip(*found, strict=True)]
+    return [
+        *(over_rounds(f"{name}, {size:,} sessions", times, "us") for size, times in zip(sizes, found, strict=True)),
+        over_rounds(f"{name}, ratio", ratios, most=most),
+    ]
+
+
+async def postgres_ageing(server: PostgresServer, age: int) -> list[Figure]:
+    """Refresh every session many times; compare its bytes early and late, and count the updates in place."""
+    subject = await fill_postgres(server, AGED)
+    name = f"growth_{AGED}"
+    sizes: list[int] = []
+    for rounds in (0, age // 10, age - age // 10):
+        await refresh_all(subject, rounds)
+        sizes.append(int(server.execute("SELECT pg_total_relation_size('keyturn_sessions')", name)))
+    await subject.close()  # a backend that ends reports its statistics
+    hot = "SELECT n_tup_hot_upd::float8 / n_tup_upd FROM pg_stat_user_tables WHERE relname = 'keyturn_sessions'"
+    in_place = Figure("PostgreSQL, heap-only updates", float(server.execute(hot, name)), least=0.95)
+    return [*aged("PostgreSQL", age, sizes), in_place]
+
+
+async def sqlite_ageing(directory: Path, age: int) -> list[Figure]:
+    """Refresh every session many times; compare its bytes early and late."""
+    subject = await fill_sqlite(directory, AGED)
+    sizes: list[int] = []
+    for rounds in (0, age // 10, age - age // 10):
+        await refresh_all(subject, rounds)
+        async with subject.engine.autocommit() as connection:
+            pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
+            sizes.append(pages * (await connection.exec_driver_sql("PRAGMA page_size")).scalar_one())
+    await subject.close()
+    return aged("SQLite", age, sizes)
+
+
+def aged(name: str, age: int, sizes: Sequence[int]) -> list[Figure]:
+    """Make figures of the sizes when new, after a tenth of the refreshes and after all of them.
+
+    A new row has no previous hash, and pages that were filled in order make room once; from then on nothing may grow.
+    """
+    new, early, late = (size / AGED for size in sizes)
+    return [
+        Figure(f"{name}, bytes of a session, new", new, "B"),
+        Figure(f"{name}, bytes of a session, {age // 10} refreshes later", early, "B"),
+        Figure(f"{name}, bytes of a session, {age} refreshes later", late, "B"),
+        Figure(f"{name}, bytes, {age} against {age // 10} refreshes", late / early, most=1.05),
+    ]
+
+
+async def refresh_all(subject: Subject, rounds: int) -> None:
+    """Refresh every session so many times, in an order of chance, as browsers do."""
+    random = Random(2)
+    for _ in range(rounds):
+        subject.clock.advance(SETTLED)
+        numbers = random.sample(range(1, AGED + 1), AGED)
+        for first in range(0, AGED, GROUP):
+            await subject.refresh(numbers[first : first + GROUP])
+
+
+async def measure(*, quick: bool = False) -> list[Figure]:
+    """Measure everything, on services of this run."""
+    remove_leftovers()
+    sizes, age = (QUICK_SIZES, QUICK_AGE) if quick else (SIZES, AGE)
+    found: list[Figure] = []
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = Postgres()
+        stack.callback(server.close)
+        await asyncio.to_thread(server.start)
+        found += await postgres_ageing(server, age)
+        found += await postgres_growth(server, sizes)
+        found += await sqlite_ageing(directory, age)
+        found += await sqlite_growth(directory, sizes)
+    return found
+
+
+if __name__ == "__main__":
+    print(table(asyncio.run(measure(quick="--quick" in sys.argv[1:]))))
