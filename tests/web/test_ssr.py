@@ -13,8 +13,10 @@ from keyturn.runtime import Keyturn
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.config import WebConfig
-from keyturn.web.server_credential import WINDOW, authorization, check
+from keyturn.web.server_credential import WINDOW, Signed, authorization, check
 from tests.web.conftest import ORIGIN, SSR_KEY, Browser
+
+PATH = "/auth/ssr"
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +35,7 @@ async def ask(
     server: httpx.AsyncClient, cookie: str, body: bytes = b"", *, key_id: str = "next", key: bytes = SSR_KEY
 ) -> httpx.Response:
     """Ask for an access token as a render server does."""
-    headers = {"authorization": authorization(key_id, key, int(time.time()), cookie.encode(), body)}
+    headers = {"authorization": authorization(key_id, key, int(time.time()), Signed(PATH, cookie.encode(), body))}
     if cookie:
         headers["cookie"] = f"{REFRESH}={cookie}"
     if body:
@@ -92,35 +94,44 @@ async def test_render_route_without_keys(node: Keyturn) -> None:
 
 NOW = 1_800_000_000
 KEYS = {"next": SSR_KEY}
+SIGNED = Signed(PATH, b"c", b"b")
 
 
 @pytest.mark.parametrize("skew", [-WINDOW, 0, WINDOW])
 def test_credential_within_its_window(skew: int) -> None:
     """The two clocks may differ by a minute."""
-    check([authorization("next", SSR_KEY, NOW + skew, b"c", b"b").encode()], KEYS, NOW, b"c", b"b")
+    check([authorization("next", SSR_KEY, NOW + skew, SIGNED).encode()], KEYS, NOW, SIGNED)
 
 
 @pytest.mark.parametrize("skew", [-WINDOW - 1, WINDOW + 1, -(10**9)])
 def test_credential_out_of_its_window(skew: int) -> None:
     """An older one is of no use any more, and none can be made in advance."""
     with pytest.raises(Forbidden):
-        check([authorization("next", SSR_KEY, NOW + skew, b"c", b"b").encode()], KEYS, NOW, b"c", b"b")
+        check([authorization("next", SSR_KEY, NOW + skew, SIGNED).encode()], KEYS, NOW, SIGNED)
 
 
 @pytest.mark.parametrize(
-    ("cookie", "body"), [(b"other", b"b"), (b"c", b"other"), (b"", b"b"), (b"c", b""), (b"cb", b"")]
+    "other",
+    [
+        Signed("/auth/refresh", b"c", b"b"),
+        Signed(PATH, b"other", b"b"),
+        Signed(PATH, b"c", b"other"),
+        Signed(PATH, b"", b"b"),
+        Signed(PATH, b"c", b""),
+        Signed(PATH, b"cb", b""),
+    ],
 )
-def test_credential_for_another_request(cookie: bytes, body: bytes) -> None:
+def test_credential_for_another_request(other: Signed) -> None:
     """It covers the cookie and the body, each by itself."""
-    value = authorization("next", SSR_KEY, NOW, b"c", b"b").encode()
+    value = authorization("next", SSR_KEY, NOW, SIGNED).encode()
     with pytest.raises(Forbidden):
-        check([value], KEYS, NOW, cookie, body)
+        check([value], KEYS, NOW, other)
 
 
 @pytest.mark.parametrize("change", [b"", b"Bearer x", b"Keyturn-HMAC", b"twice", b"padded", b"lower", b"long"])
 def test_credential_malformed(change: bytes) -> None:
     """Every other form is refused, and nothing throws."""
-    good = authorization("next", SSR_KEY, NOW, b"", b"").encode()
+    good = authorization("next", SSR_KEY, NOW, Signed(PATH, b"", b"")).encode()
     values = {
         b"twice": [good, good],
         b"padded": [good + b"="],
@@ -128,4 +139,4 @@ def test_credential_malformed(change: bytes) -> None:
         b"long": [good.replace(b"time=", b"time=" + b"0" * 5000)],
     }.get(change, [change])
     with pytest.raises(Forbidden):
-        check(values, KEYS, NOW, b"", b"")
+        check(values, KEYS, NOW, Signed(PATH, b"", b""))

@@ -63,7 +63,8 @@ class Call(NamedTuple):
 
     def cookies(self) -> Cookies:
         """Read our cookies."""
-        return Cookies(self.request.cookie(cookie.REFRESH), self.request.cookie(cookie.DEVICE))
+        request = self.request
+        return Cookies(request.cookie(cookie.REFRESH), request.cookie(cookie.DEVICE), request.ensure_awaited)
 
     def principal(self) -> Principal:
         """Verify the access token. Raises: InvalidToken."""
@@ -207,7 +208,8 @@ async def render(call: Call) -> Response:
     cookies = call.cookies()
     token = cookies.refresh[0] if len(cookies.refresh) == 1 else b""
     content = await request.body()
-    server_credential.check(request.values(b"authorization"), keys, auth.clock(), token, content)
+    signed = server_credential.Signed(request.path, token, content)
+    server_credential.check(request.values(b"authorization"), keys, auth.clock(), signed)
     body = await request.model(bodies.Render)
     contact = call.contact()
     # The caller is our own server; the person's browser is whom it names.
