@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
 
 from keyturn.core.errors import Unavailable, UnsafeSettings
+from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]
@@ -63,17 +64,34 @@ class Engine:
         now_sql: the database's clock as an SQL expression, in seconds since the epoch.
     """
 
-    def __init__(self, sqlalchemy: AsyncEngine) -> None:
+    def __init__(self, sqlalchemy: AsyncEngine, *, write_timeout: float = 10.0) -> None:
+        """Set up; `open_engine` knows the options.
+
+        Args: write_timeout: for SQLite, seconds to wait for another process's write.
+        """
         self.sqlalchemy = sqlalchemy
         self.postgres = sqlalchemy.dialect.name == "postgresql"
         self.now_sql = POSTGRES_NOW if self.postgres else SQLITE_NOW
         self._autocommit = sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
         self._writer = asyncio.Lock()
+        self._lanes: Lanes = (
+            PostgresLanes(sqlalchemy) if self.postgres else SqliteLanes(self._connect, self._writer, write_timeout)
+        )
 
     @property
     def now(self) -> ColumnElement[float]:
         """The database's clock as an expression of SQLAlchemy."""
         return literal_column(self.now_sql, Float(53))
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncGenerator[Lane]:
+        """Lend a connection of the driver, for the hot path: every statement is a transaction of its own.
+
+        Raises: Unavailable: the database is at fault.
+        """
+        with faults():
+            async with self._lanes.lend() as lane:
+                yield lane
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncGenerator[AsyncConnection]:
@@ -132,7 +150,17 @@ class Engine:
 
     async def close(self) -> None:
         """Close all connections; those in use close when they are given back."""
+        self._lanes.close()
         await self.sqlalchemy.dispose()
+
+    def _connect(self, timeout: float) -> sqlite3.Connection:
+        """Open SQLite without SQLAlchemy, set up as all its connections are."""
+        (file, *_), options = self.sqlalchemy.dialect.create_connect_args(self.sqlalchemy.url)
+        connection = sqlite3.connect(
+            file, timeout=timeout, isolation_level=None, check_same_thread=False, uri=bool(options.get("uri"))
+        )
+        _set_up_sqlite(connection)
+        return connection
 
 
 def open_engine(
@@ -166,7 +194,7 @@ def open_engine(
     options["connect_args"] = {"timeout": command_timeout}
     engine = create_async_engine(parsed, **options)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
-    return Engine(engine)
+    return Engine(engine, write_timeout=command_timeout)
 
 
 def normalise(url: str) -> URL:
@@ -229,7 +257,8 @@ def faults(retry_after: float = 1.0) -> Generator[None]:
     """
     try:
         yield
-    except (DBAPIError, PoolTimeoutError, OSError, sqlite3.Error) as error:
+    except Exception as error:
+        # The drivers' own errors are told by the codes they carry.
         if not is_fault(error):
             raise
         raise Unavailable("database", retry_after) from error
@@ -260,7 +289,7 @@ def _codes(error: BaseException | None) -> tuple[str | None, int | None]:
     return getattr(origin, "sqlstate", None), getattr(origin, "sqlite_errorcode", None)
 
 
-def _set_up_sqlite(connection: Any, _record: object) -> None:
+def _set_up_sqlite(connection: Any, _record: object = None) -> None:
     cursor = connection.cursor()
     try:
         # The busy timeout comes with the connection, before anything that could meet a lock.

@@ -23,7 +23,7 @@ from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Group
 from keyturn.stores.revoking import Denied, deny
-from keyturn.stores.session_rows import read_group, swap_group
+from keyturn.stores.session_rows import read_group, swap_group, swap_in_transaction
 from keyturn.stores.touches import Touches
 
 _ATTEMPTS = 8
@@ -107,31 +107,32 @@ class Presenter:
         self._denylist_lifetime = denylist_lifetime
         self._log_key = log_key
         self._clock = clock
-        self._expect_writes = False
 
     async def present(self, group: Group[Presentation, Decision]) -> None:
         """Answer every presentation of a group. Raises: Unavailable: the database is at fault."""
         indexes: Sequence[int] = range(len(group.items))
-        attempt = self._present_postgres if self._engine.postgres else self._present_sqlite
         for _ in range(_ATTEMPTS):
-            indexes = await attempt(group, indexes)
+            indexes = await self._attempt(group, indexes)
             if not indexes:
                 return
         raise Unavailable("database")
 
-    async def _present_postgres(self, group: Group[Presentation, Decision], indexes: Sequence[int]) -> Sequence[int]:
+    async def _attempt(self, group: Group[Presentation, Decision], indexes: Sequence[int]) -> Sequence[int]:
         """Do what can be done; return the presentations whose sessions have moved meanwhile."""
-        async with self._engine.autocommit() as connection:
-            judged = await self._judge(connection, group, indexes)
-            if judged.is_plain():
+        async with self._engine.lane() as lane:
+            sessions, now = await read_group(lane, {group.items[index].session_id for index in indexes})
+            judged = self._judge(sessions, now, group, indexes)
+            if not judged.ahead and judged.is_plain():
                 self._answer_unchanged(group, judged)
                 if not judged.swaps:
                     return ()
-                won = await swap_group(connection, judged.swapped())
+                won = await swap_group(lane, judged.swapped())
                 return self._answer(group, judged, judged.swaps.keys() - won)
+        if judged.ahead:
+            await self._judge_ahead(group, judged)
 
         async def write(connection: AsyncConnection) -> tuple[set[SessionId], Sequence[Denied]]:
-            won = await swap_group(connection, judged.swapped()) if judged.swaps else set[SessionId]()
+            won = await swap_in_transaction(connection, judged.swapped()) if judged.swaps else set[SessionId]()
             return judged.swaps.keys() - won, await self._write_rest(connection, group, judged, won)
 
         lost, denied = await self._engine.run(write)
@@ -139,30 +140,13 @@ class Presenter:
             await self._tell(denied)
         return self._answer(group, judged, lost)
 
-    async def _present_sqlite(self, group: Group[Presentation, Decision], indexes: Sequence[int]) -> Sequence[int]:
-        """Do all of it. Nothing can move between reading and writing, since both are in one transaction of the one writer."""
-        if not self._expect_writes:
-            async with self._engine.autocommit() as connection:
-                judged = await self._judge(connection, group, indexes)
-            if not judged.swaps and judged.is_plain():
-                return self._answer(group, judged, set())
-
-        async def work(connection: AsyncConnection) -> tuple[_Judged, Sequence[Denied]]:
-            judged = await self._judge(connection, group, indexes)
-            won = await swap_group(connection, judged.swapped()) if judged.swaps else set[SessionId]()
-            return judged, await self._write_rest(connection, group, judged, won)
-
-        judged, denied = await self._engine.run(work)
-        self._expect_writes = bool(judged.swaps)
-        if denied:
-            await self._tell(denied)
-        return self._answer(group, judged, set())
-
-    async def _judge(
-        self, connection: AsyncConnection, group: Group[Presentation, Decision], indexes: Sequence[int]
+    def _judge(
+        self,
+        sessions: dict[SessionId, Session],
+        now: float,
+        group: Group[Presentation, Decision],
+        indexes: Sequence[int],
     ) -> _Judged:
-        items = group.items
-        sessions, now = await read_group(connection, {items[index].session_id for index in indexes})
         self._touches.overlay(sessions)
         judged = _Judged(sessions, now if self._clock is None else self._clock())
         for index in indexes:
@@ -173,12 +157,15 @@ class Presenter:
                 judged.ahead.append(index)
             else:
                 judged.decisions.append((index, decision))
-        if judged.ahead:
-            healing = await self._failover.healing(connection)
-            for index in judged.ahead:
-                if decision := judged.judge(group, index, healing=healing):
-                    judged.decisions.append((index, decision))
         return judged
+
+    async def _judge_ahead(self, group: Group[Presentation, Decision], judged: _Judged) -> None:
+        """Judge those again that are ahead of the database, with fresh word on whether that is to be believed."""
+        async with self._engine.autocommit() as connection:
+            healing = await self._failover.healing(connection)
+        for index in judged.ahead:
+            if decision := judged.judge(group, index, healing=healing):
+                judged.decisions.append((index, decision))
 
     async def _write_rest(
         self,

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 from keyturn.core.model import RevokeReason, Session, SessionId
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW, AsyncConnection
+from keyturn.stores.lanes import Lane, Statement
 from keyturn.stores.schema import sessions as table
 
 COLUMNS = tuple(column.name for column in table.columns)
@@ -73,11 +75,6 @@ _TOUCH_POSTGRES = (
     f"AS v(id, {', '.join(_TOUCHED)}) ON v.id = locked.id "
     "WHERE s.id = locked.id AND s.revoked_at IS NULL"
 )
-_SWAP_SQLITE = (
-    f"UPDATE {table.name} SET "
-    + ", ".join(f"{name} = max({name}, ?)" if name in _TOUCHED else f"{name} = ?" for name in _SWAPPED)
-    + " WHERE id = ? AND token_hash = ? AND revoked_at IS NULL"
-)
 _TOUCH_SQLITE = (
     f"UPDATE {table.name} SET {', '.join(f'{name} = max({name}, ?)' for name in _TOUCHED)} "
     "WHERE id = ? AND revoked_at IS NULL"
@@ -111,35 +108,52 @@ def values_of(session: Session) -> dict[str, object]:
     return values
 
 
-async def read_group(connection: AsyncConnection, ids: Collection[SessionId]) -> tuple[dict[SessionId, Session], float]:
+async def read_group(lane: Lane, ids: Collection[SessionId]) -> tuple[dict[SessionId, Session], float]:
     """Read sessions by id, and the database's clock, in one round trip. An id without a row has no entry.
 
     Args: ids: distinct, at least one.
     """
-    if connection.dialect.name == "postgresql":
-        found = await connection.exec_driver_sql(_READ_POSTGRES, (list(ids),))
-    else:
-        found = await connection.exec_driver_sql(*_read_sqlite(tuple(ids)))
-    rows = found.all()
+    rows = await lane.fetch((_READ_POSTGRES, (list(ids),)) if lane.postgres else _read_sqlite(tuple(ids)))
     now: float = rows[0][-1]
     return {row[0]: session_of(row) for row in rows if row[0] is not None}, now
 
 
-async def swap_group(connection: AsyncConnection, swaps: Mapping[SessionId, tuple[bytes, Session]]) -> set[SessionId]:
-    """Compare-and-set sessions; return the ids of those that still had their expected token hash and were not revoked.
+Swaps = Mapping[SessionId, tuple[bytes, Session]]
+"""id -> (expected token hash, the session as it is to be)."""
 
-    On SQLite the caller holds a transaction in which the sessions were read, so all of them have.
 
-    Args: swaps: id -> (expected token hash, the session as it is to be); at least one.
+async def swap_group(lane: Lane, swaps: Swaps) -> set[SessionId]:
+    """Compare-and-set sessions and commit; return the ids of those that still had their expected token hash and were not
+    revoked.
+
+    Args: swaps: at least one.
     """
-    if connection.dialect.name != "postgresql":
-        await connection.exec_driver_sql(
-            _SWAP_SQLITE, [(*_swapped(session), id_, expected) for id_, (expected, session) in swaps.items()]
-        )
-        return set(swaps)
-    rows = [(id_, expected, *_swapped(session)) for id_, (expected, session) in swaps.items()]
-    found = await connection.exec_driver_sql(_SWAP_POSTGRES, tuple(map(list, zip(*rows, strict=True))))
-    return {row[0] for row in found}
+    # The statement itself says whose swap it was: another process may just have confirmed the very same token, and then
+    # the row alone looks as if it had been ours.
+    return {row[0] for row in await lane.change(_swap_postgres(swaps) if lane.postgres else _swap_sqlite(swaps))}
+
+
+async def swap_in_transaction(connection: AsyncConnection, swaps: Swaps) -> set[SessionId]:
+    """Do as `swap_group` in the caller's transaction; also for sessions that end."""
+    if connection.dialect.name == "postgresql":
+        text, parameters = _swap_postgres(swaps)
+    else:
+        text, parameters = _swap_sqlite(swaps)
+    return {row[0] for row in await connection.exec_driver_sql(text, tuple(parameters))}
+
+
+def _swap_rows(swaps: Swaps) -> list[tuple[Any, ...]]:
+    return [(id_, expected, *_swapped(session)) for id_, (expected, session) in swaps.items()]
+
+
+def _swap_postgres(swaps: Swaps) -> Statement:
+    return _SWAP_POSTGRES, tuple(map(list, zip(*_swap_rows(swaps), strict=True)))
+
+
+def _swap_sqlite(swaps: Swaps) -> Statement:
+    rows = _swap_rows(swaps)
+    rows += rows[-1:] * _padding(len(rows))
+    return _swap_sqlite_text(len(rows)), tuple(chain.from_iterable(rows))
 
 
 async def touch_group(connection: AsyncConnection, sessions: Iterable[Session]) -> None:
@@ -153,9 +167,13 @@ async def touch_group(connection: AsyncConnection, sessions: Iterable[Session]) 
         await connection.exec_driver_sql(_TOUCH_SQLITE, [(*row[1:], row[0]) for row in rows])
 
 
-def _read_sqlite(ids: tuple[SessionId, ...]) -> tuple[str, tuple[SessionId, ...]]:
-    # Padded to a power of two, so that there are few statements and SQLite's cache has them all.
-    padding = (1 << (len(ids) - 1).bit_length()) - len(ids)
+def _padding(count: int) -> int:
+    """Say how many repetitions make a power of two, so that there are few statements and SQLite's cache has them all."""
+    return (1 << (count - 1).bit_length()) - count
+
+
+def _read_sqlite(ids: tuple[SessionId, ...]) -> Statement:
+    padding = _padding(len(ids))
     return _read_sqlite_text(len(ids) + padding), ids + ids[-1:] * padding
 
 
@@ -164,4 +182,19 @@ def _read_sqlite_text(count: int) -> str:
     return (
         f"SELECT {', '.join('s.' + name for name in COLUMNS)}, clock.now "
         f"FROM (SELECT {SQLITE_NOW} AS now) clock LEFT JOIN {table.name} s ON s.id IN ({', '.join('?' * count)})"
+    )
+
+
+@lru_cache
+def _swap_sqlite_text(count: int) -> str:
+    # One statement for all rows, so that the thread that waits for the disk asks for the interpreter once and not once a row.
+    row = f"({', '.join('?' * (len(_SWAPPED) + 2))})"
+    names = ("id", "expected", *_SWAPPED)
+    columns = ", ".join(f"column{number} AS {name}" for number, name in enumerate(names, 1))
+    changes = (f"{n} = max({table.name}.{n}, v.{n})" if n in _TOUCHED else f"{n} = v.{n}" for n in _SWAPPED)
+    return (
+        f"UPDATE {table.name} SET {', '.join(changes)} "
+        f"FROM (SELECT {columns} FROM (VALUES {', '.join([row] * count)})) AS v "
+        f"WHERE {table.name}.id = v.id AND {table.name}.token_hash = v.expected AND {table.name}.revoked_at IS NULL "
+        f"AND (v.revoked_at IS NULL OR {table.name}.inactivity_expires_at <= v.inactivity_expires_at) RETURNING id"
     )

@@ -112,8 +112,8 @@ class SqlSessions:
 
     async def get(self, session_id: SessionId) -> tuple[Session | None, float]:
         """Read one session, ended or not, and the clock. Raises: Unavailable: the database is at fault."""
-        async with self._engine.autocommit() as connection:
-            found, now = await read_group(connection, [session_id])
+        async with self._engine.lane() as lane:
+            found, now = await read_group(lane, [session_id])
         return found.get(session_id), self._now(now)
 
     async def list_live(self, user_id: UserId) -> Listing:

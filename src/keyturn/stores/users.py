@@ -201,12 +201,9 @@ class SqlUsers:
 
     async def _read(self, group: Group[UserId, User | None]) -> None:
         ids = sorted(set(group.items))
-        async with self._engine.autocommit() as connection:
-            if self._engine.postgres:
-                rows = await connection.exec_driver_sql(_GET_POSTGRES, (ids,))
-            else:
-                rows = await connection.exec_driver_sql(_GET_SQLITE, (json.dumps(ids),))
-            found = {row[0]: _user(row) for row in rows}
+        async with self._engine.lane() as lane:
+            rows = await lane.fetch((_GET_POSTGRES, (ids,)) if lane.postgres else (_GET_SQLITE, (json.dumps(ids),)))
+        found = {row[0]: _user(row) for row in rows}
         for index, user_id in enumerate(group.items):
             group.answer(index, found.get(user_id))
 
