@@ -68,20 +68,27 @@ class Command:
     def serving(self, *arguments: str) -> Iterator[httpx2.Client]:
         """Run `keyturn serve` until the end of the block and lend a client; it has to end with status 0."""
         log = self.directory / "serve.log"
-        command = [sys.executable, "-m", "keyturn.cli", "serve", "--port", "0", *arguments]
-        with log.open("w") as output:
-            process = subprocess.Popen(command, env=self.environment, cwd=self.directory, stderr=output)
-        try:
+        headers = {"X-Keyturn": "1", "Origin": "https://auth.example.com"}
+        with self.process("serve", "--port", "0", *arguments) as process:
             wait_until(lambda: process.poll() is not None or self._listening(log) is not None, 60, "the start")
             url = self._listening(log)
             assert url is not None, log.read_text()
-            with httpx2.Client(
-                base_url=url, headers={"X-Keyturn": "1", "Origin": "https://auth.example.com"}
-            ) as client:
+            with httpx2.Client(base_url=url, headers=headers, timeout=30) as client:
                 yield client
-        finally:
             process.terminate()
             assert process.wait(60) == 0, log.read_text()
+
+    @contextmanager
+    def process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command that stays, its errors in `serve.log`; at the end of the block it is gone."""
+        command = [sys.executable, "-m", "keyturn.cli", *arguments]
+        with (self.directory / "serve.log").open("w") as output:
+            process = subprocess.Popen(command, env=self.environment, cwd=self.directory, stderr=output)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     @staticmethod
     def _listening(log: Path) -> str | None:

@@ -5,6 +5,7 @@ Owns: which errors are known. Must not hold: what a command does about one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from keyturn.core.errors import KeyturnError, Refused, Unavailable, UnsafePolicy, UnsafeSettings
@@ -37,4 +38,7 @@ def problems_of(error: BaseException) -> Sequence[str] | None:
         return [f"unavailable: {error.dependency} does not answer as it should{why}"]
     if isinstance(error, Refused):
         return [f"{error.code}: {error}"]
-    return None if not isinstance(error, KeyturnError) else [f"error: {error}"]
+    if isinstance(error, KeyturnError):
+        # CannotListen is `cannot_listen`.
+        return [f"{re.sub(r'(?<=[a-z])(?=[A-Z])', '_', type(error).__name__).lower()}: {error}"]
+    return None

@@ -1,0 +1,186 @@
+"""`keyturn serve` as a process: what it refuses, what it reads, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.cli.conftest import SAFE, SECRET, Command
+from tests.cli.storm import Storm
+from tests.services import free_port, wait_until
+
+UNSAFE = {
+    "secret_missing": {"KEYTURN_SECRET": ""},
+    "secret_weak": {"KEYTURN_SECRET": "1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+    "base_url_missing": {"KEYTURN_BASE_URL": ""},
+    "base_url_http": {"KEYTURN_BASE_URL": "http://auth.example.com"},
+    "base_url_malformed": {"KEYTURN_BASE_URL": "auth.example.com"},
+    "origin_malformed": {"KEYTURN_ALLOWED_ORIGINS": "*"},
+    "origin_http": {"KEYTURN_ALLOWED_ORIGINS": "http://app.example.com"},
+    "debug": {"KEYTURN_DEBUG": "true"},
+    "policy": {"KEYTURN_SETTLE_TIME": "5"},
+    "ssr_key_short": {"KEYTURN_SSR_KEYS": "web:c2hvcnQ"},
+    "ssr_key_malformed": {"KEYTURN_SSR_KEYS": "no colon"},
+    "metrics_token_weak": {"KEYTURN_METRICS_TOKEN": "short"},
+    "base_path_malformed": {"KEYTURN_BASE_PATH": "auth"},
+}
+
+
+@pytest.mark.parametrize("code", UNSAFE)
+def test_production_refuses_to_start_with_each_unsafe_setting(sqlite_command: Command, code: str) -> None:
+    """The finding is named on standard error, the status is 1, and the doctor says the same."""
+    sqlite_command.environment.update(UNSAFE[code])
+    error = sqlite_command.run("serve", "--port", "0", status=1)
+    assert f"keyturn: unsafe_settings: {code}: " in error
+    told = sqlite_command.json("doctor", status=1)
+    assert told["safe"] is False
+    assert code in {finding["code"] for finding in told["findings"] if finding["fatal"]}
+
+
+def test_production_refuses_a_malformed_setting_without_repeating_it(sqlite_command: Command) -> None:
+    """The name is told and the value is not: it may be a secret in the wrong place."""
+    sqlite_command.environment["KEYTURN_ACCESS_LIFETIME"] = SECRET
+    error = sqlite_command.run("serve", "--port", "0", status=1)
+    assert "KEYTURN_ACCESS_LIFETIME" in error
+    assert SECRET not in error
+
+
+def test_refusal_holds_for_a_process_and_for_several_workers(sqlite_command: Command) -> None:
+    """Before anything listens, and before any worker starts."""
+    sqlite_command.environment["KEYTURN_SECRET"] = ""
+    for workers in ("1", "2"):
+        error = sqlite_command.spawn("serve", "--port", "0", "--workers", workers, status=1)
+        assert error.startswith("keyturn: unsafe_settings: secret_missing: ")
+
+
+def test_postgresql_that_does_not_write_what_it_acknowledges_is_refused(
+    postgres_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The effective setting counts: here the database's own."""
+    postgres = request.getfixturevalue("postgres")
+    postgres.execute(f'ALTER DATABASE "{postgres_url.rpartition("/")[2]}" SET synchronous_commit = off')
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url})
+    error = command.spawn("serve", "--port", "0", status=1)
+    assert "unsafe_settings: database_not_durable: " in error
+    assert "database_not_durable" in {f["code"] for f in command.json("doctor", status=1)["findings"]}
+
+
+def test_development_starts_with_what_production_refuses_and_the_doctor_still_tells(tmp_path: Path) -> None:
+    """No setting but the environment's name: it runs, and the doctor says what is missing."""
+    command = Command(tmp_path, {"KEYTURN_ENV": "development"})
+    with command.serving() as client:
+        assert client.get("/healthz").status_code == 200
+    codes = {finding["code"] for finding in command.json("doctor", status=1)["findings"]}
+    assert {"development", "secret_missing", "base_url_missing"} <= codes
+
+
+def test_doctor_explains_every_number_with_its_reason_and_source(sqlite_command: Command) -> None:
+    """A safe configuration exits with 0; --explain adds the policy."""
+    assert sqlite_command.run("doctor").splitlines()[-1].startswith("safe: ")
+    policy = {number["name"]: number for number in sqlite_command.json("doctor", "--explain")["policy"]}
+    assert policy["settle_time"]["value"] == 60.0
+    assert all(number["reason"] and number["source"] for number in policy.values())
+    assert "settle_time\t60.0\t" in sqlite_command.run("doctor", "--explain")
+
+
+def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:
+    """A database and a Redis that are down are findings, without the password in their URLs."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://keyturn:hunter2@127.0.0.1:1/keyturn"
+    sqlite_command.environment["KEYTURN_REDIS_URL"] = "redis://:hunter2@127.0.0.1:1/0"
+    text = sqlite_command.run("doctor", status=1)
+    assert "UNSAFE  database_unavailable: " in text
+    assert "UNSAFE  redis_unavailable: " in text
+    assert "hunter2" not in text
+
+
+def test_secrets_are_read_from_files(tmp_path: Path, sqlite_database_url: str) -> None:
+    """`_FILE` variants of the secret and the database URL; a missing file is named."""
+    for name, content in (("secret", f"{SECRET}\n"), ("database_url", sqlite_database_url)):
+        (tmp_path / name).write_text(content)
+    files = {
+        "KEYTURN_SECRET_FILE": str(tmp_path / "secret"),
+        "KEYTURN_DATABASE_URL_FILE": str(tmp_path / "database_url"),
+    }
+    command = Command(tmp_path, {"KEYTURN_BASE_URL": "https://auth.example.com", **files})
+    with command.serving() as client:
+        assert client.get("/readyz").status_code == 200
+    assert (tmp_path / "keyturn.db").exists()
+    command.environment["KEYTURN_SECRET_FILE"] = str(tmp_path / "nowhere")
+    error = command.run("serve", "--port", "0", status=1)
+    assert str(tmp_path / "nowhere") in error
+
+
+def test_database_url_option_goes_before_the_environment(sqlite_command: Command, tmp_path: Path) -> None:
+    """Also before a file that the environment names, and in every worker."""
+    (tmp_path / "url").write_text("sqlite:///wrong.db")
+    sqlite_command.environment["KEYTURN_DATABASE_URL_FILE"] = str(tmp_path / "url")
+    right = f"sqlite:///{tmp_path / 'right.db'}"
+    with sqlite_command.serving("--database-url", right, "--workers", "2") as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a ready worker")
+    assert (tmp_path / "right.db").exists()
+    assert not (tmp_path / "wrong.db").exists()
+    assert stat.S_IMODE((tmp_path / "right.db").stat().st_mode) == 0o600
+
+
+def test_metrics_are_on_a_port_of_their_own(sqlite_command: Command) -> None:
+    """They count what the main port answers, and are not there without a token."""
+    port = free_port()
+    sqlite_command.environment["KEYTURN_METRICS_PORT"] = str(port)
+    with sqlite_command.serving() as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/metrics").status_code == 404
+        text = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+        assert httpx2.get(f"http://127.0.0.1:{port}/healthz").status_code == 404
+    assert 'keyturn_requests_total{route="healthz",status="200"} 1.0' in text
+
+
+def test_port_that_is_taken_is_a_known_error(sqlite_command: Command) -> None:
+    """The address and the system's reason, no traceback."""
+    with sqlite_command.serving() as client:
+        port = str(client.base_url.port)
+        for arguments in (["serve"], ["demo", "--directory", str(sqlite_command.directory / "demo")]):
+            error = sqlite_command.spawn(*arguments, "--port", port, status=1)
+            assert error.startswith("keyturn: cannot_listen: 127.0.0.1 port ")
+
+
+def test_answers_do_not_name_the_server_and_logs_are_json(sqlite_command: Command) -> None:
+    """No Server header; every line of the log is an object with a level."""
+    with sqlite_command.serving() as client:
+        assert "server" not in client.get("/healthz").headers
+    lines = [json.loads(line) for line in (sqlite_command.directory / "serve.log").read_text().splitlines()]
+    assert [line["message"] for line in lines if line["logger"].startswith("keyturn.serv")] == [
+        "listening",
+        "draining",
+        "drained",
+    ]
+    assert all(line["level"] for line in lines)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_server_that_is_terminated_in_a_storm_cuts_off_no_request(sqlite_command: Command, workers: str) -> None:
+    """The real server over its real database: everything sent is answered, then connections are refused."""
+    with sqlite_command.serving("--workers", workers) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a ready worker")
+        storm = Storm(client.base_url.port or 0, "/readyz")
+        storm.begin()
+        wait_until(lambda: storm.outcomes["full"] > 100, 60, "the storm")
+    storm.end()
+
+
+def test_workers_end_when_their_supervisor_is_killed(sqlite_command: Command) -> None:
+    """No orphan goes on serving."""
+    command = ["serve", "--port", "0", "--workers", "2"]
+    with sqlite_command.process(*command) as process:
+        wait_until(lambda: len(psutil.Process(process.pid).children()) == 2, 60, "two workers")
+        workers = psutil.Process(process.pid).children()
+        process.kill()
+        gone, alive = psutil.wait_procs(workers, timeout=60)
+        for worker in alive:
+            os.kill(worker.pid, 9)
+        assert len(gone) == 2
