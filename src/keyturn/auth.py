@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -54,6 +54,8 @@ class Cookies(NamedTuple):
 
     refresh: Sequence[bytes] = ()
     device: Sequence[bytes] = ()
+    ensure_awaited: Callable[[], object] = bool
+    """Raises when the sender has gone. Called by the judge: see `web/messages.py`."""
 
 
 class SignedIn(NamedTuple):
@@ -171,6 +173,7 @@ class Auth:
         mint = self.refresh_tokens.minter(self.entropy(RANDOM_LENGTH))
 
         def judge(session: Session | None, now: float, healing: bool) -> Decision:
+            cookies.ensure_awaited()
             return decide(session, token, now, self.policy, contact=contact, mint=mint, healing=healing)
 
         decision = await self.sessions.present(token.session_id, judge)
@@ -190,11 +193,11 @@ class Auth:
         token = self._presented(cookies)
 
         def judge(session: Session | None, now: float, healing: bool) -> Decision:
+            cookies.ensure_awaited()
             return glance(session, token, now, self.policy, contact=contact, healing=healing)
 
         session = await self._accepted(await self.sessions.present(token.session_id, judge), contact)
-        user = await self._active_user(session)
-        return await self._signed_in(user, session, None, self.policy.ssr_lifetime)
+        return await self._signed_in(await self._active_user(session), session, None, self.policy.ssr_lifetime)
 
     async def log_out(self, cookies: Cookies, *, everywhere: bool = False) -> None:
         """End the session of the cookie, and all others of its user if asked; nothing to end is no error.
@@ -384,9 +387,8 @@ class Auth:
     async def _take(self, limits: Sequence[Limit], contact: Contact) -> None:
         retry_after = await self.throttle.take(limits)
         if retry_after is not None:
-            await self._tell(
-                Event(EventType.THROTTLED, self.clock(), data={"ip": contact.ip, "limit": limits[0].key[0]})
-            )
+            data = {"ip": contact.ip, "limit": limits[0].key[0]}
+            await self._tell(Event(EventType.THROTTLED, self.clock(), data=data))
             raise Throttled(retry_after)
 
     async def _keep(self, kind: EventType, user_id: str | None, session_id: SessionId | None, **data: str) -> None:

@@ -38,7 +38,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class ClientGone(Exception):
-    """The client went away before its request was complete: there is nobody to answer."""
+    """The client went away before its request was complete, or judged: there is nobody to answer."""
 
 
 class BodyTooSlow(InvalidRequest):
@@ -55,10 +55,13 @@ class Request:
         read: reads the body, once.
         peer: the address of the TCP peer, or None for a local socket.
         scheme: `http` or `https`, as the server saw it.
+        ensure_awaited: raises ClientGone when nobody waits for the answer any more.
+            Why: a request that lay in the queue of a frozen or starting node for longer than the settle time carries a
+            token that is reuse by now. Whoever sent it gave up long ago and has gone on; judging it would sign them out.
         parameter: the value of the route's one path parameter.
     """
 
-    __slots__ = ("_headers", "_read", "id", "method", "parameter", "path", "peer", "scheme")
+    __slots__ = ("_headers", "_read", "ensure_awaited", "id", "method", "parameter", "path", "peer", "scheme")
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Request:
         *,
         peer: str | None = None,
         scheme: str = "https",
+        ensure_awaited: Callable[[], object] = bool,
         parameter: str = "",
     ) -> None:
         self.method: Final = method
@@ -79,6 +83,7 @@ class Request:
         self._read: Final = read
         self.peer: Final = peer
         self.scheme: Final = scheme
+        self.ensure_awaited: Final = ensure_awaited
         self.parameter = parameter
         self.id: Final = request_id(self.values(b"x-request-id"))
 
