@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+READY_TIME = 2.0
+"""Seconds in which everything a node needs has to answer `/readyz`: a probe does not wait as long as a statement may."""
 UPKEEP_INTERVAL = 60.0
 """Seconds between two rounds of upkeep on a node, give or take a third, so that nodes do not march in step."""
 
@@ -211,13 +213,17 @@ class Keyturn:
                 await self.redis.ping()
             return True
 
-        answers: dict[str, bool] = {}
-        for check in (database, migrated, signing, denylist, redis):
+        async def ask(check: Callable[[], Awaitable[bool]]) -> bool:
             try:
-                answers[check.__name__] = await check()
+                async with asyncio.timeout(READY_TIME):
+                    return await check()
             except Exception as fault:  # noqa: BLE001 - whatever a check raises, it says "not ready"
                 _logger.warning("not ready", extra={"check": check.__name__, "fault": type(fault).__name__})
-                answers[check.__name__] = False
+                return False
+
+        checks = (database, migrated, signing, denylist, redis)
+        in_order = await asyncio.gather(*map(ask, checks))
+        answers = {check.__name__: answer for check, answer in zip(checks, in_order, strict=True)}
         if self.metrics is not None:
             self.metrics.checked(answers)
         return answers
