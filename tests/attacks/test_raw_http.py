@@ -1,0 +1,177 @@
+"""Bytes on a socket that no HTTP library would send, against a running `keyturn serve`."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from contextlib import closing, suppress
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from keyturn.runtime import Keyturn
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import KeyturnASGI
+from tests.attacks.conftest import Server
+from tests.attacks.support import ORIGIN, SAFE
+
+BODY = b'{"email":"a@example.com","password":"x"}'
+HEAD = (
+    b"POST /auth/login HTTP/1.1\r\nHost: auth.test\r\nX-Keyturn: 1\r\nOrigin: %s\r\nContent-Type: application/json\r\n"
+    % ORIGIN.encode()
+)
+
+
+def exchange(server: Server, sent: bytes, *, until_closed: bool = False) -> bytes:
+    """Send bytes and return what comes back: one answer, or all of them until the server closes the connection."""
+    answer = b""
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)) as link:
+        # The server may close while we still send: its answer is there all the same.
+        with suppress(OSError):
+            link.sendall(sent)
+        with suppress(ConnectionResetError):
+            while until_closed or not complete(answer):
+                chunk = link.recv(65536)
+                if not chunk:
+                    break
+                answer += chunk
+    return answer
+
+
+def complete(answer: bytes) -> bool:
+    """Say whether at least one whole answer has arrived."""
+    head, found, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    return bool(found) and length is not None and len(body) >= int(length[1])
+
+
+def status(answer: bytes) -> int:
+    """Return the status of the first answer, 0 when there is none."""
+    found = re.match(rb"HTTP/1\.1 (\d{3})", answer)
+    return int(found[1]) if found else 0
+
+
+def alive(server: Server) -> bool:
+    """Say whether the server answers others as before."""
+    return status(exchange(server, b"GET /healthz HTTP/1.1\r\nHost: auth.test\r\n\r\n")) == 200
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        pytest.param(b"Content-Length: 40\r\nContent-Length: 41\r\n\r\n", id="two lengths"),
+        pytest.param(b"Content-Length: 40\r\nContent-Length: 40\r\n\r\n", id="one length twice"),
+        pytest.param(b"Content-Length: 40, 41\r\n\r\n", id="list of lengths"),
+        pytest.param(b"Content-Length: +40\r\n\r\n", id="sign"),
+        pytest.param(b"Content-Length: 0x28\r\n\r\n", id="hex"),
+        pytest.param(b"Content-Length: -1\r\n\r\n", id="negative"),
+        pytest.param(b"Content-Length: 99999999999999999999\r\n\r\n", id="overflow"),
+        pytest.param(b"Content-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n", id="length and chunks"),
+        pytest.param(b"Transfer-Encoding: chunked, identity\r\n\r\n", id="two encodings"),
+        pytest.param(b"Transfer-Encoding: xchunked\r\n\r\n", id="unknown encoding"),
+    ],
+)
+def test_ambiguous_framing_smuggles_nothing(server: Server, framing: bytes) -> None:
+    """A body whose end two readers would see in different places is refused, and what follows it is never a request."""
+    smuggled = b"GET /smuggled-0123456789 HTTP/1.1\r\nHost: auth.test\r\nX-Request-ID: smuggled-0123456789\r\n\r\n"
+    answer = exchange(server, HEAD + framing + BODY + smuggled, until_closed=True)
+    assert status(answer) in {0, 400, 413, 422}
+    assert answer.count(b"HTTP/1.1 ") <= 1
+    assert b"smuggled" not in answer
+    assert alive(server)
+
+
+@pytest.mark.parametrize("announced", [16 * 1024 + 1, 10**9, 10**15])
+def test_huge_announced_body_is_refused_unread(server: Server, announced: int) -> None:
+    """A length over the limit is a 413 before a byte of the body is sent, and the connection ends."""
+    answer = exchange(server, HEAD + b"Content-Length: %d\r\n\r\n" % announced)
+    assert status(answer) == 413
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "payload_too_large"
+    assert b"connection: close" in answer.lower()
+    assert alive(server)
+
+
+def test_huge_chunked_body_is_refused_while_it_comes(server: Server) -> None:
+    """A body without a length is read up to the limit and no further."""
+    chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+    answer = exchange(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 64)
+    assert status(answer) in {0, 413}
+    assert alive(server)
+
+
+def test_huge_head_is_refused(server: Server) -> None:
+    """Headers without end are cut off by the server."""
+    answer = exchange(server, b"GET /auth/me HTTP/1.1\r\nHost: auth.test\r\nX: " + b"x" * 2_000_000 + b"\r\n\r\n")
+    assert status(answer) in {0, 400, 401, 431}
+    assert alive(server)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET /auth/me HTTP/1.1\r\nHost: auth.test\r\nX-A: b\r\n\tfolded\r\n\r\n", id="folded header"),
+        pytest.param(b"GET /auth/me HTTP/1.1\r\nHost: auth.test\r\nX-A : b\r\n\r\n", id="blank before colon"),
+        pytest.param(b"GET /auth/me HTTP/1.1\r\nHost: auth.test\r\nX-A: b\0c\r\n\r\n", id="NUL in a value"),
+        pytest.param(b"GET /auth/me HTTP/9.9\r\nHost: auth.test\r\n\r\n", id="version"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2 preface"),
+        pytest.param(b"GET http://evil.test/auth/me HTTP/1.1\r\nHost: auth.test\r\n\r\n", id="absolute form"),
+        pytest.param(b"GET /auth/me\r\n\r\n", id="HTTP/0.9"),
+        pytest.param(b"\r\n\r\n\0\0\0\0", id="nothing"),
+    ],
+)
+def test_malformed_request_is_no_error_of_ours(server: Server, sent: bytes) -> None:
+    """Whatever the bytes: no 5xx, no success, and the server goes on."""
+    link = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    with closing(link):
+        link.sendall(sent)
+        link.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := link.recv(65536):
+            answer += chunk
+    assert status(answer) in {0, 400, 401, 404, 405}
+    assert alive(server)
+
+
+@pytest.mark.anyio
+async def test_slow_body_is_given_up(sqlite_node: Keyturn) -> None:
+    """A body of one byte a minute costs its time limit and no more: an answer, then the connection ends.
+
+    The limit is made short here; the rest of the body never comes.
+    """
+    config = replace(sqlite_node.settings.web_config(), body_timeout=0.05)
+    application = KeyturnASGI(WebApplication(sqlite_node.services, config))
+    sent: list[dict[str, object]] = []
+    arriving = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+    async def receive() -> object:
+        for message in arriving:
+            return message
+        await anyio.sleep_forever()
+        return None
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    headers = [(name.encode(), value.encode()) for name, value in (*SAFE, ("content-type", "application/json"))]
+    scope = {"type": "http", "method": "POST", "path": "/auth/login", "http_version": "1.1", "headers": headers}
+    with anyio.fail_after(30):
+        await application(scope, receive, send)
+    assert sent[0]["status"] == 422
+    assert (b"connection", b"close") in sent[0]["headers"]  # type: ignore[operator] # a list of headers
+
+
+def test_slow_clients_do_not_keep_others_waiting(server: Server) -> None:
+    """Two hundred connections that send half a request each leave the server as quick to answer everybody else."""
+    links = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(200)]
+    try:
+        for index, link in enumerate(links):
+            link.sendall(HEAD if index % 2 else HEAD + b"Content-Length: 40\r\n\r\n{")
+        assert alive(server)
+        assert status(exchange(server, HEAD + b"Content-Length: 40\r\n\r\n" + BODY)) in {401, 422}
+    finally:
+        for link in links:
+            link.close()
+    assert alive(server)
