@@ -24,7 +24,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Any, NamedTuple
@@ -250,7 +250,7 @@ def _config(application: ASGIApplication) -> uvicorn.Config:
 
 
 @contextlib.asynccontextmanager
-async def _beside(application: ASGIApplication | None, listener: socket.socket | None) -> AsyncIterator[None]:
+async def _beside(application: ASGIApplication | None, listener: socket.socket | None) -> AsyncGenerator[None]:
     """Serve a second, small application beside the first one."""
     if application is None or listener is None:
         yield

@@ -13,7 +13,7 @@ from keyturn import __version__
 from keyturn.cli import database, doctor, keys, server, sessions, users
 
 
-def _version(*, wanted: bool) -> None:
+def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
         raise typer.Exit
@@ -32,9 +32,7 @@ app = typer.Typer(
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=lambda wanted: _version(wanted=wanted), is_eager=True)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     del version
 

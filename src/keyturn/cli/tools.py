@@ -8,7 +8,7 @@ Why not a whole node: a command that lists users needs neither the master secret
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class Tools:
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Engine]:
+async def open_database(settings: Settings) -> AsyncGenerator[Engine]:
     """Open the database of the settings. Raises: CommandError: its URL is not one we can use."""
     try:
         engine = open_engine(settings.database_url.get_secret_value())
@@ -49,7 +49,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def open_tools() -> AsyncIterator[Tools]:
+async def open_tools() -> AsyncGenerator[Tools]:
     """Read the environment and open its database.
 
     Raises:

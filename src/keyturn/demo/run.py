@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -60,7 +60,7 @@ def run_demo(host: str, port: int, directory: Path) -> None:
     thieves = Thieves(node.auth, THIEF_INTERVAL)
 
     @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
+    async def lifespan() -> AsyncGenerator[None]:
         async with node.lifespan():
             yield
             await thieves.close()
