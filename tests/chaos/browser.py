@@ -103,6 +103,21 @@ def session_of(token: str) -> str:
     return base64url.decode(token.removeprefix("kt_rt_"))[2:18].hex()
 
 
+async def log_in(port: int) -> Answer:
+    """Sign in once more who belongs to the first browser, from a device of their own."""
+    return await _open_session("/auth/login", port, 0, "")
+
+
+async def _open_session(path: str, port: int, number: int, headers: str) -> Answer:
+    link = Link(port)
+    try:
+        account = {"email": f"person{number}@example.com", "password": PASSWORD, "remember": True}
+        await link.send("POST", path, headers, json.dumps(account).encode())
+        return await link.receive()
+    finally:
+        link.drop()
+
+
 class Browser:
     """One person's browser, signed in once.
 
@@ -137,12 +152,9 @@ class Browser:
         return session_of(self._cookie)
 
     async def sign_up(self) -> None:
-        """Sign up, which signs in; again until it succeeds."""
-        link = Link(self._ports[self._number % len(self._ports)])
-        account = {"email": f"person{self._number}@example.com", "password": PASSWORD, "remember": True}
-        await link.send("POST", "/auth/signup", self._headers(), json.dumps(account).encode())
-        answer = await link.receive()
-        link.drop()
+        """Sign up, which signs in."""
+        port = self._ports[self._number % len(self._ports)]
+        answer = await _open_session("/auth/signup", port, self._number, self._headers())
         assert answer.status == 201, answer
         self._apply(answer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ _DOCUMENT = Path(__file__).parents[2] / "docs/explanation/faults.md"
 _BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 _PROPERTY = "fault"
 
-Report = Callable[[Storm], None]
+Scale = Callable[[int, int], int]
+Suffer = Callable[[str, int, Callable[[], AbstractContextManager[None]]], Figures]
+Keep = Callable[[Figures], None]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def thread() -> Iterator[LoopThread]:
     """A thread for clients and wires."""
     thread = LoopThread()
@@ -36,26 +39,54 @@ def pace() -> Pace:
 
 
 @pytest.fixture
-def report(record_property: Callable[[str, object], None]) -> Report:
-    """Keep the figures of a storm for the table at the end."""
-
-    def keep(storm: Storm) -> None:
-        for figures in storm.figures:
-            record_property(_PROPERTY, json.dumps(figures._asdict()))
-
-    return keep
+def keep(record_property: Callable[[str, object], None]) -> Keep:
+    """Keep figures for the table at the end."""
+    return lambda figures: record_property(_PROPERTY, json.dumps(figures._asdict()))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cluster(
-    postgres: PostgresServer, redis_url: str, redis_server: RedisServer, tmp_path: Path, thread: LoopThread, pace: Pace
+    postgres: PostgresServer,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    thread: LoopThread,
+    pace: Pace,
 ) -> Iterator[Cluster]:
     """Two nodes, one of them with two workers, over one PostgreSQL and one Redis."""
-    cluster = Cluster(postgres, redis_server, redis_url, tmp_path, thread, pace)
+    cluster = Cluster(postgres, redis_server, tmp_path_factory.mktemp("cluster"), thread, pace)
     try:
+        cluster.start()
         yield cluster
     finally:
         cluster.close()
+
+
+@pytest.fixture(scope="session")
+def blowing(cluster: Cluster, scale: Scale, chaos: bool) -> Iterator[Storm]:
+    """The storm over the cluster, from the first test to the last; the event log is looked at when it is over."""
+    with cluster.storm(browsers=scale(20, 60), tabs=3, thorough=chaos) as storm:
+        yield storm
+
+
+@pytest.fixture
+def storm(blowing: Storm, cluster: Cluster) -> Storm:
+    """The storm, with everything in order when the test begins."""
+    cluster.repair()
+    blowing.all_go_on()
+    return blowing
+
+
+@pytest.fixture
+def suffer(cluster: Cluster, storm: Storm, keep: Keep) -> Suffer:
+    """Let a fault happen some times in the storm, assert the claims, keep the figures; the nodes recover by themselves."""
+
+    def suffer(name: str, times: int, fault: Callable[[], AbstractContextManager[None]]) -> Figures:
+        figures = storm.suffer(name, times, fault)
+        keep(figures)
+        cluster.wait_until_ready()
+        return figures
+
+    return suffer
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import NamedTuple
 
@@ -65,13 +65,22 @@ class Storm:
         browsers: how many.
         tabs: of each.
         pace: the protocol's times.
+        thorough: after each fault, wait until every browser has confirmed once more; else when the storm ends.
     """
 
     def __init__(
-        self, thread: LoopThread, ports: Sequence[int], rows: Rows, *, browsers: int, tabs: int, pace: Pace
+        self,
+        thread: LoopThread,
+        ports: Sequence[int],
+        rows: Rows,
+        *,
+        browsers: int,
+        tabs: int,
+        pace: Pace,
+        thorough: bool,
     ) -> None:
+        self._thorough = thorough
         self.counts: Counter[str] = Counter()
-        self.figures: list[Figures] = []
         self._thread = thread
         self._rows = rows
         self._tabs = tabs
@@ -81,11 +90,33 @@ class Storm:
     def start(self) -> None:
         """Sign everybody in and let them go; return when the storm blows."""
         self._thread.run(self._start())
-        self.all_advance()
+        self.all_go_on()
 
     def stop(self) -> None:
+        """Close every browser, and assert the claims for the last time."""
+        try:
+            self.all_advance()
+        finally:
+            self.close()
+        self.holds()
+        self.nothing_is_missing()
+
+    def close(self) -> None:
         """Close every browser."""
         self._thread.run(self._stop())
+
+    def read_from(self, rows: Rows) -> int:
+        """Read sessions from another database from now on, and say how many tokens are ahead of their session there."""
+        self._rows = rows
+        found = rows()
+        return sum(browser.acknowledged > found[browser.session].generation for browser in self.browsers)
+
+    def all_are_behind(self) -> None:
+        """Wait until every browser has been told that the database lost commits."""
+        since = monotonic()
+        self._wait(
+            lambda: all(browser.behind_at > since for browser in self.browsers), "session_behind to every browser"
+        )
 
     def all_go_on(self) -> None:
         """Wait until every browser has got an answer to a refresh it sent after now."""
@@ -104,6 +135,8 @@ class Storm:
             if task.done():
                 task.result()
         wrongs = [(browser.session, wrong) for browser in self.browsers for wrong in browser.wrongs]
+        for browser in self.browsers:
+            browser.wrongs.clear()
         assert not wrongs, (len(wrongs), wrongs[:5])
 
     def nothing_is_missing(self) -> None:
@@ -117,18 +150,27 @@ class Storm:
         ended = {id_: rows[id_] for id_ in told if rows[id_].revoked_reason}
         assert not ended, ended
 
-    @contextmanager
-    def fault(self, name: str, times: int = 1) -> Iterator[Fault]:
-        """Count what happens in the block, and assert the claims after it: everybody goes on and nothing is missing."""
+    def suffer(self, name: str, times: int, fault: Callable[[], AbstractContextManager[None]]) -> Figures:
+        """Let a fault happen, and assert the claims: everybody goes on and nothing is missing.
+
+        Args:
+            fault: breaks something when entered and mends it when left.
+        """
         before = Counter(self.counts)
-        fault = Fault(self)
-        yield fault
-        assert fault.rounds == times
-        self.all_advance()
-        self.holds()
-        self.nothing_is_missing()
-        counts = self.counts - before
-        self.figures.append(Figures(name, times, fault.outage, fault.back, counts))
+        outage = back = 0.0
+        for _ in range(times):
+            broken_at = monotonic()
+            with fault():
+                pass
+            mended_at = monotonic()
+            self.all_go_on()
+            outage += mended_at - broken_at
+            back = max(back, monotonic() - mended_at)
+            if self._thorough:
+                self.all_advance()
+            self.holds()
+            self.nothing_is_missing()
+        return Figures(name, times, outage, back, self.counts - before)
 
     def wait_for(self, count: str, more: int) -> None:
         """Wait until something was counted some more times."""
@@ -157,24 +199,3 @@ class Storm:
             return condition()
 
         wait_until(met, GO_ON_TIMEOUT, what)
-
-
-class Fault:
-    """Takes the times of a fault that happens once or several times."""
-
-    def __init__(self, storm: Storm) -> None:
-        self._storm = storm
-        self.rounds = 0
-        self.outage = 0.0
-        self.back = 0.0
-
-    @contextmanager
-    def outage_of_one_round(self) -> Iterator[None]:
-        """Break it in the block and mend it; afterwards wait until every browser goes on."""
-        broken_at = monotonic()
-        yield
-        mended_at = monotonic()
-        self._storm.all_go_on()
-        self.rounds += 1
-        self.outage += mended_at - broken_at
-        self.back = max(self.back, monotonic() - mended_at)
