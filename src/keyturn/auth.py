@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from keyturn.access import AccessTokens
 from keyturn.core.device import network
@@ -30,6 +29,7 @@ from keyturn.core.model import Contact, PresentedToken, Principal, RevokeReason,
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, Write, decide, glance, lapsed, log_out
 from keyturn.email import normalise_email
+from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import (
     Credential,
     Entropy,
@@ -47,31 +47,6 @@ from keyturn.tokens.password_policy import PasswordPolicy
 from keyturn.tokens.refresh_token import RANDOM_LENGTH, RefreshTokens
 
 _SESSION_ID_LENGTH = 16
-
-
-class Cookies(NamedTuple):
-    """The raw values of our cookies in a request: every one that stands under the exact name."""
-
-    refresh: Sequence[bytes] = ()
-    device: Sequence[bytes] = ()
-    ensure_awaited: Callable[[], object] = bool
-    """Raises when the sender has gone. Called by the judge: see `web/messages.py`."""
-
-
-class SignedIn(NamedTuple):
-    """A session that was just opened or refreshed, and what the client gets of it."""
-
-    access_token: str
-    expires_in: int
-    """Seconds."""
-    user: User
-    session: Session
-    now: float
-    """This node's clock, for the countdowns in the answer."""
-    refresh_token: str | None
-    """A new refresh token; None: the browser's cookie stays as it is."""
-    device_token: str | None = None
-    """A new device cookie; None: the browser has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +133,14 @@ class Auth:
         if verified.needs_rehash and password_hash is not None:
             rehashed = await self.passwords.hash(password)
             await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
-        return await self._open(credential.user, remember, device_name, contact, cookies, new_device=not known)
+            password_hash = rehashed
+        signed_in = await self._open(credential.user, remember, device_name, contact, cookies, new_device=not known)
+        found = await self.users.find(address)
+        if found is None or found.user.disabled or not await self._proves(found, password_hash, password):
+            # Why: a login that raced a password change or a disabling would leave a session that neither has ended.
+            await self._revoke(credential.user.id, RevokeReason.PASSWORD_CHANGED, only=signed_in.session.id)
+            raise InvalidCredentials
+        return signed_in
 
     async def refresh(self, cookies: Cookies, contact: Contact) -> SignedIn:
         """Exchange the refresh cookie for an access token, by the rules of `core/rotation.py`.
@@ -369,6 +351,11 @@ class Auth:
             return False
         # Asked for an unknown user too: the time it takes must not tell.
         return await self.sessions.knows_device("" if credential is None else credential.user.id, device_id)
+
+    async def _proves(self, found: Credential, password_hash: str | None, password: str) -> bool:
+        # Another login may just have made the hash anew from the same password.
+        same = found.password_hash == password_hash
+        return same or (await self.passwords.verify(found.password_hash, password)).ok
 
     async def _revoke(
         self,

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from keyturn.core.errors import Unavailable
+from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.runtime import Keyturn
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import KeyturnASGI, MetricsASGI
+from keyturn.web.asgi import KeyturnASGI, MetricsASGI, ensure_awaited_by
 from keyturn.web.config import WebConfig
 from keyturn.web.messages import MAX_BODY_BYTES
 from tests.web.conftest import ORIGIN
@@ -323,3 +325,19 @@ async def test_metrics_on_their_own_port(path: str, status: int) -> None:
     await MetricsASGI(lambda: b"up 1\n")({"type": "http", "method": "GET", "path": path}, receive, send)
     assert sent[0]["status"] == status
     assert (sent[1]["body"] == b"up 1\n") == (status == 200)
+
+
+def test_request_that_everybody_has_given_up() -> None:
+    """A request older than L is not judged: its sender has gone on, and its token may be reuse by now."""
+    now = [100.0]
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request"}
+
+    ensure_awaited = ensure_awaited_by(receive, lambda: now[0])
+    ensure_awaited()
+    now[0] += REQUEST_LIMIT - 0.1
+    ensure_awaited()
+    now[0] += 0.1
+    with pytest.raises(Unavailable):
+        ensure_awaited()

@@ -11,10 +11,10 @@ from functools import lru_cache
 from math import ceil
 from typing import Final, Literal
 
-from keyturn.auth import SignedIn
 from keyturn.core import cookie
 from keyturn.core.errors import InvalidToken, MethodNotAllowed, Refused, SessionEnded
 from keyturn.core.model import Session, SessionId, User
+from keyturn.exchange import SignedIn
 from keyturn.ports import Listing
 from keyturn.web.messages import Header, Response
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
-from keyturn.core.errors import InvalidRequest, PayloadTooLarge
+from keyturn.core.errors import InvalidRequest, PayloadTooLarge, Unavailable
+from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.web import answers
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import METRICS_TYPE
@@ -126,22 +128,28 @@ def read_request(scope: Scope, receive: Receive, body_timeout: float, *, paramet
         body_reader(scope["headers"], receive, body_timeout),
         peer=None if client is None else client[0],
         scheme=scope.get("scheme", "http"),
-        ensure_awaited=_ensure_awaited(receive),
+        ensure_awaited=ensure_awaited_by(receive),
         parameter=parameter,
     )
 
 
-def _ensure_awaited(receive: Receive) -> Callable[[], None]:
-    """Return a function that raises ClientGone once the client has closed its connection.
+def ensure_awaited_by(receive: Receive, monotonic: Callable[[], float] = time.monotonic) -> Callable[[], None]:
+    """Return a function that raises once nobody waits for the answer any more.
+
+    Raises, when called: ClientGone: the client has closed its connection. Unavailable: the request is older than the time
+    after which everybody has given it up, whether or not a proxy has passed that on.
 
     ASGI tells that only to whoever waits for it, at the cost of a task per request. uvicorn, which serves us, has noted it
     on the object whose method `receive` is; under another server, or behind a middleware, nobody is taken for gone.
     """
     cycle = getattr(receive, "__self__", None)
+    given_up_at = monotonic() + REQUEST_LIMIT
 
     def ensure_awaited() -> None:
         if getattr(cycle, "disconnected", False) is True:
             raise ClientGone
+        if monotonic() >= given_up_at:
+            raise Unavailable("queue")
 
     return ensure_awaited
 
@@ -158,6 +166,9 @@ def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeou
         nonlocal content
         if content is None:
             _refuse_announced(headers)
+            if _has_arrived(receive):
+                content = await _read_limited(receive)
+                return content
             try:
                 async with asyncio.timeout(timeout):
                     content = await _read_limited(receive)
@@ -166,6 +177,11 @@ def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeou
         return content
 
     return read
+
+
+def _has_arrived(receive: Receive) -> bool:
+    """Say whether the whole body is here, so that nobody has to be timed; uvicorn notes that beside `disconnected`."""
+    return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
 
 def _refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -13,11 +13,12 @@ from hmac import compare_digest
 from math import isfinite
 from typing import Final, NamedTuple
 
-from keyturn.auth import Auth, Cookies
+from keyturn.auth import Auth
 from keyturn.core import cookie
 from keyturn.core.errors import InvalidRequest, InvalidToken, NotFound, Unavailable
 from keyturn.core.model import Contact, Principal, SessionId
 from keyturn.devices import describe
+from keyturn.exchange import Cookies
 from keyturn.ports import DescribeDevice
 from keyturn.web import answers, bodies, server_credential
 from keyturn.web.config import WebConfig

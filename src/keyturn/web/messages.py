@@ -9,7 +9,7 @@ Nothing here believes `Host`, `X-Forwarded-Host`, `X-HTTP-Method-Override` or `X
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from secrets import token_hex
@@ -67,7 +67,7 @@ class Request:
         self,
         method: str,
         path: str,
-        headers: Iterable[Header],
+        headers: Sequence[Header],
         read: ReadBody,
         *,
         peer: str | None = None,
@@ -77,9 +77,7 @@ class Request:
     ) -> None:
         self.method: Final = method
         self.path: Final = path
-        self._headers: Final[dict[bytes, list[bytes]]] = {}
-        for name, value in headers:
-            self._headers.setdefault(name, []).append(value)
+        self._headers: Final = _by_name(headers)
         self._read: Final = read
         self.peer: Final = peer
         self.scheme: Final = scheme
@@ -169,6 +167,15 @@ class Request:
         raise InvalidRequest(problem)
 
 
+def _by_name(headers: Sequence[Header]) -> dict[bytes, Sequence[bytes]]:
+    found: dict[bytes, Sequence[bytes]] = {name: (value,) for name, value in headers}
+    # A header that stands there twice is rare, and then the quick way has forgotten one.
+    if len(found) < len(headers):
+        for name in found:
+            found[name] = tuple([value for other, value in headers if other == name])
+    return found
+
+
 class Response(NamedTuple):
     """One answer."""
 
@@ -215,6 +222,8 @@ def parse_json(content: bytes) -> JsonObject:
     raise InvalidRequest("the body is not one strict JSON object")
 
 
+@lru_cache(maxsize=4096)
+# The peers are a few proxies, or people who come again every few minutes; parsing takes longer than most of a request.
 @lru_cache(maxsize=4096)
 def _address(text: str) -> str | None:
     """Normalise an address with or without port; None for anything else, zone ids included."""

@@ -1,0 +1,36 @@
+"""What goes into the use cases and comes out of them.
+
+Owns: two values. Must not hold: what is done with them (`auth.py`), how HTTP carries them (`web/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from keyturn.core.model import Session, User
+
+
+class Cookies(NamedTuple):
+    """The raw values of our cookies in a request: every one that stands under the exact name."""
+
+    refresh: Sequence[bytes] = ()
+    device: Sequence[bytes] = ()
+    ensure_awaited: Callable[[], object] = bool
+    """Raises when the sender has gone. Called by the judge: see `web/messages.py`."""
+
+
+class SignedIn(NamedTuple):
+    """A session that was just opened or refreshed, and what the client gets of it."""
+
+    access_token: str
+    expires_in: int
+    """Seconds."""
+    user: User
+    session: Session
+    now: float
+    """This node's clock, for the countdowns in the answer."""
+    refresh_token: str | None
+    """A new refresh token; None: the browser's cookie stays as it is."""
+    device_token: str | None = None
+    """A new device cookie; None: the browser has one."""

@@ -1,0 +1,109 @@
+"""What happens to an account between the check of a password and the session it opens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from keyturn.auth import Auth
+from keyturn.core.errors import InvalidCredentials
+from keyturn.core.model import Contact, RevokeReason, Session
+from keyturn.exchange import Cookies, SignedIn
+from keyturn.ports import Credential
+from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
+from keyturn.stores.users import SqlUsers
+
+pytestmark = pytest.mark.anyio
+
+EMAIL = "ada@example.com"
+PASSWORD = "correct horse battery staple"
+NEW_PASSWORD = "another horse, another staple"
+CONTACT = Contact("203.0.113.7", "Mozilla/5.0", "Firefox on Windows")
+
+
+class InterruptedUsers(SqlUsers):
+    """The built-in directory, whose next look-up of a credential is followed by whatever the test wants to come between."""
+
+    then: Callable[[Credential], Awaitable[None]] | None = None
+
+    async def find(self, email: str) -> Credential | None:
+        credential = await super().find(email)
+        then, self.then = self.then, None
+        if then is not None and credential is not None:
+            await then(credential)
+        return credential
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncGenerator[tuple[Keyturn, InterruptedUsers]]:
+    """A node over SQLite with a directory that can be interrupted."""
+    settings = Settings.load(env="development", database_url=f"sqlite:///{tmp_path}/keyturn.db")
+    with_engine = Keyturn(settings)
+    users = InterruptedUsers(with_engine.engine, denylist_lifetime=with_engine.policy.denylist_lifetime)
+    node = Keyturn(settings, users=users)
+    async with with_engine.lifespan(), node.lifespan():
+        yield node, users
+
+
+async def _sign_up(auth: Auth) -> SignedIn:
+    return await auth.sign_up(
+        EMAIL, PASSWORD, None, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
+    )
+
+
+async def _log_in(auth: Auth, password: str = PASSWORD) -> SignedIn:
+    return await auth.log_in(EMAIL, password, remember=False, device_name=None, contact=CONTACT, cookies=Cookies())
+
+
+async def _live(node: Keyturn, user_id: str) -> list[Session]:
+    return list((await node.sessions.list_live(user_id)).sessions)
+
+
+async def test_login_that_races_a_disabling(node: tuple[Keyturn, InterruptedUsers]) -> None:
+    """A user who is disabled after their password was read gets no session, and none is left behind."""
+    keyturn, users = node
+    user = (await _sign_up(keyturn.auth)).user
+
+    async def disable(credential: Credential) -> None:
+        assert await users.set_disabled(credential.user.id, disabled=True)
+
+    users.then = disable
+    with pytest.raises(InvalidCredentials):
+        await _log_in(keyturn.auth)
+    assert await _live(keyturn, user.id) == []
+
+
+async def test_login_that_races_a_password_change(node: tuple[Keyturn, InterruptedUsers]) -> None:
+    """A login with the old password, checked before the change and opened after it, does not survive it."""
+    keyturn, users = node
+    user = (await _sign_up(keyturn.auth)).user
+
+    async def change(credential: Credential) -> None:
+        assert credential.password_hash is not None
+        changed = await keyturn.passwords.hash(NEW_PASSWORD)
+        assert await users.replace_password_hash(user.id, credential.password_hash, changed)
+        await keyturn.sessions.revoke(user.id, RevokeReason.PASSWORD_CHANGED)
+
+    users.then = change
+    with pytest.raises(InvalidCredentials):
+        await _log_in(keyturn.auth)
+    assert await _live(keyturn, user.id) == []
+    assert (await _log_in(keyturn.auth, NEW_PASSWORD)).user.id == user.id
+
+
+async def test_login_that_races_another_rehash(node: tuple[Keyturn, InterruptedUsers]) -> None:
+    """A hash made anew from the same password meanwhile is no reason to refuse."""
+    keyturn, users = node
+    user = (await _sign_up(keyturn.auth)).user
+
+    async def rehash(credential: Credential) -> None:
+        assert credential.password_hash is not None
+        again = await keyturn.passwords.hash(PASSWORD)
+        assert await users.replace_password_hash(user.id, credential.password_hash, again)
+
+    users.then = rehash
+    assert (await _log_in(keyturn.auth)).user.id == user.id
+    assert len(await _live(keyturn, user.id)) == 2
