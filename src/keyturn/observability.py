@@ -13,16 +13,18 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, TextIO
 
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import SessionId
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Metric
 
 _EVENTS: Final = logging.getLogger("keyturn.events")
 _REDACTED: Final = "[redacted]"
@@ -36,6 +38,8 @@ _CREDENTIALS: Final = re.compile(
 )
 _SECRET_NAME: Final = re.compile(r"password|secret|cookie|authorization|access_token|refresh_token", re.IGNORECASE)
 _OWN_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Seconds."""
 _ALARMING: Final = frozenset(
     {EventType.REUSE_DETECTED, EventType.DATABASE_BEHIND, EventType.CONTROL_FAULT, EventType.DEVICE_DRIFT}
 )
@@ -102,8 +106,9 @@ def configure_logging(level: str = "info", *, stream: TextIO | None = None) -> N
         logger.propagate = True
     # One line a request says less than the events do, and costs as much as the request.
     logging.getLogger("uvicorn.access").disabled = True
-    # SQLAlchemy writes statements and their parameters at info.
-    logging.getLogger("sqlalchemy").setLevel(logging.WARNING)
+    # SQLAlchemy writes statements at info, and this driver their parameters at debug: session ids are among them.
+    for name in ("sqlalchemy", "aiosqlite"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class EventLog:
@@ -125,53 +130,46 @@ class Metrics:
     """Counters and times in Prometheus' format; also an event sink.
 
     Labels come from closed lists only: a label that a caller chooses is memory that a caller chooses.
+
+    Counted in plain dictionaries by the event loop alone, and turned into Prometheus' metrics when somebody looks: its own
+    counters take a lock each, which a refresh would pay five times.
     """
 
     def __init__(self) -> None:
         """Make a registry of its own, so that two in one process do not collide."""
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry
         from prometheus_client.process_collector import ProcessCollector
 
         self.registry: Final[CollectorRegistry] = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._requests: Final = Counter(
-            "keyturn_requests", "Requests answered.", ["route", "status"], registry=self.registry
-        )
-        self._seconds: Final = Histogram(
-            "keyturn_request_seconds",
-            "Time from the routed request to its answer.",
-            ["route"],
-            registry=self.registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
-        )
-        self._events: Final = Counter("keyturn_events", "Events by type.", ["type"], registry=self.registry)
-        self._refreshes: Final = Counter(
-            "keyturn_refreshes", "Refreshes by what the token turned out to be.", ["outcome"], registry=self.registry
-        )
-        self._in_order: Final = Gauge(
-            "keyturn_in_order",
-            "What the last readiness check found: 1 in order, 0 not.",
-            ["check"],
-            registry=self.registry,
-        )
-        self._children: Final[dict[tuple[str, ...], Any]] = {}
+        self._requests: Final[dict[tuple[str, int], int]] = {}
+        self._seconds: Final[dict[str, _Times]] = {}
+        self._events: Final[dict[str, int]] = {}
+        self._refreshes: Final[dict[str, int]] = {}
+        self._in_order: Final[dict[str, bool]] = {}
+        self.registry.register(self)
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one answer."""
-        self._child(self._requests, "requests", route, str(status)).inc()
-        self._child(self._seconds, "seconds", route).observe(seconds)
+        key = (route, status)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        times = self._seconds.get(route)
+        if times is None:
+            times = self._seconds[route] = _Times()
+        times.counts[bisect_left(_BUCKETS, seconds)] += 1
+        times.total += seconds
 
     async def emit(self, event: Event) -> None:
         """Count one event."""
-        self._child(self._events, "events", event.type.value).inc()
+        kind = event.type.value
+        self._events[kind] = self._events.get(kind, 0) + 1
         outcome = event.data.get("outcome")
         if outcome is not None:
-            self._child(self._refreshes, "refreshes", outcome).inc()
+            self._refreshes[outcome] = self._refreshes.get(outcome, 0) + 1
 
     def checked(self, checks: Mapping[str, bool]) -> None:
         """Keep what a readiness check found."""
-        for name, in_order in checks.items():
-            self._child(self._in_order, "in_order", name).set(int(in_order))
+        self._in_order.update(checks)
 
     def render(self) -> bytes:
         """Return everything in the text format."""
@@ -179,10 +177,44 @@ class Metrics:
 
         return generate_latest(self.registry)
 
-    def _child(self, metric: Any, name: str, *labels: str) -> Any:
-        # Looking a child up by its labels takes a lock each time; this is on the way of every request.
-        key = (name, *labels)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = metric.labels(*labels)
-        return child
+    def collect(self) -> Iterator[Metric]:
+        """Turn what was counted into Prometheus' metrics; the registry calls this."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        requests = CounterMetricFamily("keyturn_requests", "Requests answered.", labels=["route", "status"])
+        for (route, status), count in self._requests.copy().items():
+            requests.add_metric([route, str(status)], count)
+        seconds = HistogramMetricFamily(
+            "keyturn_request_seconds", "Time from the routed request to its answer.", labels=["route"]
+        )
+        for route, times in self._seconds.copy().items():
+            seconds.add_metric([route], times.buckets(), times.total)
+        events = CounterMetricFamily("keyturn_events", "Events by type.", labels=["type"])
+        for kind, count in self._events.copy().items():
+            events.add_metric([kind], count)
+        refreshes = CounterMetricFamily(
+            "keyturn_refreshes", "Refreshes by what the token turned out to be.", labels=["outcome"]
+        )
+        for outcome, count in self._refreshes.copy().items():
+            refreshes.add_metric([outcome], count)
+        in_order = GaugeMetricFamily(
+            "keyturn_in_order", "What the last readiness check found: 1 in order, 0 not.", labels=["check"]
+        )
+        for check, good in self._in_order.copy().items():
+            in_order.add_metric([check], int(good))
+        yield from (requests, seconds, events, refreshes, in_order)
+
+
+class _Times:
+    """Times of one route, counted by bucket."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.total = 0.0
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return each upper bound with how many were at most that."""
+        bounds = [*map(str, _BUCKETS), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
