@@ -33,6 +33,24 @@ def test_migrate_makes_the_tables_and_does_nothing_when_they_are_there(command: 
     assert command.json("users", "list") == []
 
 
+def test_database_of_a_newer_version_is_a_known_error(migrated: Command) -> None:
+    """Neither migrate nor serve touches what a later version has made."""
+    import asyncio
+
+    from keyturn.stores.engine import open_engine
+
+    async def raise_level() -> None:
+        engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
+        async with engine.transaction() as connection:
+            await connection.exec_driver_sql("UPDATE keyturn_alembic_version SET version_num = '9999'")
+        await engine.close()
+
+    asyncio.run(raise_level())
+    assert migrated.run("migrate", status=1).startswith("keyturn: database_newer: ")
+    assert "keyturn: database_newer: " in migrated.spawn("serve", "--port", "0", status=1)
+    assert "database_not_migrated" in {finding["code"] for finding in migrated.json("doctor")["findings"]}
+
+
 def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:
     """From an empty database to a deleted user, each step as the installed script runs it."""
     assert command.spawn("migrate").startswith("the database is at level ")

@@ -128,6 +128,15 @@ def test_database_url_option_goes_before_the_environment(sqlite_command: Command
     assert stat.S_IMODE((tmp_path / "right.db").stat().st_mode) == 0o600
 
 
+def test_redis_url_option_reaches_the_node(sqlite_command: Command, redis_url: str) -> None:
+    """A Redis that answers is part of being ready; a malformed URL is a known error."""
+    with sqlite_command.serving("--redis-url", redis_url) as client:
+        assert client.get("/readyz").status_code == 200
+    error = sqlite_command.run("serve", "--port", "0", "--redis-url", "http://:hunter2@localhost", status=1)
+    assert error.startswith("keyturn: invalid_settings: ")
+    assert "hunter2" not in error
+
+
 def test_metrics_are_on_a_port_of_their_own(sqlite_command: Command) -> None:
     """They count what the main port answers, and are not there without a token."""
     port = free_port()

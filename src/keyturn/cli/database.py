@@ -68,13 +68,9 @@ def heal(
 
 
 async def _migrate() -> str:
-    from keyturn.cli.errors import CommandError
     from keyturn.cli.tools import open_database
     from keyturn.settings import Settings
     from keyturn.stores.migrations import migrate as bring_up
 
     async with open_database(Settings.load()) as engine:
-        try:
-            return await bring_up(engine)
-        except RuntimeError as error:
-            raise CommandError("database_newer", str(error)) from error
+        return await bring_up(engine)

@@ -14,12 +14,13 @@ from typing import Final
 
 from pydantic import SecretStr
 
+from keyturn.core.errors import KeyturnError
 from keyturn.demo.decisions import Decisions
 from keyturn.demo.pages import DemoASGI
 from keyturn.demo.thief import Thieves
 from keyturn.observability import configure_logging
 from keyturn.runtime import Keyturn
-from keyturn.serving import CannotListen, Listeners, bind, port_of, serve_here
+from keyturn.serving import Listeners, bind, port_of, serve_here
 from keyturn.settings import Environment, Settings
 from keyturn.tokens.secret_ring import SecretRing
 
@@ -27,6 +28,10 @@ TIMES: Final = {"settle_time": 5.0, "tail_time": 2.0, "access_lifetime": 60.0}
 """Seconds; short, so that one sees what happens. Only development may have them."""
 THIEF_INTERVAL: Final = TIMES["settle_time"] + 1.5
 """More than the settle time even when a token's age is rounded down by a second."""
+
+
+class CannotKeepData(KeyturnError):
+    """The demo's directory cannot be made or written."""
 
 
 def default_directory() -> Path:
@@ -44,7 +49,7 @@ def run_demo(host: str, port: int, directory: Path) -> None:
         directory: made when missing; holds the database and the secret.
 
     Raises:
-        CannotListen: the address is taken, or the directory cannot be written.
+        CannotListen: the address is taken. CannotKeepData: the directory cannot be written.
     """
     configure_logging("warning")
     listener = bind(host, port)
@@ -54,7 +59,7 @@ def run_demo(host: str, port: int, directory: Path) -> None:
         secret = _secret(directory / "secret")
     except OSError as error:
         listener.close()
-        raise CannotListen(f"{error.filename}: {error.strerror}") from error
+        raise CannotKeepData(f"{error.filename}: {error.strerror}") from error
     decisions = Decisions()
     node = Keyturn(_settings(directory, secret, url, port_of(listener)), sinks=[decisions])
     thieves = Thieves(node.auth, THIEF_INTERVAL)

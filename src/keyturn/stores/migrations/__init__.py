@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
+from keyturn.core.errors import KeyturnError
 from keyturn.stores.engine import Engine, create_private_file, open_engine
 
 if TYPE_CHECKING:
@@ -25,13 +26,17 @@ VERSION_TABLE = "keyturn_alembic_version"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:migrate', 0))"
 
 
+class DatabaseNewer(KeyturnError, RuntimeError):
+    """The database was migrated by a newer version of Keyturn."""
+
+
 async def migrate(database: Engine | str) -> str:
     """Bring the database to the expected level and return it; safe when several nodes start at once.
 
     Args: database: an open engine, or a URL for which one is opened and closed.
     Raises:
         Unavailable: the database is at fault.
-        RuntimeError: the database is at a level this version does not know: it is older than the database.
+        DatabaseNewer: the database is at a level this version does not know: it is older than the database.
     """
     if isinstance(database, str):
         engine = open_engine(database)
@@ -89,6 +94,6 @@ def _upgrade(connection: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise RuntimeError(
+        raise DatabaseNewer(
             f"the database is at level {_level(connection)}, which is unknown: upgrade Keyturn"
         ) from error

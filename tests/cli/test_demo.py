@@ -1,0 +1,111 @@
+"""`keyturn demo` as a process, without a browser."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+
+from tests.cli.conftest import Command
+from tests.services import wait_until
+
+USER = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
+
+
+@contextmanager
+def demo(directory: Path) -> Iterator[str]:
+    """Run a demo and give its URL; a signal ends it with status 0."""
+    command = [sys.executable, "-m", "keyturn.cli", "demo", "--port", "0", "--directory", str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield next(m[0] for line in process.stdout if (m := re.search(r"http://localhost:\d+", line)))
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+
+
+@contextmanager
+def visitor(url: str) -> Iterator[httpx2.Client]:
+    """Open the page, as a browser does first. Cookies travel by hand: the client sends no Secure cookie over http."""
+    with httpx2.Client(base_url=url, headers={"X-Keyturn": "1", "Origin": url}) as client:
+        client.headers["Cookie"] = cookies_of(client.get("/"))
+        yield client
+
+
+def cookies_of(answer: httpx2.Response) -> str:
+    """Return what a browser would send back."""
+    return "; ".join(value.partition(";")[0] for value in answer.headers.get_list("set-cookie"))
+
+
+def decisions(client: httpx2.Client) -> list[dict[str, object]]:
+    """List what the page would show."""
+    rows: list[dict[str, object]] = client.get("/demo/decisions").json()["decisions"]
+    return rows
+
+
+def test_decisions_show_to_the_browser_they_were_made_for_alone(tmp_path: Path) -> None:
+    """Another visitor, and one without the viewer's cookie, see nothing of them, and nothing in them is a credential."""
+    with (
+        demo(tmp_path / "demo") as url,
+        visitor(url) as one,
+        visitor(url) as other,
+        httpx2.Client(base_url=url) as bare,
+    ):
+        answer = one.post("/auth/signup", json=USER)
+        assert answer.status_code == 201
+        assert [row["event"] for row in decisions(one)] == ["signed_up", "signed_in"]
+        assert decisions(other) == []
+        assert decisions(bare) == []
+        assert "kt_rt_" not in one.get("/demo/decisions").text
+        last = decisions(one)[-1]["number"]
+        assert one.get(f"/demo/decisions?after={last}").json()["decisions"] == []
+
+
+def test_thief_needs_a_cookie_to_copy_and_the_custom_header(tmp_path: Path) -> None:
+    """Another site's form cannot start one; with the owner's cookie it is accepted and shows as the thief's."""
+    with demo(tmp_path / "demo") as url, visitor(url) as client:
+        assert client.post("/demo/thief").status_code == 409
+        client.headers["Cookie"] += "; " + cookies_of(client.post("/auth/signup", json=USER))
+        assert client.post("/demo/thief", headers={"X-Keyturn": "0"}).status_code == 409
+        assert client.post("/demo/thief").status_code == 202
+        wait_until(lambda: any(row["who"] == "thief" for row in decisions(client)), 20, "the thief")
+
+
+def test_data_are_private_and_outlive_a_restart(tmp_path: Path) -> None:
+    """The same secret and database serve the next run; nobody else may read them."""
+    directory = tmp_path / "demo"
+    with demo(directory) as url, visitor(url) as client:
+        assert client.post("/auth/signup", json=USER).status_code == 201
+    with demo(directory) as url, visitor(url) as client:
+        assert client.post("/auth/login", json=USER).status_code == 200
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+    assert modes["secret"] == 0o600
+    assert modes["keyturn.db"] == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_page_has_a_strict_policy_and_no_address_of_elsewhere(tmp_path: Path) -> None:
+    """No inline script or style, nothing from another host, for the page and its files."""
+    with demo(tmp_path / "demo") as url, httpx2.Client(base_url=url) as client:
+        for path in ("/", "/demo/demo.css", "/demo/demo.js", "/favicon.ico"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            assert (
+                "default-src 'none'; script-src 'self'; style-src 'self'" in answer.headers["content-security-policy"]
+            )
+            assert "unsafe-" not in answer.headers["content-security-policy"]
+            assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", answer.text)
+
+
+def test_directory_that_cannot_be_made_is_a_known_error(sqlite_command: Command, tmp_path: Path) -> None:
+    """A file stands where the directory should be."""
+    (tmp_path / "file").touch()
+    error = sqlite_command.run("demo", "--port", "0", "--directory", str(tmp_path / "file" / "demo"), status=1)
+    assert error.startswith("keyturn: cannot_keep_data: ")
