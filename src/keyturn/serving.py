@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import signal
 import socket
@@ -225,10 +226,22 @@ def serve_here(
 
     async def serve() -> None:
         async with lifespan(), _beside(metrics, listeners.metrics):
+            _spare_the_collector()
             await server.serve()
 
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(serve())
+
+
+def _spare_the_collector() -> None:
+    """Leave what has been loaded out of the search for unreachable cycles, and search less often.
+
+    By default the collector looks after every 700 new objects, which is every few requests, at everything that is new, and
+    in time at all modules too: 6 % of the time of a busy server (measured). Requests leave next to nothing for it.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _config(application: ASGIApplication) -> uvicorn.Config:

@@ -222,7 +222,6 @@ def parse_json(content: bytes) -> JsonObject:
     raise InvalidRequest("the body is not one strict JSON object")
 
 
-@lru_cache(maxsize=4096)
 # The peers are a few proxies, or people who come again every few minutes; parsing takes longer than most of a request.
 @lru_cache(maxsize=4096)
 def _address(text: str) -> str | None:
