@@ -133,7 +133,10 @@ class Policy:
 
     def problems(self) -> Iterator[Problem]:
         """Yield every rule these numbers break; empty for a policy that holds the guarantees."""
-        yield from (problem for f in fields(self) if (problem := _out_of_range(f, getattr(self, f.name))))
+        ranges = [problem for f in fields(self) if (problem := _out_of_range(f, getattr(self, f.name)))]
+        yield from ranges
+        if ranges:
+            return
         for broken, code, text in self._inequalities():
             if broken:
                 yield Problem(code, text, relaxable=True)
@@ -167,8 +170,10 @@ _MAY_BE_ZERO = frozenset({"settle_time", "tail_time", "clock_leeway", "touch_int
 
 
 def _out_of_range(f: Field[Any], value: object) -> Problem | None:
-    if isinstance(value, bool | StrEnum):
-        return None
+    if isinstance(f.default, bool | StrEnum):
+        kind = type(f.default)
+        text = f"{f.name} = {value!r} must be a {kind.__name__}"
+        return None if isinstance(value, kind) else Problem("out_of_range", text, relaxable=False)
     if isinstance(value, int | float) and isfinite(value) and (value > 0 or (value == 0 and f.name in _MAY_BE_ZERO)):
         return None
     return Problem("out_of_range", f"{f.name} = {value!r} must be a positive number", relaxable=False)

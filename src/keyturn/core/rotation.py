@@ -102,8 +102,7 @@ def decide(
     Args:
         session: the row as read, or None when there is none with the token's session id.
         presented: the token, already found authentic.
-        now: the database's clock, seconds.
-        policy: the numbers.
+        now: the database's clock, seconds. policy: the numbers.
         contact: address, user agent and reported activity of the caller.
         mint: makes the child token from entropy drawn before.
         healing: the database is known to have lost commits (a failover); a token ahead of it is then believed.
@@ -269,15 +268,12 @@ def _advance(
     """Make the presented token current."""
     # A heal skips generations: the token between is unknown, so nothing is accepted as the tail of this one.
     healed = presented.generation > session.generation + 1
+    before = None if healed else session.token_hash
     after = _meet(session, contact)._replace(
-        generation=presented.generation,
-        token_hash=presented.token_hash,
-        previous_hash=None if healed else session.token_hash,
-        confirmed_at=now,
+        generation=presented.generation, token_hash=presented.token_hash, previous_hash=before, confirmed_at=now
     )
-    if healed:
-        return after, (_event(EventType.HEALED, session, now, presented=str(presented.generation)),)
-    return after, ()
+    events = (_event(EventType.HEALED, session, now, presented=str(presented.generation)),) if healed else ()
+    return after, events
 
 
 def _child(session: Session, now: float, mint: Mint) -> NewToken:
@@ -290,11 +286,9 @@ def _issue(
     """Give a new unique child of the token just made current; in strict mode the child is current at once."""
     child = _child(session, now, mint)
     if policy.strict:
+        before, generation = session.token_hash, session.generation + 1
         session = session._replace(
-            generation=session.generation + 1,
-            token_hash=child.token_hash,
-            previous_hash=session.token_hash,
-            confirmed_at=now,
+            generation=generation, token_hash=child.token_hash, previous_hash=before, confirmed_at=now
         )
     return Decision(outcome, session, Write.SWAP, child, events=events)
 
