@@ -1,6 +1,8 @@
 """What goes into the use cases and comes out of them.
 
 Owns: two values. Must not hold: what is done with them (`auth.py`), how HTTP carries them (`web/`).
+
+Why they do not show themselves: they hold credentials, and a debugger, a crash reporter or a failing test prints them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from keyturn.core.model import Session, User
+from keyturn.core.secret import redacted
 
 
 class Cookies(NamedTuple):
@@ -18,6 +21,10 @@ class Cookies(NamedTuple):
     device: Sequence[bytes] = ()
     ensure_awaited: Callable[[], object] = bool
     """Raises when the sender has gone. Called by the judge: see `web/messages.py`."""
+
+    def __repr__(self) -> str:
+        """Show nothing of it."""
+        return redacted(self)
 
 
 class SignedIn(NamedTuple):
@@ -34,3 +41,7 @@ class SignedIn(NamedTuple):
     """A new refresh token; None: the browser's cookie stays as it is."""
     device_token: str | None = None
     """A new device cookie; None: the browser has one."""
+
+    def __repr__(self) -> str:
+        """Show nothing of it."""
+        return redacted(self)

@@ -15,6 +15,7 @@ from keyturn.core.events import Event
 from keyturn.core.login import Admission, Limit
 from keyturn.core.model import Contact, RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
+from keyturn.core.secret import redacted
 
 Judge = Callable[[Session | None, float, bool], Decision]
 """(session as read, database's now, healing) -> decision. Pure: the store may call it again after the row has moved."""
@@ -94,6 +95,10 @@ class Credential(NamedTuple):
 
     user: User
     password_hash: str | None
+
+    def __repr__(self) -> str:
+        """Show nothing of it."""
+        return redacted(self)
 
 
 class UserDirectory(Protocol):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json as json_module
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from keyturn.runtime import Keyturn
 from keyturn.tokens.keyring import SecretRing
@@ -234,18 +233,3 @@ async def query(node: Keyturn, statement: str, **values: Any) -> list[Any]:
     async with node.engine.transaction() as connection:
         result = await connection.execute(text(statement), values)
         return [tuple(row) for row in result] if result.returns_rows else []
-
-
-@contextmanager
-def watched(node: Keyturn) -> Iterator[list[str]]:
-    """Collect every statement that reaches the node's database."""
-    statements: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        statements.append(statement)
-
-    event.listen(node.engine.sqlalchemy.sync_engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(node.engine.sqlalchemy.sync_engine, "before_cursor_execute", note)

@@ -9,6 +9,7 @@ import logging
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import anyio
@@ -33,19 +34,21 @@ HARD_FAILURES = 100
 @contextmanager
 def hashing() -> Iterator[list[tuple[int, int]]]:
     """Collect the cost (memory, passes) of every argon2 computation of this process."""
-    from argon2 import _password_hasher as module
+    module: Any = import_module("argon2._password_hasher")
 
     done: list[tuple[int, int]] = []
     real_hash, real_verify = module.hash_secret, module.verify_secret
 
     def counted_hash(*args: Any, **more: Any) -> bytes:
         done.append((more["memory_cost"], more["time_cost"]))
-        return real_hash(*args, **more)
+        made: bytes = real_hash(*args, **more)
+        return made
 
     def counted_verify(stored: bytes, *args: Any, **more: Any) -> bool:
         found = argon2.extract_parameters(stored.decode())
         done.append((found.memory_cost, found.time_cost))
-        return real_verify(stored, *args, **more)
+        matches: bool = real_verify(stored, *args, **more)
+        return matches
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "hash_secret", counted_hash)
@@ -450,10 +453,10 @@ async def test_sign_ups_from_one_address_are_bounded(node: Keyturn) -> None:
 async def test_sessions_of_one_account_are_bounded(ada: Browser, clock: FrozenClock) -> None:
     """One account cannot fill the table of sessions: the oldest goes, with its reason."""
     clock.advance(1)
-    for _ in range(50):
-        another = Browser(ada.application, email=ada.email)
-        assert (await another.log_in()).status == 200
-    assert len(await another.sessions()) == 50
+    others = [Browser(ada.application, email=ada.email) for _ in range(50)]
+    for other in others:
+        assert (await other.log_in()).status == 200
+    assert len(await others[0].sessions()) == 50
     assert (await ada.refresh()).code == "session_ended:evicted"
 
 

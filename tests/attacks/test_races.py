@@ -163,7 +163,9 @@ async def test_log_out_everywhere_racing_refreshes_on_other_processes(cluster: C
     others = [
         await cluster.post("/auth/login", {"email": email, "password": PASSWORD}, ip="10.9.9.9") for _ in range(3)
     ]
-    asked = [{"path": "/auth/refresh", "refresh": settled_child(token_of(other))} for other in others for _ in range(8)]
+    asked: list[Any] = [
+        {"path": "/auth/refresh", "refresh": settled_child(token_of(other))} for other in others for _ in range(8)
+    ]
     asked.insert(6, {"path": "/auth/logout", "json": {"everywhere": True}, "refresh": first})
     answers = await cluster.at_once(asked)
     assert code(answers[6]) == "204"

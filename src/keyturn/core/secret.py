@@ -9,6 +9,11 @@ from hmac import compare_digest
 from typing import NoReturn, final
 
 
+def redacted(self: object) -> str:
+    """Show only what kind of thing it is: for the `__repr__` of values that hold credentials in plain types."""
+    return f"{type(self).__name__}(redacted)"
+
+
 @final
 class Secret:
     """Hold one plaintext secret and show it only through `reveal` and `reveal_bytes`.

@@ -183,6 +183,8 @@ def open_engine(
         "max_overflow": pool_size,
         "pool_timeout": connect_timeout,
         "echo": echo,
+        # The text of an error is logged by whoever catches it; hashes, session ids and addresses are in the parameters.
+        "hide_parameters": True,
     }
     if parsed.get_backend_name() == "postgresql":
         options["connect_args"] = {

@@ -23,7 +23,7 @@ def _without_nul(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_without_nul)]
 Email = Annotated[Text, Field(min_length=3, max_length=320, examples=["ada@example.com"])]
-Password = Annotated[Text, Field(min_length=1, max_length=1024, json_schema_extra={"format": "password"})]
+Password = Annotated[Text, Field(min_length=1, max_length=1024, repr=False, json_schema_extra={"format": "password"})]
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
 DeviceName = Annotated[Text, Field(min_length=1, max_length=100)]
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
