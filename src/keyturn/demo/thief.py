@@ -13,7 +13,6 @@ from keyturn.core.errors import Refused
 from keyturn.core.model import Contact
 from keyturn.demo.decisions import Acting, acting
 from keyturn.exchange import Cookies
-from keyturn.exchange import Cookies
 
 _CONTACT: Final = Contact("203.0.113.66", "Thief/1.0", "the thief's machine")
 _ROUNDS: Final = 10
