@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import FrameType
 from typing import NamedTuple
@@ -32,9 +32,11 @@ _logger = logging.getLogger(__name__)
 
 RESTART_INTERVAL = 1.0
 """Seconds between two starts of a worker that keeps ending."""
+FAILED_START_INTERVAL = 5.0
+"""The same for one that cannot even start, as during an outage: starting costs a second of the processor."""
 _WATCH_INTERVAL = 0.2
 _STARTUP_FAILED = 3
-"""The status of a worker that could not start: another one could not either."""
+"""The status of a worker that could not start, at the moment."""
 
 
 class Served(NamedTuple):
@@ -56,9 +58,17 @@ class Supervisor:
         web: the socket all workers accept from.
         metrics: one socket for each worker, or none.
         workers: how many.
+        environment: of the workers; ours when None.
     """
 
-    def __init__(self, factory: str, web: socket.socket, metrics: Sequence[socket.socket], workers: int) -> None:
+    def __init__(
+        self,
+        factory: str,
+        web: socket.socket,
+        metrics: Sequence[socket.socket],
+        workers: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._factory = factory
         self._web = web
         self._metrics = metrics
@@ -67,18 +77,23 @@ class Supervisor:
         self._workers: list[subprocess.Popen[bytes]] = []
         self._started_at = [0.0] * workers
         self._count = workers
+        self._environment = environment
 
     def run(self) -> int:
-        """Supervise until a stop signal, or until a worker cannot start; return the exit status.
+        """Supervise until a stop signal, or until one of the first workers cannot start; return the exit status.
+
+        Why only the first: a worker that replaces a dead one during an outage of the database cannot start either, and must
+        not end the others, which live and wait.
 
         Workers take up to `DRAIN_TIME` to end; one that still runs a little later is killed.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._workers = [self._spawn(index) for index in range(self._count)]
+        first = [self._spawn(index) for index in range(self._count)]
+        self._workers = first.copy()
         status = 0
         while not self._stop.wait(_WATCH_INTERVAL):
-            if any(worker.poll() == _STARTUP_FAILED for worker in self._workers):
+            if any(worker.poll() == _STARTUP_FAILED for worker in first):
                 _logger.error("a worker could not start")
                 status = 1
                 break
@@ -101,11 +116,13 @@ class Supervisor:
             command += ["--metrics", str(self._metrics[index].fileno())]
             inherited.append(self._metrics[index].fileno())
         # The command is this interpreter with our own module and numbers.
-        return subprocess.Popen(command, pass_fds=inherited)  # noqa: S603
+        return subprocess.Popen(command, env=self._environment, pass_fds=inherited)  # noqa: S603
 
     def _replace_dead(self) -> None:
         for index, worker in enumerate(self._workers):
-            if worker.poll() is not None and time.monotonic() - self._started_at[index] >= RESTART_INTERVAL:
+            status = worker.poll()
+            pause = FAILED_START_INTERVAL if status == _STARTUP_FAILED else RESTART_INTERVAL
+            if status is not None and time.monotonic() - self._started_at[index] >= pause:
                 _logger.error("worker %d ended with status %d; starting another", worker.pid, worker.returncode)
                 self._workers[index] = self._spawn(index)
 

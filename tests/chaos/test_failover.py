@@ -130,7 +130,7 @@ def test_a_restore_signs_nobody_out_and_is_healed_on_the_operators_word(
         wire.mend()
         storm.all_are_behind()
         yield
-        command = [sys.executable, "-m", "keyturn.cli", "heal", "5"]
+        command = [sys.executable, "-m", "keyturn.cli", "heal", "--minutes", "5"]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
     figures = storm.suffer("restore from a backup, then `keyturn heal`", 1, restored)

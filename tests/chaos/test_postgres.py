@@ -106,6 +106,30 @@ def test_no_confirm_is_missing_when_postgresql_is_killed(
     suffer("`kill -9` of PostgreSQL", scale(1, 15), killed)
 
 
+def test_a_node_survives_a_worker_that_is_killed_while_postgresql_is_away(
+    cluster: Cluster, storm: Storm, suffer: Suffer, scale: Scale
+) -> None:
+    """The new worker cannot start; the supervisor tries again until it can, and leaves the other worker alone."""
+    node = cluster.nodes[0]
+
+    @contextmanager
+    def killed() -> Iterator[None]:
+        supervisor = node.process
+        cluster.wire.cut()
+        cluster.wait_until_not_ready()
+        failures = node.log.read_text().count("the worker does not start")
+        random.choice(node.servers).kill()
+        wait_until(lambda: node.log.read_text().count("the worker does not start") > failures, 60, "a failed start")
+        storm.wait_for("503", 5)
+        assert node.healthy()
+        yield
+        cluster.wire.mend()
+        wait_until(lambda: len(node.servers) == 2, 60, "a new worker")
+        assert node.process == supervisor
+
+    suffer("`kill -9` of a worker while PostgreSQL is away", scale(1, 5), killed)
+
+
 def test_everybody_goes_on_when_postgresql_hangs(cluster: Cluster, suffer: Suffer, scale: Scale) -> None:
     """SIGSTOP of PostgreSQL: nothing is refused and nothing answers, until SIGCONT."""
 
@@ -205,14 +229,13 @@ def test_everybody_goes_on_when_postgresql_has_no_connection_left(
 def test_everybody_goes_on_when_postgresql_is_read_only(
     cluster: Cluster, storm: Storm, suffer: Suffer, scale: Scale
 ) -> None:
-    """The database takes no writes, as hosting services set it when the disk is full: what needs none goes on."""
+    """The database takes no writes, as hosting services set it when the disk is full: nothing is acknowledged that is not written."""
 
     @contextmanager
     def read_only() -> Iterator[None]:
         cluster.postgres.execute(f"ALTER DATABASE {DATABASE} SET default_transaction_read_only = on")
         cluster.wire.reset()
         storm.wait_for("503", 20)
-        storm.wait_for("refreshed", 20)
         yield
         cluster.postgres.execute(f"ALTER DATABASE {DATABASE} RESET default_transaction_read_only")
         cluster.wire.reset()

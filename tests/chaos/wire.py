@@ -130,6 +130,9 @@ class Wire:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pump(near_reader, far))
                 both.create_task(self._pump(far_reader, near))
+        except asyncio.CancelledError:
+            # The end of the rig: asyncio would log a connection's task that ends as cancelled.
+            return
         finally:
             for writer in (near, far):
                 _abort(writer)
