@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
@@ -19,10 +20,10 @@ USER = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
 
 
 @contextmanager
-def demo(directory: Path) -> Iterator[str]:
+def demo(directory: Path, **environment: str) -> Iterator[str]:
     """Run a demo and give its URL; a signal ends it with status 0."""
     command = [sys.executable, "-m", "keyturn.cli", "demo", "--port", "0", "--directory", str(directory)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment) as process:
         assert process.stdout is not None
         try:
             yield next(m[0] for line in process.stdout if (m := re.search(r"http://localhost:\d+", line)))
@@ -89,6 +90,14 @@ def test_data_are_private_and_outlive_a_restart(tmp_path: Path) -> None:
     assert modes["secret"] == 0o600
     assert modes["keyturn.db"] == 0o600
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_environment_of_a_real_server_does_not_change_the_demo(tmp_path: Path) -> None:
+    """Neither its database nor its closed sign-up; the demo stays in its directory."""
+    real = {"KEYTURN_DATABASE_URL": f"sqlite:///{tmp_path / 'real.db'}", "KEYTURN_SIGNUP": "closed"}
+    with demo(tmp_path / "demo", **real) as url, visitor(url) as client:
+        assert client.post("/auth/signup", json=USER).status_code == 201
+    assert not (tmp_path / "real.db").exists()
 
 
 def test_page_has_a_strict_policy_and_no_address_of_elsewhere(tmp_path: Path) -> None:

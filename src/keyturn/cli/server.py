@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,17 +35,24 @@ def serve(
     """Run the server. It refuses to start unsafe in production, and ends on SIGTERM without cutting off a request."""
     from keyturn.settings import Settings
 
-    for name, value in (("DATABASE_URL", database_url), ("REDIS_URL", redis_url)):
-        if value is not None:
-            # The environment, because worker processes read it; a file would go before it.
-            os.environ[f"KEYTURN_{name}"] = value
-            os.environ.pop(f"KEYTURN_{name}_FILE", None)
-    settings = Settings.load()
+    given = {"database_url": database_url, "redis_url": redis_url}
+    settings = Settings.load(**given)
     settings.refuse_unsafe()
     if workers == 1:
         _serve_here(settings, host, port)
     else:
-        _supervise(settings, host, port, workers)
+        _supervise(settings, _environment(given), host, port, workers)
+
+
+def _environment(given: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the environment of the workers: ours, with what the command line says in its place."""
+    environment = dict(os.environ)
+    for name, value in given.items():
+        if value is not None:
+            environment[f"KEYTURN_{name.upper()}"] = value
+            # A file would go before it.
+            environment.pop(f"KEYTURN_{name.upper()}_FILE", None)
+    return environment
 
 
 def _serve_here(settings: Settings, host: str, port: int) -> None:
@@ -52,7 +60,7 @@ def _serve_here(settings: Settings, host: str, port: int) -> None:
 
     listener = bind(host, port)
     metrics = None if settings.metrics_port is None else bind(host, settings.metrics_port)
-    served = worker()
+    served = _served(settings)
     serve_here(
         served.application,
         served.lifespan,
@@ -62,7 +70,7 @@ def _serve_here(settings: Settings, host: str, port: int) -> None:
     )
 
 
-def _supervise(settings: Settings, host: str, port: int, workers: int) -> None:
+def _supervise(settings: Settings, environment: Mapping[str, str], host: str, port: int, workers: int) -> None:
     """Run several processes. Each counts for itself, so each has a metrics port of its own, one after the other."""
     import sys
 
@@ -76,7 +84,7 @@ def _supervise(settings: Settings, host: str, port: int, workers: int) -> None:
     listener = bind(host, port)
     first = settings.metrics_port
     metrics = [] if first is None else [bind(host, first + index) for index in range(workers)]
-    supervisor = Supervisor("keyturn.cli.server:worker", listener, metrics, workers)
+    supervisor = Supervisor("keyturn.cli.server:worker", listener, metrics, workers, environment)
     announce(listener, workers)
     sys.exit(supervisor.run())
 
@@ -90,12 +98,16 @@ async def _try_start(settings: Settings) -> None:
 
 
 def worker() -> Served:
-    """Make what one process serves, from the environment."""
-    from keyturn.runtime import Keyturn
+    """Make what one process of several serves, from its environment."""
     from keyturn.settings import Settings
+
+    return _served(Settings.load())
+
+
+def _served(settings: Settings) -> Served:
+    from keyturn.runtime import Keyturn
     from keyturn.workers import Served
 
-    settings = Settings.load()
     _log_to_stderr(settings)
     node = _node(Keyturn, settings)
     return Served(node.asgi, node.lifespan, _metrics_application(node))

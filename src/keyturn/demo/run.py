@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from keyturn.core.errors import KeyturnError
 from keyturn.demo.decisions import Decisions
@@ -32,6 +33,23 @@ THIEF_INTERVAL: Final = TIMES["settle_time"] + 1.5
 
 class CannotKeepData(KeyturnError):
     """The demo's directory cannot be made or written."""
+
+
+class _DemoSettings(Settings):
+    """Settings that the environment does not change: a shell set up for a real server must not point the demo at it."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what `_settings` gives, and nothing else."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
 
 
 def default_directory() -> Path:
@@ -75,7 +93,7 @@ def run_demo(host: str, port: int, directory: Path) -> None:
 
 
 def _settings(directory: Path, secret: str, url: str, port: int) -> Settings:
-    return Settings.load(
+    return _DemoSettings.load(
         env=Environment.DEVELOPMENT,
         database_url=SecretStr(f"sqlite:///{directory / 'keyturn.db'}"),
         secret=SecretStr(secret),
