@@ -46,9 +46,9 @@ async def is_healing(failover: Failover, engine: Engine) -> bool:
 
 
 def ahead(holder: Holder, clock: FrozenClock) -> Holder:
-    """Make the holder of a token two generations on, as a commit that was lost had confirmed it."""
+    """Make the holder of a settled token two generations on, whose parent a commit that was lost had confirmed."""
     mint = holder.tokens.minter(os.urandom(16))
-    return Holder(holder.store, mint(holder.session_id, 2, clock.now, bytes(8)).text)
+    return Holder(holder.store, mint(holder.session_id, 2, clock.now - holder.policy.settle_time, bytes(8)).text)
 
 
 async def test_failover(postgres: PostgresServer, postgres_url: str) -> None:
