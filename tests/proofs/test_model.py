@@ -10,8 +10,9 @@ from keyturn.core.model import PresentedToken
 from keyturn.core.policy import CRASH_LOSS, REQUEST_LIMIT, SETTLE_FLOOR, TAIL_FLOOR, Policy, Rotation
 from keyturn.core.rotation import Outcome, decide
 from keyturn.tokens.refresh_token import RefreshTokens
-from tests.proofs.model import NOW, Exploration, World, explore, finest
+from tests.proofs.model import Exploration, World, explore, finest
 from tests.proofs.rows import CONTACT, Rule, accepting_siblings, rotating_in_the_tail, row
+from tests.proofs.ruling import NOW
 
 Report = Callable[[str], None]
 REFUSED = "an owner alone is never refused"
