@@ -1,0 +1,26 @@
+/** The browser client of Keyturn. This is its whole public surface. */
+export { createAuthClient } from "./core/client.ts";
+export { AuthError, type ClientErrorCode, type ErrorCode, type ServerErrorCode } from "./core/errors.ts";
+export type {
+  AuthClient,
+  AuthClientOptions,
+  Channel,
+  Environment,
+  ListedSession,
+  LoginBody,
+  PasswordBody,
+  SignupBody,
+  TokenOptions,
+} from "./core/types.ts";
+export type {
+  Answer,
+  AuthEvents,
+  AuthState,
+  Identity,
+  Reason,
+  Session,
+  SignedInState,
+  User,
+  Warning,
+  WireSession,
+} from "./machine/types.ts";

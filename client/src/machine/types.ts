@@ -1,0 +1,87 @@
+/**
+ * The values the client is made of.
+ *
+ * Owns: what an application sees (`AuthState`) and what travels between tabs and the server. Must not hold: behaviour.
+ */
+import type { components } from "../contract.ts";
+
+/** The user as the server describes them. */
+export type User = Readonly<components["schemas"]["UserOut"]>;
+
+/** What the server says about a session; members it may add later are passed through. */
+export type WireSession = Readonly<components["schemas"]["SessionOut"]>;
+
+/** The answer of `login`, `signup` and `refresh`. */
+export type Answer = Readonly<components["schemas"]["SignedInOut"]>;
+
+/**
+ * The session this browser holds.
+ *
+ * The three ends are milliseconds on the client's own clock, `auth.now()`: the device's date may be wrong.
+ */
+export type Session = WireSession & {
+  /** When the access token expires. */
+  readonly accessEndsAt: number;
+  /** When the session ends unless a person acts. */
+  readonly inactivityEndsAt: number;
+  /** When it ends whatever anybody does. */
+  readonly absoluteEndsAt: number;
+};
+
+/** Why nobody is signed in. The server may add reasons; treat one you do not know like `expired`. */
+export type Reason =
+  | "never"
+  | "logout"
+  | "logout_other_tab"
+  | "expired"
+  | "inactivity"
+  | "absolute"
+  | "revoked"
+  | "reuse_detected"
+  | "password_changed"
+  | "user_disabled"
+  | "evicted";
+
+/** The session is about to end: because nobody acts, or because it has reached its longest life. */
+export type Warning = { readonly kind: "inactivity" | "absolute"; readonly endsAt: number };
+
+/** Somebody is signed in; `degraded` when the last refresh failed and the client will try again. */
+export type SignedInState = {
+  readonly status: "authenticated" | "degraded";
+  readonly user: User;
+  readonly session: Session;
+  readonly warning?: Warning;
+};
+
+/** What an application sees. Frozen, and the same object for as long as nothing changes. */
+export type AuthState =
+  | { readonly status: "unknown" }
+  | { readonly status: "anonymous"; readonly reason: Reason }
+  | SignedInState;
+
+/** What tabs of one browser tell each other. */
+export type Message =
+  /** A new access token; `at` is the device's date when it was asked for. */
+  | { readonly kind: "token"; readonly at: number; readonly answer: Answer }
+  /** The session with this id (any, when null) has ended. */
+  | { readonly kind: "ended"; readonly id: string | null; readonly reason: Reason }
+  /** A person acted; `stay` when they answered a warning. */
+  | { readonly kind: "active"; readonly at: number; readonly stay: boolean };
+
+/** What `auth.on` listeners are told, by event. */
+export type AuthEvents = {
+  signedIn: { readonly user: User; readonly session: Session };
+  signedOut: { readonly reason: Reason };
+  /** Another user has signed in in this browser: everything of the former one must leave the page. */
+  userChanged: { readonly user: User; readonly session: Session };
+  /** There is a new access token: from the server, or from another tab. */
+  refreshed: { readonly session: Session; readonly source: "refresh" | "login" | "broadcast" };
+  /** A refresh failed without saying anything about the session. */
+  degraded: { readonly error: unknown };
+  idleWarning: Warning;
+  /** An API wants a stronger or fresher login (RFC 9470); `challenge` is its `WWW-Authenticate`. */
+  stepUp: { readonly challenge: string };
+};
+
+/** The part of an answer that says who is signed in; a render server may hand it to the page. */
+export type Identity = { readonly user: User; readonly session: WireSession };

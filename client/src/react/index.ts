@@ -1,0 +1,1 @@
+export type { AuthClient } from "../core/types.ts";
