@@ -3,6 +3,7 @@
  *
  * Owns: the public object. Must not hold: behaviour of its own.
  */
+import { render, UNKNOWN } from "../machine/machine.ts";
 import type { AuthState, Message, User } from "../machine/types.ts";
 import { browser, makeClock } from "./environment.ts";
 import { makeCovers, makeFetch, SPARE } from "./fetch.ts";
@@ -66,13 +67,13 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const hydrate: AuthClient["hydrate"] = (identity) => store.dispatch({ type: "hydrated", identity, at: now() });
   if (options.initialSession) hydrate(options.initialSession);
-  const first = store.state().view;
+  const first = options.initialSession ? render(options.initialSession) : UNKNOWN;
 
   return {
     start: () => void (starts++ || page.start()),
     stop: () => void (starts && (--starts || page.stop())),
     getSnapshot: () => store.state().view,
-    getServerSnapshot: () => first,
+    getServerSnapshot: (identity) => (identity ? render(identity) : first),
     subscribe: store.subscribe,
     on: store.on,
     hydrate,

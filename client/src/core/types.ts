@@ -74,8 +74,11 @@ export type AuthClient = {
   /** Stop listening. Calls nest: the last `stop` undoes the first `start`. */
   stop(): void;
   getSnapshot(): AuthState;
-  /** What to render before the browser has spoken. */
-  getServerSnapshot(): AuthState;
+  /**
+   * What to render before the browser has spoken: with `identity` as of that user, and nothing of it is kept. Its times
+   * count from 0, so that a server and a browser render the same.
+   */
+  getServerSnapshot(identity?: Identity): AuthState;
   /** Call back after every change of the snapshot; returns the way to stop that. */
   subscribe(callback: () => void): () => void;
   /** Tell what happens; returns the way to stop that. */

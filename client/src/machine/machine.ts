@@ -118,7 +118,7 @@ const end = (state: State): number => Math.min(idleEnd(state), state.absoluteEnd
 const show = (status: SignedInState["status"], identity: Identity, at: number, accessEndsAt: number): SignedInState =>
   Object.freeze({
     status,
-    user: Object.freeze({ ...identity.user }),
+    user: Object.isFrozen(identity.user) ? identity.user : Object.freeze({ ...identity.user }),
     session: Object.freeze({
       ...identity.session,
       accessEndsAt,
@@ -126,6 +126,9 @@ const show = (status: SignedInState["status"], identity: Identity, at: number, a
       absoluteEndsAt: at + identity.session.absolute_expires_in * 1000,
     }),
   });
+
+/** What to show of somebody whom only a render server has seen. */
+export const render = (identity: Identity): SignedInState => show("authenticated", identity, 0, 0);
 
 const know = (state: State, { user, session }: Identity, view: SignedInState): Partial<State> => ({
   view,
