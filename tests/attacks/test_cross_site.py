@@ -157,7 +157,7 @@ async def test_cors_for_a_configured_origin(bob: Browser) -> None:
 
 
 async def test_framing_sniffing_and_embedding(sqlite_node: Keyturn, bob: Browser) -> None:
-    """No answer of any kind can be framed, sniffed, embedded across origins, or leak its address."""
+    """No answer of any kind can be framed, sniffed or embedded across origins, leaks its address, or redirects."""
     everything = [await bob.send("GET", f"/auth{path}", bearer=True) for path in ("/me", "/sessions", "/nothing")]
     everything += [await bob.send("POST", f"/auth{path}", json=[1]) for path in ("/login", "/refresh", "/logout")]
     everything += [await bob.send("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/")]
@@ -167,5 +167,8 @@ async def test_framing_sniffing_and_embedding(sqlite_node: Keyturn, bob: Browser
         assert answer.header("content-security-policy") == "default-src 'none'; frame-ancestors 'none'"
         assert answer.header("x-content-type-options") == "nosniff"
         assert answer.header("referrer-policy") == "no-referrer"
+        # Nobody is sent anywhere.
+        assert not answer.values("location")
+        assert answer.status not in range(300, 400)
         assert answer.header("cross-origin-resource-policy") == "same-origin"
         assert re.fullmatch(r"[A-Za-z0-9._-]{8,64}", answer.header("x-request-id"))

@@ -18,7 +18,6 @@ from keyturn.testing import FrozenClock
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import (
     DEVICE,
-    ORIGIN,
     REFRESH,
     SAFE,
     Browser,
@@ -352,7 +351,7 @@ async def test_row_edited_without_the_key(node: Keyturn, ada: Browser, eve: Brow
     assert await ended(ada) == "session_ended:reuse_detected"
 
 
-async def test_session_moved_to_another_user_by_a_row_edit_stays_auditable(node: Keyturn, ada: Browser) -> None:
+async def test_row_inserted_without_the_key(node: Keyturn, ada: Browser) -> None:
     """A token made up for a row that was inserted without the key is refused before the row is read."""
     forged = "kt_rt_" + base64.urlsafe_b64encode(bytes((1, 1)) + b"s" * 16 + bytes(48)).decode()
     await query(
@@ -389,6 +388,7 @@ async def test_refresh_token_never_stands_in_a_body(node: Keyturn, ada: Browser,
     for answer in answers:
         assert b"kt_rt_" not in answer.body
         for value in answer.values("set-cookie"):
+            assert len(value.partition(";")[0]) < 4096
             attributes = value.split("; ")[1:]
             assert "Secure" in attributes
             assert "Path=/" in attributes
@@ -485,8 +485,3 @@ async def test_render_server_credential_is_needed(node: Keyturn, ada: Browser) -
         answer = await ada.send("POST", "/auth/ssr", headers=header)
         assert (answer.status, answer.code, answer.cookies) == (403, "forbidden", {})
     assert (await ada.refresh()).status == 200
-
-
-def test_the_origin_of_these_tests_is_ours() -> None:
-    """The browser of these tests sends the header triple of a page of ours."""
-    assert dict(SAFE)["origin"] == ORIGIN
