@@ -24,9 +24,9 @@ _STATUS_TIMEOUT = 30.0
 
 
 class Pace(NamedTuple):
-    """The protocol's times, all divided by the same number, so that every inequality between them still holds.
+    """The protocol's times, shortened together to the very edge of its inequalities.
 
-    settle >= 3 limit, settle >= 2 limit + crash_loss, tail >= limit: as in production, 25 times as fast.
+    settle >= 3 limit, settle >= 2 limit + crash_loss, tail >= limit: see `core/policy.py`.
     """
 
     settle: float = 2.4

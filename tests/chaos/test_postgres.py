@@ -36,7 +36,7 @@ def test_everybody_goes_on_when_one_of_two_nodes_is_killed(
         yield
         victim.start()
 
-    suffer("`kill -9` of one of two nodes", scale(1, 10), killed)
+    suffer("`kill -9` of one of two nodes", scale(1, 5), killed)
 
 
 def test_everybody_goes_on_when_all_nodes_are_killed(cluster: Cluster, suffer: Suffer, scale: Scale) -> None:
@@ -51,7 +51,7 @@ def test_everybody_goes_on_when_all_nodes_are_killed(cluster: Cluster, suffer: S
             node.start(wait=False)
         cluster.wait_until_ready()
 
-    suffer("`kill -9` of all nodes", scale(1, 10), killed)
+    suffer("`kill -9` of all nodes", scale(1, 5), killed)
 
 
 def test_nobody_is_signed_out_by_what_a_frozen_node_finds_in_its_queue(
@@ -71,7 +71,7 @@ def test_nobody_is_signed_out_by_what_a_frozen_node_finds_in_its_queue(
         for process in processes:
             process.resume()
 
-    suffer("`SIGSTOP` of one of two nodes", scale(1, 10), frozen)
+    suffer("`SIGSTOP` of one of two nodes", scale(1, 3), frozen)
 
 
 def test_everybody_goes_on_when_a_worker_is_killed(cluster: Cluster, suffer: Suffer, scale: Scale) -> None:
@@ -85,7 +85,7 @@ def test_everybody_goes_on_when_a_worker_is_killed(cluster: Cluster, suffer: Suf
         yield
         wait_until(lambda: len(node.servers) == 2 and victim not in node.servers, 30, "a new worker")
 
-    suffer("`kill -9` of one worker of a node", scale(1, 10), killed)
+    suffer("`kill -9` of one worker of a node", scale(1, 3), killed)
 
 
 def test_no_confirm_is_missing_when_postgresql_is_killed(
@@ -103,7 +103,7 @@ def test_no_confirm_is_missing_when_postgresql_is_killed(
         cluster.postgres.start()
         storm.nothing_is_missing()
 
-    suffer("`kill -9` of PostgreSQL", scale(1, 15), killed)
+    suffer("`kill -9` of PostgreSQL", scale(1, 8), killed)
 
 
 def test_a_node_survives_a_worker_that_is_killed_while_postgresql_is_away(
@@ -127,7 +127,7 @@ def test_a_node_survives_a_worker_that_is_killed_while_postgresql_is_away(
         wait_until(lambda: len(node.servers) == 2, 60, "a new worker")
         assert node.process == supervisor
 
-    suffer("`kill -9` of a worker while PostgreSQL is away", scale(1, 5), killed)
+    suffer("`kill -9` of a worker while PostgreSQL is away", scale(1, 2), killed)
 
 
 def test_everybody_goes_on_when_postgresql_hangs(cluster: Cluster, suffer: Suffer, scale: Scale) -> None:
@@ -143,7 +143,7 @@ def test_everybody_goes_on_when_postgresql_hangs(cluster: Cluster, suffer: Suffe
         for process in reversed(processes):
             process.resume()
 
-    suffer("`SIGSTOP` of PostgreSQL", scale(1, 5), stopped)
+    suffer("`SIGSTOP` of PostgreSQL", scale(1, 3), stopped)
 
 
 def test_everybody_goes_on_when_the_way_to_postgresql_is_cut(
@@ -159,7 +159,7 @@ def test_everybody_goes_on_when_the_way_to_postgresql_is_cut(
         yield
         cluster.wire.mend()
 
-    suffer("connections to PostgreSQL cut", scale(1, 15), cut)
+    suffer("connections to PostgreSQL cut", scale(1, 5), cut)
 
 
 def test_everybody_goes_on_when_the_way_to_postgresql_swallows_everything(
@@ -175,7 +175,7 @@ def test_everybody_goes_on_when_the_way_to_postgresql_swallows_everything(
         cluster.wire.reset()
         cluster.wire.mend()
 
-    suffer("packets to PostgreSQL lost", scale(1, 5), swallowed)
+    suffer("packets to PostgreSQL lost", scale(1, 2), swallowed)
 
 
 def test_everybody_goes_on_when_connections_to_postgresql_break_again_and_again(
@@ -190,7 +190,7 @@ def test_everybody_goes_on_when_connections_to_postgresql_break_again_and_again(
             cluster.wire.reset()
         yield
 
-    suffer("connections to PostgreSQL reset, ten times", scale(1, 20), reset)
+    suffer("connections to PostgreSQL reset, ten times", scale(1, 5), reset)
 
 
 def test_everybody_goes_on_when_the_way_to_postgresql_is_slow(
@@ -205,7 +205,7 @@ def test_everybody_goes_on_when_the_way_to_postgresql_is_slow(
         yield
         cluster.wire.mend()
 
-    suffer("packets to PostgreSQL 0.1 s late", scale(1, 5), slow)
+    suffer("packets to PostgreSQL 0.1 s late", scale(1, 2), slow)
 
 
 def test_everybody_goes_on_when_postgresql_has_no_connection_left(
@@ -223,7 +223,7 @@ def test_everybody_goes_on_when_postgresql_has_no_connection_left(
         yield
         thread.run(_release(hog))
 
-    suffer("PostgreSQL without a free connection", scale(1, 5), exhausted)
+    suffer("PostgreSQL without a free connection", scale(1, 2), exhausted)
 
 
 def test_everybody_goes_on_when_postgresql_is_read_only(
@@ -240,7 +240,7 @@ def test_everybody_goes_on_when_postgresql_is_read_only(
         cluster.postgres.execute(f"ALTER DATABASE {DATABASE} RESET default_transaction_read_only")
         cluster.wire.reset()
 
-    suffer("PostgreSQL read-only", scale(1, 5), read_only)
+    suffer("PostgreSQL read-only", scale(1, 2), read_only)
 
 
 def test_refresh_does_not_notice_when_redis_is_killed(
@@ -259,7 +259,7 @@ def test_refresh_does_not_notice_when_redis_is_killed(
         cluster.wait_until_ready()
         assert cluster.log_in() == (200, "")
 
-    figures = suffer("`kill -9` of Redis", scale(1, 10), killed)
+    figures = suffer("`kill -9` of Redis", scale(1, 3), killed)
     assert figures.counts.get("503", 0) == 0
 
 

@@ -57,7 +57,7 @@ def test_no_confirm_is_missing_when_processes_on_sqlite_are_killed(
         yield
         node.start()
 
-    keep(storm.suffer("SQLite: `kill -9` of all processes", scale(1, 15), killed))
+    keep(storm.suffer("SQLite: `kill -9` of all processes", scale(1, 5), killed))
 
 
 def test_everybody_goes_on_when_another_process_holds_the_lock_of_sqlite(
@@ -73,7 +73,7 @@ def test_everybody_goes_on_when_another_process_holds_the_lock_of_sqlite(
             yield
             other.execute("ROLLBACK")
 
-    keep(storm.suffer("SQLite: the write lock held by another process", scale(1, 10), locked))
+    keep(storm.suffer("SQLite: the write lock held by another process", scale(1, 3), locked))
 
 
 def test_everybody_goes_on_when_sqlite_has_no_room_to_write(node: Node, storm: Storm, keep: Keep, scale: Scale) -> None:
@@ -90,4 +90,4 @@ def test_everybody_goes_on_when_sqlite_has_no_room_to_write(node: Node, storm: S
         for server in servers:
             resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    keep(storm.suffer("SQLite: no room on the disk", scale(1, 10), full))
+    keep(storm.suffer("SQLite: no room on the disk", scale(1, 3), full))
