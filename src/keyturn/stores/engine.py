@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from random import uniform
 from typing import Any, TypeVar
@@ -121,7 +121,9 @@ class Engine:
                 try:
                     yield connection
                 except BaseException:
-                    await connection.exec_driver_sql("ROLLBACK")
+                    # After most faults of the disk SQLite has rolled back by itself and says so; the fault is what counts.
+                    with suppress(DBAPIError):
+                        await connection.exec_driver_sql("ROLLBACK")
                     raise
                 await connection.exec_driver_sql("COMMIT")
 
