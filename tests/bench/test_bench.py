@@ -1,0 +1,31 @@
+"""Every benchmark still runs; how quick anything is, is not judged here."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import pytest
+
+from bench.__main__ import BENCHMARKS
+from bench.figures import Figure, over_rounds, table
+
+
+# Each starts its own services, so they belong to the tests that need some.
+@pytest.mark.services
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_quick_run(name: str) -> None:
+    """Figures come out, and the benchmark's own checks (every answer good, every confirm in the database) pass."""
+    figures = BENCHMARKS[name](True)
+    assert figures
+    assert all(isfinite(figure.value) for figure in figures)
+    assert len({figure.name for figure in figures}) == len(figures)
+
+
+def test_figure_against_its_bounds() -> None:
+    """A figure is within its bounds, outside them, or has none; the spread is over the rounds."""
+    assert Figure("x", 0.5, least=0.5).reached is True
+    assert Figure("x", 0.49, least=0.5).reached is False
+    assert Figure("x", 3.01, most=3.0).reached is False
+    assert Figure("x", 3.0).reached is None
+    assert over_rounds("x", [3.0, 1.0, 2.0]) == Figure("x", 2.0, spread=(1.0, 3.0))
+    assert "MISSED" in table([Figure("x", 1.0, least=2.0)])
