@@ -1,13 +1,25 @@
+import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
+
+const react18 = fileURLToPath(new URL("../compat/react-18/node_modules/", import.meta.url));
 
 export default defineConfig({
   test: {
     include: ["test/**/*.test.{ts,tsx}"],
-    exclude: ["test/packed/**", "test/react-18/node_modules/**"],
+    exclude: ["test/packed/**"],
     environment: "node",
     restoreMocks: true,
     unstubGlobals: true,
     pool: "threads",
     maxWorkers: 2,
+    projects: [
+      { extends: true, test: { name: "client" } },
+      {
+        extends: true,
+        // The same tests on the oldest React there is support for.
+        resolve: { alias: [{ find: /^(react(?:-dom)?(?:\/.*)?)$/, replacement: `${react18}$1` }] },
+        test: { name: "react-18", include: ["test/react/**/*.test.{ts,tsx}"] },
+      },
+    ],
   },
 });
