@@ -33,7 +33,16 @@ PAYLOAD: dict[str, Any] = {
     "auth_time": NOW - 5,
     "amr": ["pwd"],
 }
-ABSENT = object()
+
+
+class _Absent:
+    """Its name is the same in every process, so that test ids are."""
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT = _Absent()
 
 
 def members(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
