@@ -1,1 +1,116 @@
-export type { AuthClient } from "../core/types.ts";
+/**
+ * The axios binding of Keyturn: `attachAuth`. This is its whole public surface.
+ *
+ * Owns: how a request of axios gets its token and its one retry. Must not hold: how a token is got (core).
+ *
+ * It works as an adapter, below interceptors and transformations: each of them sees a request once and an answer once,
+ * however often it was sent. A body is transformed once, so the second try sends the same bytes.
+ */
+import axios, {
+  type AxiosAdapter,
+  type AxiosInstance,
+  type AxiosResponse,
+  type InternalAxiosRequestConfig,
+} from "axios";
+import type { AuthClient } from "../core/types.ts";
+
+/** After an API refused even a new token, its 401s start no refresh for so long: `auth.fetch` does the same. */
+const CALM = 5_000;
+
+type Config = InternalAxiosRequestConfig;
+type Outcome = { readonly response?: AxiosResponse | undefined; readonly error?: unknown };
+
+const attached = new WeakMap<AxiosInstance, () => void>();
+
+/**
+ * Let the requests of an axios instance to the API's origins carry the access token, and after a 401 be sent once more
+ * with a new one. Attaching again takes the place of what was attached before.
+ *
+ * @returns the way to undo it.
+ *
+ * @example
+ * ```ts
+ * const api = axios.create({ baseURL: "/api" });
+ * const detach = attachAuth(api, auth);
+ * const { data } = await api.get("/profile");
+ * ```
+ */
+export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => void) => {
+  let on = true;
+  let calmUntil = 0;
+
+  const send = async (config: Config, transmit: (config: Config) => Promise<AxiosResponse>): Promise<AxiosResponse> => {
+    const { headers, data } = config;
+    const own = headers.has("Authorization") || config.auth;
+    if (!on || own || !auth.covers(instance.getUri(config))) return transmit(config);
+
+    // A cancelled wait for a token needs no care here: axios turns whatever it brings into its own CanceledError.
+    const signal = config.signal as AbortSignal | undefined;
+    // A stream cannot be sent twice, so its token has to last.
+    const streams = data && (data.pipe || data.getReader);
+    const ask = (asked: Promise<string | null>) =>
+      asked.catch((error) => {
+        throw axios.AxiosError.from(error, axios.AxiosError.ERR_NETWORK, config);
+      });
+
+    let token = await ask(auth.getToken(streams ? { signal, minTtl: 30 } : { signal }));
+    const { epoch } = auth;
+
+    const attempt = async (): Promise<Outcome> => {
+      // Why a copy, and why the answer gets the original: errors are logged with their config, and sent again from it.
+      const sent = { ...config, headers: axios.AxiosHeaders.concat(headers) };
+      if (token) sent.headers.set("Authorization", `Bearer ${token}`);
+      const outcome: Outcome = await transmit(sent).then(
+        (response) => ({ response }),
+        (error) => {
+          if (error.config) error.config = config;
+          return { error, response: error.response };
+        },
+      );
+      if (outcome.response) outcome.response.config = config;
+      // What was asked for as one user must not reach a page that shows another, or nobody.
+      if (token && auth.epoch !== epoch) throw new axios.CanceledError("session_changed", config);
+      return outcome;
+    };
+
+    let outcome = await attempt();
+    const { response } = outcome;
+    if (
+      on &&
+      response?.status === 401 &&
+      token &&
+      !streams &&
+      auth.now() >= calmUntil &&
+      !auth.challenged(response.headers["www-authenticate"])
+    ) {
+      token = await ask(auth.renew(token, { signal }));
+      if (token && auth.epoch === epoch) {
+        outcome = await attempt();
+        if (outcome.response?.status === 401) calmUntil = auth.now() + CALM;
+      }
+    }
+    if (outcome.error) throw outcome.error;
+    return outcome.response as AxiosResponse;
+  };
+
+  const id = instance.interceptors.request.use(
+    (config) => {
+      const { adapter = axios.defaults.adapter as AxiosAdapter } = config;
+      config.adapter = (ready) => {
+        ready.adapter = adapter;
+        return send(ready, axios.getAdapter(adapter, ready));
+      };
+      return config;
+    },
+    null,
+    { synchronous: true },
+  );
+
+  const detach = () => {
+    on = false;
+    instance.interceptors.request.eject(id);
+  };
+  attached.get(instance)?.();
+  attached.set(instance, detach);
+  return detach;
+};

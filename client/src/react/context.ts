@@ -21,15 +21,29 @@ export type Binding = {
 export const Context = createContext<Binding | null>(null);
 
 /**
+ * What to render of somebody whom only a render server has seen. Times count from 0, so that a server and a browser,
+ * whose clocks differ, render the same.
+ */
+const render = ({ user, session }: Identity): AuthState =>
+  Object.freeze({
+    status: "authenticated",
+    user,
+    session: Object.freeze({
+      ...session,
+      accessEndsAt: 0,
+      inactivityEndsAt: session.inactivity_expires_in * 1000,
+      absoluteEndsAt: session.absolute_expires_in * 1000,
+    }),
+  });
+
+/**
  * Tie a client to what a render server found.
  *
  * Nothing is written to the client here: this runs while React renders, maybe on a server where the client is shared,
  * maybe for a tree that is thrown away.
  */
-export const bind = (client: AuthClient, given: Identity | undefined): Binding => {
-  // Only these two, whatever else was passed; and one user object in both states, so that it does not seem to change.
-  const identity = given && { user: Object.freeze({ ...given.user }), session: given.session };
-  const first = client.getServerSnapshot(identity);
+export const bind = (client: AuthClient, identity: Identity | undefined): Binding => {
+  const first = identity ? render(identity) : client.getServerSnapshot();
   let begun = false;
   return {
     client,

@@ -10,10 +10,7 @@ import type { AuthState, Reason, Session, User, Warning } from "../machine/types
 import { useBinding, useSelected } from "./context.ts";
 
 /** What a component can do. All of them may be taken out of the object. */
-export type AuthActions = Pick<
-  AuthClient,
-  "login" | "signup" | "logout" | "fetch" | "getToken" | "sessions" | "changePassword"
-> & {
+export type AuthActions = Pick<AuthClient, "login" | "signup" | "logout" | "fetch" | "getToken" | "sessions"> & {
   readonly client: AuthClient;
 };
 
@@ -62,8 +59,8 @@ export const useAuth = (): UseAuth => {
   const { client } = useBinding();
   const state = useSelected(all);
   return useMemo(() => {
-    const { login, signup, logout, fetch, getToken, sessions, changePassword } = client;
-    const actions: AuthActions = { client, login, signup, logout, fetch, getToken, sessions, changePassword };
+    const { login, signup, logout, fetch, getToken, sessions } = client;
+    const actions: AuthActions = { client, login, signup, logout, fetch, getToken, sessions };
     return { user: null, session: null, reason: null, ...state, ...actions } as UseAuth;
   }, [client, state]);
 };

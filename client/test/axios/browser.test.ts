@@ -1,0 +1,4 @@
+// @vitest-environment jsdom
+import { behavesWith } from "./behaviours.ts";
+
+behavesWith("xhr");
