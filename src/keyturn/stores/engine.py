@@ -54,6 +54,8 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
     sqlite3.SQLITE_NOTADB,
 }
 
+_closings: set[asyncio.Future[None]] = set()
+
 
 class Engine:
     """A pool of connections to one database; `open_engine` makes one.
@@ -100,7 +102,7 @@ class Engine:
         Raises: Unavailable: the database is at fault.
         """
         with faults():
-            async with self._autocommit.connect() as connection:
+            async with _lent(self._autocommit) as connection:
                 yield connection
 
     @asynccontextmanager
@@ -111,12 +113,12 @@ class Engine:
         """
         with faults():
             if self.postgres:
-                async with self.sqlalchemy.begin() as connection:
+                async with _lent(self.sqlalchemy) as connection, connection.begin():
                     yield connection
                 return
             # SQLite starts a transaction for reading and fails when it must turn into one for writing; so we start
             # one for writing at once, and queue here instead of in the busy timeout, which polls.
-            async with self._writer, self._autocommit.connect() as connection:
+            async with self._writer, _lent(self._autocommit) as connection:
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     yield connection
@@ -163,6 +165,38 @@ class Engine:
         )
         _set_up_sqlite(connection)
         return connection
+
+
+@asynccontextmanager
+async def _lent(pool: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """Lend a connection of the pool and take it back, also from a caller who is cancelled meanwhile.
+
+    Why: a connection whose opening is cancelled is lost to the pool until the garbage collector finds it. Callers who go
+    away at the right moment would empty the pool.
+    """
+    opening = asyncio.ensure_future(pool.connect().start())
+    try:
+        connection = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_take_back)
+        raise
+    try:
+        yield connection
+    finally:
+        await asyncio.shield(_closing(connection))
+
+
+def _take_back(opening: asyncio.Future[AsyncConnection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        _ = _closing(opening.result())
+
+
+def _closing(connection: AsyncConnection) -> asyncio.Future[None]:
+    """Close a connection in a task that the loop does not lose."""
+    task = asyncio.ensure_future(connection.close())
+    _closings.add(task)
+    task.add_done_callback(_closings.discard)
+    return task
 
 
 def open_engine(
