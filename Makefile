@@ -13,6 +13,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 RUN_STAMP := $(VENV)/.run-installed
 DEV_STAMP := $(VENV)/.dev-installed
+# What the demo serves. npm writes the second file when it is done.
+PAGE := src/keyturn/demo/static/index.html
+NODE_STAMP := node_modules/.package-lock.json
+PAGE_SOURCES := $(shell find client/src client/package.json client/tsdown.config.ts examples/demo/src examples/demo/*.* -type f)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --all-extras
 
@@ -40,11 +44,20 @@ $(DEV_STAMP): requirements/dev.txt pyproject.toml | $(BIN)/python
 	@touch $(RUN_STAMP) $@
 
 .PHONY: demo
-demo: $(RUN_STAMP) ## Install what the server needs and run it with a web page to try it
+demo: $(RUN_STAMP) $(PAGE) ## Install what the server needs and run it with a web page to try it
 	$(BIN)/keyturn demo
 
+$(NODE_STAMP): package-lock.json package.json
+	@command -v npm >/dev/null || { echo "npm is missing: building the page needs Node 20.19 or newer, running it does not" >&2; exit 1; }
+	npm ci
+	@touch $@
+
+$(PAGE): $(NODE_STAMP) $(PAGE_SOURCES)
+	npm run --silent build --workspace examples/demo
+	@touch $@
+
 .PHONY: test
-test: services check ## Everything that has to pass; installs what it needs
+test: services check $(PAGE) ## Everything that has to pass; installs what it needs
 	@# Branches of core and tokens are measured while all tests run, and every one has to be taken.
 	rm -f .coverage .coverage.*
 	$(PYTEST) -n $(WORKERS) --cov --cov-report= tests
@@ -62,7 +75,7 @@ check: $(DEV_STAMP) ## Lint, types, import contracts, budgets: no service needed
 	$(PYTEST) -q -m "not services" tests/architecture
 
 .PHONY: unit
-unit: $(DEV_STAMP) ## The quick tests: no service, no proofs, no chaos
+unit: $(DEV_STAMP) $(PAGE) ## The quick tests: no service, no proofs, no chaos
 	$(PYTEST) -q -n $(WORKERS) -m "not services" --ignore=tests/proofs --ignore=tests/chaos tests
 
 .PHONY: contract
@@ -106,5 +119,6 @@ lock: | $(BIN)/python ## Write requirements/*.txt anew, with the newest versions
 
 .PHONY: clean
 clean: ## Remove what the commands made, .venv included
+	rm -rf node_modules client/dist src/keyturn/demo/static
 	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

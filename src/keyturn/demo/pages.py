@@ -1,42 +1,27 @@
-"""The demo's own routes around the real application: the page, what was decided, the thief.
+"""The demo's own routes around the real application: the page, what was decided, the thief, the notes.
 
-Owns: static files with their strict headers, and the viewer's cookie. Must not hold: sessions, decisions.
+Owns: the routes and the viewer's cookie. Must not hold: sessions, decisions, the page's files (`page.py`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from secrets import token_urlsafe
 from typing import Final
 from urllib.parse import parse_qs
 
 from keyturn.core import cookie
 from keyturn.demo.decisions import Acting, Decisions, acting
+from keyturn.demo.notes import PATH, REFUSE_PATH, NotesAPI
+from keyturn.demo.page import FRESH, HEADERS, File
 from keyturn.demo.thief import Thieves
-from keyturn.web.asgi import KeyturnASGI, Message, Receive, Scope, Send
+from keyturn.web.asgi import KeyturnASGI, Message, Receive, Scope, Send, read_request, write_response
+from keyturn.web.messages import ClientGone
 
 VIEWER: Final = b"__Host-kt_demo_viewer"
 _JSON: Final = b"application/json"
-_FILES: Final = {
-    "/": ("index.html", b"text/html; charset=utf-8"),
-    "/demo/demo.css": ("demo.css", b"text/css; charset=utf-8"),
-    "/demo/demo.js": ("demo.js", b"text/javascript; charset=utf-8"),
-    "/favicon.ico": ("icon.svg", b"image/svg+xml"),
-}
-_HEADERS: Final = (
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
-        b"form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-    ),
-    (b"cache-control", b"private, no-store"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
+_BODY_TIMEOUT: Final = 10.0
 
 
 class DemoASGI:
@@ -44,20 +29,28 @@ class DemoASGI:
 
     Args:
         application: the real one; it takes the lifespan too.
+        page: the files of the page by their paths.
         decisions: the sink whose rows the page shows.
         thieves: who plays with copied cookies.
+        notes: the API that only an access token opens.
         facts: what the page says about this demo, such as its times.
     """
 
     def __init__(
-        self, application: KeyturnASGI, decisions: Decisions, thieves: Thieves, facts: Mapping[str, object]
+        self,
+        application: KeyturnASGI,
+        page: Mapping[str, File],
+        decisions: Decisions,
+        thieves: Thieves,
+        notes: NotesAPI,
+        facts: Mapping[str, object],
     ) -> None:
         self._application = application
+        self._page = page
         self._decisions = decisions
         self._thieves = thieves
+        self._notes = notes
         self._facts = facts
-        static = files("keyturn.demo") / "static"
-        self._static = {path: ((static / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one connection."""
@@ -67,16 +60,25 @@ class DemoASGI:
         viewer = _viewer(scope)
         acting.set(None if viewer is None else Acting(viewer, "you"))
         method, path = scope["method"], scope["path"]
-        if method == "GET" and path in self._static:
-            body, kind = self._static[path]
+        if method == "GET" and path in self._page:
+            body, kind, caching = self._page[path]
             fresh = [] if viewer is not None or path != "/" else [_new_viewer()]
-            await _answer(send, 200, body, kind, fresh)
+            await _answer(send, 200, body, kind, [caching, *fresh])
         elif method == "GET" and path == "/demo/decisions":
             await self._list(scope, send, viewer)
         elif method == "POST" and path == "/demo/thief":
             await self._rob(scope, send, viewer)
+        elif path in {PATH, REFUSE_PATH}:
+            await self._note(scope, receive, send)
         else:
             await self._application(scope, receive, send)
+
+    async def _note(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._notes.respond(read_request(scope, receive, _BODY_TIMEOUT))
+        except ClientGone:
+            return
+        await write_response(response, scope, send)
 
     async def _list(self, scope: Scope, send: Send, viewer: str | None) -> None:
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
@@ -108,10 +110,10 @@ def _new_viewer() -> tuple[bytes, bytes]:
 
 
 async def _answer(
-    send: Send, status: int, body: bytes, kind: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+    send: Send, status: int, body: bytes, kind: bytes, headers: Iterable[tuple[bytes, bytes]] = (FRESH,)
 ) -> None:
     length = (b"content-length", str(len(body)).encode("ascii"))
     start: Message = {"type": "http.response.start", "status": status}
-    start["headers"] = [(b"content-type", kind), length, *_HEADERS, *headers]
+    start["headers"] = [(b"content-type", kind), length, *HEADERS, *headers]
     await send(start)
     await send({"type": "http.response.body", "body": body})

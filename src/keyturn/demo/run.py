@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from keyturn.core.errors import KeyturnError
 from keyturn.demo.decisions import Decisions
+from keyturn.demo.notes import NotesAPI
+from keyturn.demo.page import read_page
 from keyturn.demo.pages import DemoASGI
 from keyturn.demo.thief import Thieves
 from keyturn.observability import configure_logging
@@ -25,8 +27,10 @@ from keyturn.serving import Listeners, bind, port_of, serve_here
 from keyturn.settings import Environment, Settings
 from keyturn.tokens.secret_ring import SecretRing
 
-TIMES: Final = {"settle_time": 5.0, "tail_time": 2.0, "access_lifetime": 60.0}
+TIMES: Final = {"settle_time": 5.0, "tail_time": 2.0, "access_lifetime": 60.0, "inactivity_timeout": 120.0}
 """Seconds; short, so that one sees what happens. Only development may have them."""
+REMEMBERED_INACTIVITY_TIMEOUT: Final = 14 * 24 * 3600.0
+"""Seconds; as ever: who asks to be remembered by the demo is."""
 THIEF_INTERVAL: Final = TIMES["settle_time"] + 1.5
 """More than the settle time even when a token's age is rounded down by a second."""
 
@@ -67,9 +71,11 @@ def run_demo(host: str, port: int, directory: Path) -> None:
         directory: made when missing; holds the database and the secret.
 
     Raises:
-        CannotListen: the address is taken. CannotKeepData: the directory cannot be written.
+        PageNotBuilt: there is nothing to show. CannotListen: the address is taken. CannotKeepData: the directory
+            cannot be written.
     """
     configure_logging("warning")
+    page = read_page()
     listener = bind(host, port)
     url = f"http://localhost:{port_of(listener)}"
     try:
@@ -88,7 +94,7 @@ def run_demo(host: str, port: int, directory: Path) -> None:
             yield
             await thieves.close()
 
-    application = DemoASGI(node.asgi, decisions, thieves, TIMES)
+    application = DemoASGI(node.asgi, page, decisions, thieves, NotesAPI(node.authenticate), TIMES)
     serve_here(application, lifespan, Listeners(listener), on_ready=lambda: _welcome(url, directory))
 
 
@@ -99,6 +105,7 @@ def _settings(directory: Path, secret: str, url: str, port: int) -> Settings:
         secret=SecretStr(secret),
         base_url=url,
         allowed_origins=f"http://127.0.0.1:{port}",
+        remembered_inactivity_timeout=REMEMBERED_INACTIVITY_TIMEOUT,
         **TIMES,
     )
 
@@ -121,6 +128,7 @@ def _welcome(url: str, directory: Path) -> None:
   1. Sign up with any address, for example ada@example.com, and a phrase of 15 characters or more.
   2. Refresh, refresh again at once, and again after {TIMES["settle_time"]:g} seconds: read what the server decided.
   3. Open a second tab, log in from another browser, end that session, play the thief.
+  4. Do nothing for a while: the page warns before the session ends.
 
   The times are short and nothing unsafe is refused: this is for trying, not for use.
   Data: {directory} (delete it to start anew). Stop: Ctrl+C.

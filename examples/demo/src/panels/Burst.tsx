@@ -1,0 +1,70 @@
+import { useAuth } from "keyturn/react";
+import { useState } from "react";
+import { api, auth, call } from "../auth.ts";
+import { look } from "../decisions.ts";
+import { useAction } from "../hooks.ts";
+import { Button } from "../parts/Button.tsx";
+import { Card } from "../parts/Card.tsx";
+import { Problem } from "../parts/Problem.tsx";
+
+const MANY = 10;
+
+type Count = { refused: number; refreshes: number; answered: number };
+
+/** Send many requests with a token that the API no longer takes, and count what happens. */
+const burst = async (): Promise<Count> => {
+  await call("/demo/notes/refuse", "POST");
+  let refreshes = 0;
+  const stop = auth.on("refreshed", ({ source }) => {
+    if (source === "refresh") refreshes += 1;
+  });
+  performance.clearResourceTimings();
+  const ask = (number: number) => (number % 2 ? api.get("/demo/notes") : auth.fetch("/demo/notes"));
+  const answers = await Promise.allSettled(Array.from({ length: MANY }, (_, number) => ask(number)));
+  stop();
+  const sent = performance.getEntriesByType("resource") as PerformanceResourceTiming[];
+  return {
+    refused: sent.filter(({ name, responseStatus }) => name.endsWith("/demo/notes") && responseStatus === 401).length,
+    refreshes,
+    answered: answers.filter((answer) => answer.status === "fulfilled" && answer.value.status === 200).length,
+  };
+};
+
+/** Shows that many refused requests make one refresh. */
+export const Burst = () => {
+  const { status } = useAuth();
+  const [count, setCount] = useState<Count | null>(null);
+  const action = useAction();
+  const run = async () => {
+    setCount(await burst());
+    await look();
+  };
+  return (
+    <Card title={`${MANY} requests at once`} tag="attachAuth()">
+      <p>
+        The API is told to refuse the present token, as if it had expired. Then {MANY} requests go out together, half of
+        them through axios. They share one refresh, and each is sent again once.
+      </p>
+      <div className="buttons">
+        <Button busy={action.busy || status === "degraded"} onClick={() => action.run(run)}>
+          Send {MANY} requests
+        </Button>
+      </div>
+      <Problem text={action.error} />
+      <dl className="counts" aria-live="polite">
+        <div>
+          <dt>refused (401)</dt>
+          <dd>{count?.refused ?? "–"}</dd>
+        </div>
+        <div>
+          <dt>refreshes</dt>
+          <dd>{count?.refreshes ?? "–"}</dd>
+        </div>
+        <div>
+          <dt>answered</dt>
+          <dd>{count?.answered ?? "–"}</dd>
+        </div>
+      </dl>
+    </Card>
+  );
+};

@@ -1,0 +1,4 @@
+/** Says what went wrong, to eyes and ears. */
+export const Problem = ({ text }: { text: string | null }) => (
+  <div role="alert">{text && <p className="problem">{text}</p>}</div>
+);
