@@ -8,7 +8,6 @@ export type {
   Environment,
   ListedSession,
   LoginBody,
-  PasswordBody,
   SignupBody,
   TokenOptions,
 } from "./core/types.ts";

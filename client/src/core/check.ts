@@ -21,12 +21,12 @@ export const isAnswer = (value: unknown): value is Answer => {
   );
 };
 
-/** Read another tab's message; anything else on the channel is undefined. */
+/** Read another tab's message, and nothing but what is known of it; anything else on the channel is undefined. */
 export const readMessage = (data: unknown): Message | undefined => {
-  const message = data as Loose;
-  const { kind, at, answer, id, reason, stay } = message ?? {};
-  if (kind === "token" && isNumber(at) && isAnswer(answer)) return { kind, at, answer };
-  if (kind === "active" && isNumber(at)) return { kind, at, stay: stay === true };
-  if (kind === "ended" && (id === null || isText(id)) && isText(reason)) return { kind, id, reason: reason as Reason };
-  return undefined;
+  const { type, at, answer, id, reason, stay } = (data as Loose) ?? {};
+  if (type === "ended")
+    return (id === null || isText(id)) && isText(reason) ? { type, id, reason: reason as Reason } : undefined;
+  if (!isNumber(at)) return undefined;
+  if (type === "acted") return { type, at, stay: stay === true, own: false };
+  return type === "granted" && isAnswer(answer) ? { type, at, answer, source: "broadcast" } : undefined;
 };

@@ -1,22 +1,39 @@
 /**
- * `createAuthClient`: puts the parts together.
+ * `createAuthClient`: the shell around the machine.
  *
- * Owns: the public object. Must not hold: behaviour of its own.
+ * Owns: the state (and with it the token, in this closure and nowhere else), the requests that change who is signed in
+ * and their order, the page, the timer, other tabs. Must not hold: rules (machine), what is believed (check). One
+ * closure, so that minifiers can shorten every name in it; the parts stand in the order in which they build on another.
  */
-import { render, UNKNOWN } from "../machine/machine.ts";
-import type { AuthState, Message, User } from "../machine/types.ts";
-import { browser, makeClock } from "./environment.ts";
-import { makeCovers, makeFetch, SPARE } from "./fetch.ts";
-import { type Flights, makeFlights } from "./flights.ts";
-import { readError } from "./http.ts";
-import { makePage } from "./page.ts";
-import { makeStore, type Store } from "./store.ts";
-import type { AuthClient, AuthClientOptions, LoginBody, SignupBody } from "./types.ts";
+import { type Event as Change, INITIAL, nextAt, refreshAt, step, usable } from "../machine/machine.ts";
+import type { AuthEvents, Message, SignedInState, User } from "../machine/types.ts";
+import { isAnswer, readMessage } from "./check.ts";
+import { AuthError, readError } from "./errors.ts";
+import type { AuthClient, AuthClientOptions, Channel, Environment } from "./types.ts";
 
 /**
- * Make the client of one server for one page.
+ * A request is given up after this long.
  *
- * Nothing is touched before `start()`; on a render server make one per request.
+ * Why: the server's settle time is made for it. A straggler must not reach the cookie jar after its siblings are dead.
+ */
+const LIMIT = 10_000;
+/** How long to wait for the lock: a frozen tab may hold it for ever, and the server can take two refreshes at once. */
+const LOCK_LIMIT = 5_000;
+/** No timer is longer: when the device wakes, timers have slept too, and somebody has to notice. */
+const LONGEST_TIMER = 10_000;
+/** Seconds a token has to last for a stream, which cannot be sent twice. */
+const STREAM_SPARE = 30;
+/** After an API refused even a new token, its 401s start no refresh for so long. */
+const CALM = 5_000;
+
+const ACTED = "kt_acted";
+const OWED = "kt_logout";
+
+/** Events arrive by what the machine has to know of them; what is the same for all is added on the way. */
+type Given<T> = T extends Change ? Omit<T, "at" | "random" | "lead" | "epoch"> & Partial<T> : never;
+
+/**
+ * Make the client of one server for one page. Nothing is touched before `start()`; a render server makes one per request.
  *
  * @example
  * ```ts
@@ -27,82 +44,404 @@ import type { AuthClient, AuthClientOptions, LoginBody, SignupBody } from "./typ
  * ```
  */
 export const createAuthClient = (options: AuthClientOptions = {}): AuthClient => {
-  const environment = { ...browser(), ...options.environment };
-  const { location } = environment;
-  const given = options.baseUrl ?? "/auth";
-  const baseUrl = (location ? new URL(given, location.href).href : given).replace(/\/$/, "");
-  const now = makeClock(environment);
+  const { environment = globalThis as unknown as Environment } = options;
+  const { document, navigator } = environment;
+  const { href, origin, hostname } = environment.location ?? { href: "http://localhost" };
+  const server = new URL(options.baseUrl ?? "/auth", href);
+  const base = server.href.replace(/\/$/, "");
+  const origins = options.apiOrigins ?? [origin];
+  const common = {
+    headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
+    credentials: server.origin === origin ? "same-origin" : "include",
+    cache: "no-store",
+  } as const;
+
+  let state = INITIAL;
+  let lead = (options.idleWarning ?? 60) * 1000;
   let starts = 0;
+  let calmUntil = 0;
+  let listening: AbortController | undefined;
+  let channel: Channel | undefined;
+  let stopTimer: (() => void) | undefined;
+  /** What is under way, and whose result counts: after `drop` nobody's. */
+  let flight: Promise<void> | undefined;
+  let current: AbortController | undefined;
+  let leaving: Promise<void> | undefined;
 
-  const page = makePage(
-    environment,
-    () => store,
-    () => flights,
-    now,
-    baseUrl,
-    options.idleWarning ?? 60,
-  );
-  const store: Store = makeStore(environment, (message: Message) => page.tell(message), page.arm);
-  const flights: Flights = makeFlights(environment, store, now, baseUrl, page.arm);
-  const covers = makeCovers(environment, baseUrl, options.apiOrigins ?? (location ? [location.origin] : []));
-  const authFetch = makeFetch(environment, store, flights, now, covers);
+  // -- Time
 
-  const enter = async (path: string, body: LoginBody | SignupBody): Promise<User> => {
-    await flights.enter(path, body);
-    page.act(true);
-    return (store.state().view as Extract<AuthState, { user: User }>).user;
+  let ahead = -Infinity;
+
+  // Never goes back, and does not stand still while the device sleeps as `performance` does in some browsers. The date
+  // may be wrong: when it jumps ahead that is taken for sleep, which at worst costs one refresh. Tabs that opened before
+  // and after it was set back disagree, so another tab's times are never later than now.
+  const now = () => {
+    const steady = environment.performance.now();
+    ahead = Math.max(ahead, environment.Date.now() - steady);
+    return steady + ahead;
   };
 
-  const call = async (path: string, method: string, body?: object): Promise<Response> => {
-    const response = await authFetch(baseUrl + path, {
-      method,
-      cache: "no-store",
-      credentials: location?.origin === new URL(baseUrl).origin ? "same-origin" : "include",
-      headers: { "X-Keyturn": "1", ...(body && { "Content-Type": "application/json" }) },
-      ...(body && { body: JSON.stringify(body) }),
+  const after = (milliseconds: number, callback: () => void) => {
+    const timer = environment.setTimeout(callback, milliseconds);
+    return () => environment.clearTimeout(timer as never);
+  };
+
+  const awake = () => document?.visibilityState !== "hidden" && navigator?.onLine !== false;
+
+  const arm = () => {
+    stopTimer?.();
+    if (listening) stopTimer = after(Math.min(nextAt(state, lead, awake() && !flight) - now(), LONGEST_TIMER), look);
+  };
+
+  // -- State
+
+  // An EventTarget, because a listener that throws is reported and the next one is called all the same.
+  const bus = new EventTarget();
+
+  const on: AuthClient["on"] = (name, callback) => {
+    const listener = ({ detail }: CustomEventInit) => callback(detail);
+    bus.addEventListener(name, listener);
+    return () => bus.removeEventListener(name, listener);
+  };
+
+  const emit = (name: string, detail?: unknown) => bus.dispatchEvent(new CustomEvent(name, { detail }));
+
+  const dispatch = (change: Given<Change>) => {
+    const { view, epoch } = state;
+    const common = { at: now(), random: environment.Math.random(), lead, epoch, own: false };
+    const [next, ...effects] = step(state, { ...common, ...change } as Change);
+    const [last, ...warnings] = step(next, { ...common, type: "tick" });
+    state = last;
+    // Before anything else: nothing that is under way may sign in again.
+    if (last.ended && epoch !== last.epoch) {
+      current?.abort();
+      drop();
+    }
+    for (const [name, detail] of [...effects, ...warnings]) {
+      if (name === "tell") {
+        channel?.postMessage(detail);
+        if (document && detail.type === "ended") document.cookie = "kt_hint=; Path=/; Max-Age=0; Secure";
+      } else emit(name, detail);
+    }
+    if (view !== last.view) emit("change");
+    arm();
+  };
+
+  const gone = () => state.view.status === "anonymous";
+
+  /** Whether there may be a session; undefined where the page cannot see the cookie of the server's host. */
+  const hint = () => (document && server.hostname === hostname ? /\bkt_hint=1/.test(document.cookie) : undefined);
+
+  /** Without a hint there is no session, and no request. */
+  const glance = () => {
+    if (state.view.status === "unknown" && hint() === false)
+      dispatch({ type: "ended", reason: state.seen ? "logout_other_tab" : "never", id: null });
+  };
+
+  /** Read, write or remove (null) a note that outlives the page, where that is allowed. */
+  const note = (key: string, value?: string | null) => {
+    try {
+      const notes = environment.localStorage;
+      if (value) notes?.setItem(key, value);
+      else if (value === null) notes?.removeItem(key);
+      else return notes?.getItem(key);
+    } catch {}
+    return undefined;
+  };
+
+  // -- Requests
+
+  const post = async (path: string, body: object, mine: AbortController): Promise<unknown> => {
+    if (navigator?.onLine === false) throw new AuthError("offline");
+    let code: "network" | "timeout" = "network";
+    const stop = after(LIMIT, () => {
+      code = "timeout";
+      mine.abort();
     });
+    try {
+      const response = await environment.fetch(base + path, {
+        ...common,
+        method: "POST",
+        body: JSON.stringify(body),
+        redirect: "error",
+        // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
+        keepalive: true,
+        signal: mine.signal,
+      });
+      if (!response.ok) throw await readError(response);
+      const text = await response.text();
+      return text && JSON.parse(text);
+    } catch (error) {
+      if (error instanceof AuthError) throw error;
+      throw new AuthError(error instanceof SyntaxError ? "unexpected_answer" : code);
+    } finally {
+      stop();
+    }
+  };
+
+  /** Ask for a token and take it, unless what was asked for is void by then. */
+  const ask = async (source: "refresh" | "login", path: string, body: object, mine: AbortController) => {
+    const { epoch } = state;
+    const at = now();
+    const answer = await post(path, body, mine);
+    if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
+    if (current !== mine) throw new AuthError("session_changed");
+    // A login is what the person wants now, whatever happened meanwhile.
+    dispatch({ type: "granted", source, answer, at, ...(source === "refresh" && { epoch }) });
+  };
+
+  /**
+   * Run while no other tab does.
+   *
+   * No lock makes this correct (a tab that goes away drops its lock while its request travels); the server does. It
+   * saves requests.
+   */
+  const locked = async (run: () => Promise<void>) => {
+    let ran: Promise<void> | undefined;
+    const once = () => (ran ??= run());
+    const waiting = new AbortController();
+    const stop = after(LOCK_LIMIT, () => waiting.abort());
+    await navigator?.locks
+      ?.request(base, { signal: waiting.signal }, () => {
+        stop();
+        return once();
+      })
+      .catch(() => {});
+    stop();
+    return once();
+  };
+
+  const drop = () => {
+    current = flight = undefined;
+  };
+
+  const fly = (run: (mine: AbortController) => Promise<void>): Promise<void> => {
+    const mine = new AbortController();
+    current = mine;
+    flight = locked(() => run(mine)).finally(() => {
+      if (current === mine) drop();
+      arm();
+    });
+    return flight;
+  };
+
+  /** Refresh, or join what is under way, or do nothing within a cool-down. The state says how it went. */
+  const refresh = async (): Promise<void> => {
+    const { token, epoch, retryAt } = state;
+    const run = async (mine: AbortController) => {
+      // A broadcast that is already queued lands first.
+      await new Promise<void>((resolve) => after(0, resolve));
+      for (let tries = 2; tries-- && current === mine && state.token === token && state.epoch === epoch; ) {
+        // Absent when nobody has acted: a refresh is no person.
+        const idle_seconds = Math.round((now() - state.activeAt) / 1000);
+        try {
+          return await ask("refresh", "/refresh", idle_seconds < Infinity ? { idle_seconds } : {}, mine);
+        } catch (thrown) {
+          const error = thrown as AuthError;
+          const { reason } = error;
+          // The server leaves the cookies when a later login of this browser replaced the session: ask with that one.
+          if (current !== mine || (tries && reason === "logout" && hint())) continue;
+          return dispatch(reason ? { type: "ended", reason, epoch } : { type: "failed", error, epoch });
+        }
+      }
+    };
+    if (flight || now() >= retryAt) await (flight ?? fly(run)).catch(() => {});
+  };
+
+  /** Get a token that is not `rejected` and lasts for `spare` seconds; null when nobody is signed in. */
+  const obtain = async (spare: number, rejected: string | null, signal?: AbortSignal | null) => {
+    signal?.throwIfAborted();
+    const has = (least: number) => state.token !== rejected && usable(state, now(), least * 1000);
+    glance();
+    for (let tries = 2; tries-- && !gone() && !has(spare); ) {
+      const waits = [refresh()];
+      if (signal) waits.push(new Promise((_, no) => signal.addEventListener("abort", () => no(signal.reason))));
+      await Promise.race(waits);
+    }
+    if (gone()) return null;
+    if (has(0)) return state.token;
+    throw state.error ?? new AuthError("network");
+  };
+
+  /** Send the logout that is owed. */
+  const settle = async () => {
+    const owed = note(OWED);
+    if (!owed) return;
+    try {
+      await post("/logout", { everywhere: owed === "all" }, new AbortController());
+    } catch (error) {
+      const { retryable, retryAfter = 30 } = error as AuthError;
+      if (retryable) return void after(retryAfter * 1000, () => locked(settle));
+    }
+    note(OWED, null);
+  };
+
+  const enter = async (path: string, body: object): Promise<User> => {
+    await leaving;
+    await locked(settle);
+    // What is still owed is void: the server ends the former session of this browser when it opens the next one.
+    note(OWED, null);
+    await fly((mine) => ask("login", path, body, mine));
+    act(true);
+    return (state.view as SignedInState).user;
+  };
+
+  const logout: AuthClient["logout"] = ({ everywhere } = {}) => {
+    dispatch({ type: "ended", reason: "logout" });
+    note(OWED, everywhere ? "all" : "one");
+    // Not locked: the page may go away at once.
+    leaving = settle();
+    return leaving;
+  };
+
+  // -- The page, the person, other tabs
+
+  const act = (stay: boolean) => dispatch({ type: "acted", stay, own: true });
+
+  const look = () => {
+    dispatch({ type: "tick" });
+    if (awake() && now() >= refreshAt(state, lead)) void refresh();
+  };
+
+  const happens = ({ type, persisted }: Event & { persisted?: boolean }) => {
+    if (/^(po|k|w)/.test(type)) return act(false);
+    // Before a page goes into the page cache, and before it is painted from there: whoever comes back may be another.
+    if (persisted) {
+      drop();
+      dispatch({ type: "hide" });
+    }
+    // For the next page: a person who clicks a link acts on this one.
+    if (type === "pagehide") return note(ACTED, `${state.activeAt}`);
+    if (type === "online") {
+      dispatch({ type: "online" });
+      void locked(settle);
+    }
+    if (!awake()) return;
+    glance();
+    // Where no channel told of a login elsewhere, the hint does.
+    if (gone() && hint() && !note(OWED)) void refresh();
+    look();
+  };
+
+  const hear = ({ data }: MessageEvent) => {
+    const message = readMessage(data);
+    if (message) dispatch("at" in message ? { ...message, at: Math.min(message.at, now()) } : message);
+  };
+
+  const start = () => {
+    if (starts++ || !document) return;
+    listening = new AbortController();
+    for (const name of "pointerdown pointermove keydown wheel visibilitychange focus online pageshow pagehide".split(
+      " ",
+    ))
+      environment.addEventListener?.(name, happens, { capture: true, passive: true, signal: listening.signal });
+    if (environment.BroadcastChannel) {
+      channel = new environment.BroadcastChannel(base);
+      channel.onmessage = hear;
+    }
+    hear({ data: { type: "acted", at: Number.parseFloat(note(ACTED) as string) } } as MessageEvent);
+    glance();
+    void locked(settle);
+    if (!gone() && !state.token) void refresh();
+  };
+
+  const stop = () => {
+    if (!starts || --starts) return;
+    listening?.abort();
+    channel?.close();
+    listening = channel = undefined;
+    arm();
+  };
+
+  // -- The application's requests
+
+  const covers: AuthClient["covers"] = (address) => {
+    const url = new URL(address, href);
+    // Where the cookie speaks, or nobody yet, a token is of no use, and a refresh for their 401 would never end.
+    return url.href.startsWith(`${base}/`)
+      ? !/^\/(refresh|login|signup|logout)\b/.test(url.href.slice(base.length))
+      : origins.includes(url.origin);
+  };
+
+  const challenged: AuthClient["challenged"] = (challenge) => {
+    const step = !!challenge?.includes("insufficient_user_authentication");
+    if (step) emit("stepUp", { challenge });
+    return step;
+  };
+
+  const authFetch = async (input: RequestInfo | URL, init: RequestInit = {}): Promise<Response> => {
+    const request = input instanceof Request ? input : undefined;
+    const headers = new Headers(init.headers ?? request?.headers);
+    if (!covers(request?.url ?? (input as string | URL)) || headers.has("authorization"))
+      return environment.fetch(input, init);
+    const signal = init.signal ?? request?.signal;
+    const streams = init.body instanceof ReadableStream;
+    let token = await obtain(streams ? STREAM_SPARE : 10, null, signal);
+    const { epoch } = state;
+    const send = async () => {
+      if (token) headers.set("authorization", `Bearer ${token}`);
+      // A clone goes out, so that the body is still there for the second time.
+      const response = await environment.fetch(request?.clone() ?? input, { ...init, headers });
+      // What was asked for as one user must not reach a page that shows another, or nobody.
+      if (token && state.epoch !== epoch) throw new AuthError("session_changed");
+      return response;
+    };
+
+    const response = await send();
+    if (challenged(response.headers.get("www-authenticate"))) return response;
+    if (response.status !== 401 || !token || streams || now() < calmUntil) return response;
+    token = await obtain(0, token, signal);
+    if (!token || state.epoch !== epoch) return response;
+    const second = await send();
+    if (second.status === 401) calmUntil = now() + CALM;
+    return second;
+  };
+
+  const call = async (method: string, path: string): Promise<Response> => {
+    const response = await authFetch(base + path, { ...common, method });
     if (!response.ok) throw await readError(response);
     return response;
   };
 
-  const hydrate: AuthClient["hydrate"] = (identity) => store.dispatch({ type: "hydrated", identity, at: now() });
+  const hydrate: AuthClient["hydrate"] = (identity) => {
+    const answer = { ...identity, access_token: null, expires_in: 0 } as const;
+    if (!state.seen) dispatch({ type: "granted", source: "refresh", answer });
+  };
   if (options.initialSession) hydrate(options.initialSession);
-  const first = options.initialSession ? render(options.initialSession) : UNKNOWN;
+  const first = state.view;
 
   return {
-    start: () => void (starts++ || page.start()),
-    stop: () => void (starts && (--starts || page.stop())),
-    getSnapshot: () => store.state().view,
-    getServerSnapshot: (identity) => (identity ? render(identity) : first),
-    subscribe: store.subscribe,
-    on: store.on,
+    start,
+    stop,
+    getSnapshot: () => state.view,
+    getServerSnapshot: () => first,
+    subscribe: (callback) => on("change" as keyof AuthEvents, callback),
+    on,
     hydrate,
-    getToken: ({ minTtl, signal } = {}) => flights.obtain(minTtl === undefined ? SPARE : minTtl * 1000, null, signal),
-    renew: (rejected, { signal } = {}) => flights.obtain(0, rejected, signal),
+    getToken: ({ minTtl = 10, signal } = {}) => obtain(minTtl, null, signal),
+    renew: (rejected, { signal } = {}) => obtain(0, rejected, signal),
     fetch: authFetch,
     login: (body) => enter("/login", body),
     signup: (body) => enter("/signup", body),
-    logout: ({ everywhere = false } = {}) => flights.leave(everywhere),
+    logout,
     sessions: {
-      list: async () => (await (await call("/sessions", "GET")).json()).sessions,
-      async revoke(id) {
-        const view = store.state().view;
-        if ("session" in view && view.session.id === id) return flights.leave(false);
-        await call(`/sessions/${encodeURIComponent(id)}`, "DELETE");
-      },
-      revokeOthers: async () => void (await call("/sessions", "DELETE")),
+      list: async () => (await (await call("GET", "/sessions")).json()).sessions,
+      revoke: async (id) =>
+        state.seen?.session.id === id ? logout() : void (await call("DELETE", `/sessions/${encodeURIComponent(id)}`)),
     },
-    changePassword: async (body) => void (await call("/password", "POST", body)),
     stay() {
-      page.act(true);
-      page.tick();
-      if (now() >= store.state().retryAt) void flights.refresh();
+      act(true);
+      void refresh();
     },
-    warnAt: page.warnAt,
+    warnAt(seconds) {
+      lead = seconds * 1000;
+      dispatch({ type: "tick" });
+    },
     now,
     covers,
+    challenged,
     get epoch() {
-      return store.state().epoch;
+      return state.epoch;
     },
   };
 };

@@ -3,6 +3,7 @@
  *
  * Owns: its codes and what they allow. Must not hold: a message, token or body of a request: errors end up in logs.
  */
+import type { Reason } from "../machine/types.ts";
 
 /** What the server answers; `spec/errors.json` lists them with their meaning. */
 export type ServerErrorCode =
@@ -42,24 +43,32 @@ export type ErrorCode = ServerErrorCode | ClientErrorCode;
  * ```
  */
 export class AuthError extends Error {
-  override readonly name = "AuthError";
-  readonly code: ErrorCode;
+  declare readonly code: ErrorCode;
   /** The HTTP status, or 0 when there was no answer. */
-  readonly status: number;
+  declare readonly status: number;
   /** Whether the same request may succeed later. */
-  readonly retryable: boolean;
+  declare readonly retryable: boolean;
   /** Seconds to wait at least, when the server said so. */
-  readonly retryAfter?: number;
+  declare readonly retryAfter?: number | undefined;
   /** By this the server's log knows the request. */
-  readonly requestId?: string;
+  declare readonly requestId?: string | undefined;
+  /** Why the session ended, where that is what went wrong. */
+  declare readonly reason?: Reason | undefined;
 
-  constructor(code: ErrorCode, status = 0, retryAfter?: number, requestId?: string) {
+  constructor(code: ErrorCode, status = 0, more: Pick<AuthError, "retryAfter" | "requestId" | "reason"> = {}) {
     super(code);
-    this.code = code;
-    this.status = status;
-    this.retryable =
+    const retryable =
       code !== "session_changed" && (!status || status > 499 || status === 429 || code === "session_behind");
-    if (retryAfter !== undefined) this.retryAfter = retryAfter;
-    if (requestId !== undefined) this.requestId = requestId;
+    Object.assign(this, { name: "AuthError", code, status, retryable }, more);
   }
 }
+
+/** Read the error of an answer. One that is not this server's says nothing but its status. */
+export const readError = async (response: Response): Promise<AuthError> => {
+  const { code = "unexpected_answer", reason, request_id } = (await response.json().catch(() => 0)) || {};
+  return new AuthError(code, response.status, {
+    requestId: request_id,
+    retryAfter: Number.parseInt(response.headers.get("retry-after") as string, 10) || undefined,
+    reason: reason ?? (code === "no_session" ? "expired" : undefined),
+  });
+};

@@ -6,46 +6,48 @@
 import type { paths } from "../contract.ts";
 import type { AuthEvents, AuthState, Identity, User } from "../machine/types.ts";
 
-type Body<Path extends "/auth/login" | "/auth/signup" | "/auth/password"> =
+type Body<Path extends "/auth/login" | "/auth/signup"> =
   paths[Path]["post"]["requestBody"]["content"]["application/json"];
 
 export type LoginBody = Body<"/auth/login">;
 export type SignupBody = Body<"/auth/signup">;
-export type PasswordBody = Body<"/auth/password">;
 
 /** One of the user's sessions, as shown to them. */
 export type ListedSession = Readonly<
   paths["/auth/sessions"]["get"]["responses"][200]["content"]["application/json"]["sessions"][number]
 >;
 
-/** What the client uses of the browser. Every member has a browser default; tests replace them one by one. */
-export type Environment = {
-  fetch: (input: RequestInfo | URL, init?: RequestInit) => Promise<Response>;
-  /** Milliseconds that never go back; may stand still while the device sleeps. */
-  monotonic: () => number;
-  /** The device's date in milliseconds; may be wrong and may jump. */
-  date: () => number;
-  random: () => number;
-  setTimeout: (callback: () => void, milliseconds: number) => unknown;
-  clearTimeout: (timer: unknown) => void;
-  /** Where page and person events arrive; without it (server, edge) `start` does nothing. */
-  window?: Pick<EventTarget, "addEventListener"> | undefined;
-  document?: { cookie: string; readonly visibilityState: string } | undefined;
-  location?: { readonly href: string; readonly origin: string } | undefined;
-  navigator?: { readonly onLine: boolean } | undefined;
-  locks?:
-    | { request: (name: string, options: { signal: AbortSignal }, run: () => Promise<void>) => Promise<unknown> }
-    | undefined;
-  openChannel?: ((name: string) => Channel) | undefined;
-  /** For two facts that hold no secret: when a person last acted, and that a logout is still to be sent. */
-  storage: Pick<Storage, "getItem" | "setItem" | "removeItem">;
-};
-
 /** The part of BroadcastChannel that is used. */
 export type Channel = {
   postMessage: (message: unknown) => void;
   close: () => void;
   onmessage: ((event: MessageEvent) => void) | null;
+};
+
+/** What the client uses of the browser, by the browser's own names: `globalThis` is one. Tests bring another. */
+export type Environment = {
+  fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
+  setTimeout(callback: () => void, milliseconds?: number): unknown;
+  clearTimeout(timer: never): void;
+  /** Never goes back; may stand still while the device sleeps. */
+  readonly performance: { now(): number };
+  /** May be wrong and may jump. */
+  readonly Date: { now(): number };
+  readonly Math: { random(): number };
+  /** Where the events of the page and of the person arrive. */
+  addEventListener?(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
+  /** Without it (server, edge, worker) `start` does nothing. */
+  readonly document?: { cookie: string; readonly visibilityState: string };
+  readonly location?: { readonly href: string; readonly origin: string; readonly hostname: string };
+  readonly navigator?: { readonly onLine: boolean; readonly locks?: Locks };
+  readonly BroadcastChannel?: new (name: string) => Channel;
+  /** For two facts that hold no secret: when a person last acted, and that a logout is still to be sent. */
+  readonly localStorage?: Pick<Storage, "getItem" | "setItem" | "removeItem">;
+};
+
+/** The part of Web Locks that is used. Only a secure context has them; without, tabs may refresh at once. */
+export type Locks = {
+  request(name: string, options: { signal: AbortSignal }, run: () => Promise<void>): Promise<unknown>;
 };
 
 export type AuthClientOptions = {
@@ -57,8 +59,8 @@ export type AuthClientOptions = {
   idleWarning?: number;
   /** Who a render server found signed in: shown until the browser has verified it. */
   initialSession?: Identity | undefined;
-  /** Replaces parts of the browser, for tests and unusual hosts. */
-  environment?: Partial<Environment>;
+  /** The browser; default `globalThis`. For tests and unusual hosts. */
+  environment?: Environment;
 };
 
 export type TokenOptions = {
@@ -74,11 +76,8 @@ export type AuthClient = {
   /** Stop listening. Calls nest: the last `stop` undoes the first `start`. */
   stop(): void;
   getSnapshot(): AuthState;
-  /**
-   * What to render before the browser has spoken: with `identity` as of that user, and nothing of it is kept. Its times
-   * count from 0, so that a server and a browser render the same.
-   */
-  getServerSnapshot(identity?: Identity): AuthState;
+  /** What to render before the browser has spoken. */
+  getServerSnapshot(): AuthState;
   /** Call back after every change of the snapshot; returns the way to stop that. */
   subscribe(callback: () => void): () => void;
   /** Tell what happens; returns the way to stop that. */
@@ -101,11 +100,9 @@ export type AuthClient = {
   logout(options?: { everywhere?: boolean }): Promise<void>;
   readonly sessions: {
     list(): Promise<readonly ListedSession[]>;
+    /** End one of the user's sessions; ending this one is a logout. */
     revoke(id: string): Promise<void>;
-    /** End all sessions but this one. */
-    revokeOthers(): Promise<void>;
   };
-  changePassword(body: PasswordBody): Promise<void>;
   /** A person wants to stay: closes the warning in every tab and tells the server once. */
   stay(): void;
   /** Change how many seconds before the end the warning starts. */
@@ -114,6 +111,8 @@ export type AuthClient = {
   now(): number;
   /** Whether a request to this address gets the access token. */
   covers(url: string | URL): boolean;
+  /** Whether a `WWW-Authenticate` asks for a stronger or fresher login; if so `stepUp` is told. No refresh helps then. */
+  challenged(challenge: string | null | undefined): boolean;
   /** Raised whenever another session begins or this one ends; data asked for under a lower one is stale. */
   readonly epoch: number;
 };

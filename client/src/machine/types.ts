@@ -17,7 +17,8 @@ export type Answer = Readonly<components["schemas"]["SignedInOut"]>;
 /**
  * The session this browser holds.
  *
- * The three ends are milliseconds on the client's own clock, `auth.now()`: the device's date may be wrong.
+ * The three ends are milliseconds on the client's own clock, `auth.now()`: close to the device's date, and never going
+ * back.
  */
 export type Session = WireSession & {
   /** When the access token expires. */
@@ -59,14 +60,14 @@ export type AuthState =
   | { readonly status: "anonymous"; readonly reason: Reason }
   | SignedInState;
 
-/** What tabs of one browser tell each other. */
+/** What tabs of one browser tell each other; the machine takes them as events. */
 export type Message =
-  /** A new access token; `at` is the device's date when it was asked for. */
-  | { readonly kind: "token"; readonly at: number; readonly answer: Answer }
-  /** The session with this id (any, when null) has ended. */
-  | { readonly kind: "ended"; readonly id: string | null; readonly reason: Reason }
+  /** A new access token, asked for at `at`. */
+  | { readonly type: "granted"; readonly at: number; readonly answer: Answer; readonly source: "broadcast" }
+  /** The session with this id (whichever, when null) has ended. */
+  | { readonly type: "ended"; readonly id: string | null; readonly reason: Reason }
   /** A person acted; `stay` when they answered a warning. */
-  | { readonly kind: "active"; readonly at: number; readonly stay: boolean };
+  | { readonly type: "acted"; readonly at: number; readonly stay: boolean; readonly own: false };
 
 /** What `auth.on` listeners are told, by event. */
 export type AuthEvents = {
