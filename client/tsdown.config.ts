@@ -10,6 +10,7 @@ export default defineConfig({
   clean: true,
   fixedExtension: false,
   deps: { neverBundle: ["react", "axios"] },
-  // Server components may import the binding; its files say that they are for the browser.
-  outputOptions: { banner: (chunk) => (chunk.fileName.startsWith("react/") ? '"use client";' : "") },
+  // Server components may import the binding; its files say that they are for the browser. Its types must not: a
+  // statement in a declaration file is an error to whoever checks their libraries.
+  outputOptions: { banner: ({ fileName }) => (/^react\/.*\.js$/.test(fileName) ? '"use client";' : "") },
 });

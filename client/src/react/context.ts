@@ -1,4 +1,3 @@
-"use client";
 /**
  * How components reach the client.
  *

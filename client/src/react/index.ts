@@ -1,4 +1,3 @@
-"use client";
 /** The React binding of Keyturn. This is its whole public surface. */
 export {
   AuthLoading,
