@@ -22,8 +22,10 @@ from keyturn.exchange import Cookies
 from keyturn.ports import DescribeDevice
 from keyturn.web import answers, bodies, server_credential
 from keyturn.web.config import WebConfig
-from keyturn.web.messages import Header, Request, Response
+from keyturn.web.messages import Header, Request, Response, parse_json
 
+_IDLE_SECONDS: Final = re.compile(rb'\{"idle_seconds": ?((?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?)\}')
+"""The refresh body as clients write it; any other spelling goes through the JSON reader."""
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 JWKS_MAX_AGE: Final = 300
 """Seconds; far less than a new key is published before it signs."""
@@ -138,7 +140,10 @@ async def log_out(call: Call) -> Response:
 
 async def _idle_seconds(request: Request) -> float | None:
     """Read the one member of a refresh body by hand: this is the route that is called all day."""
-    members = await request.json()
+    content = await request.body()
+    if match := _IDLE_SECONDS.fullmatch(content):
+        return float(match[1])
+    members = parse_json(content) if content else {}
     if not members:
         return None
     idle = members.pop("idle_seconds", None)

@@ -29,6 +29,7 @@ MAX_USER_AGENT: Final = 512
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]+) *")
 _JSON_TYPE: Final = re.compile(rb'application/json(?:[ \t]*;[ \t]*charset="?utf-8"?)?', re.IGNORECASE)
+_PLAIN_JSON: Final = (b"application/json",)
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([0-9.]+):\d{1,5}")
 
 Header = tuple[bytes, bytes]
@@ -136,7 +137,7 @@ class Request:
         """
         # A type that is named is judged before the body is read, and whether there is one or not.
         types = self.values(b"content-type")
-        if types and (len(types) != 1 or _JSON_TYPE.fullmatch(types[0].strip()) is None):
+        if types and types != _PLAIN_JSON and (len(types) != 1 or _JSON_TYPE.fullmatch(types[0].strip()) is None):
             raise UnsupportedMediaType
         content = await self._read()
         if content and not types:
