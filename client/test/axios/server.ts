@@ -148,6 +148,7 @@ export const makeBrowser = (server: Server, { hint = true } = {}) => {
   const events = new EventTarget();
   const listening = new Map<string, number>();
   const channels = new Set<object>();
+  const notes = new Map<string, string>();
   let ahead = 0;
   let opened = 0;
 
@@ -179,6 +180,11 @@ export const makeBrowser = (server: Server, { hint = true } = {}) => {
     location: { href: `${server.url}/`, origin: server.url, hostname: "127.0.0.1" },
     navigator: { onLine: true },
     BroadcastChannel: Channel,
+    localStorage: {
+      getItem: (key) => notes.get(key) ?? null,
+      setItem: (key, value) => void notes.set(key, value),
+      removeItem: (key) => void notes.delete(key),
+    },
   };
 
   return {
