@@ -264,8 +264,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   /** Send the logout that is owed. */
-  const settle = async () => {
-    const owed = note(OWED);
+  const settle = async (owed = note(OWED)) => {
     if (!owed) return;
     try {
       await post("/logout", { everywhere: owed === "all" }, new AbortController());
@@ -288,9 +287,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const logout: AuthClient["logout"] = ({ everywhere } = {}) => {
     dispatch({ type: "ended", reason: "logout" });
-    note(OWED, everywhere ? "all" : "one");
-    // Not locked: the page may go away at once.
-    leaving = settle();
+    const owed = everywhere ? "all" : "one";
+    note(OWED, owed);
+    // Not locked: the page may go away at once. Not read from the note: where storage is blocked there is none.
+    leaving = settle(owed);
     return leaving;
   };
 
