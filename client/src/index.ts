@@ -15,6 +15,7 @@ export type {
   Answer,
   AuthEvents,
   AuthState,
+  Granted,
   Identity,
   Reason,
   Session,

@@ -5,8 +5,17 @@
  * and their order, the page, the timer, other tabs. Must not hold: rules (machine), what is believed (check). One
  * closure, so that minifiers can shorten every name in it; the parts stand in the order in which they build on another.
  */
-import { type Event as Change, INITIAL, nextAt, refreshAt, step, usable } from "../machine/machine.ts";
-import type { AuthEvents, Message, SignedInState, User } from "../machine/types.ts";
+import {
+  type Change,
+  type Context,
+  INITIAL,
+  type Event as MachineEvent,
+  nextAt,
+  refreshAt,
+  step,
+  usable,
+} from "../machine/machine.ts";
+import type { AuthEvents, SignedInState, User } from "../machine/types.ts";
 import { isAnswer, readMessage } from "./check.ts";
 import { AuthError, readError } from "./errors.ts";
 import type { AuthClient, AuthClientOptions, Channel, Environment } from "./types.ts";
@@ -25,12 +34,11 @@ const LONGEST_TIMER = 10_000;
 const STREAM_SPARE = 30;
 /** After an API refused even a new token, its 401s start no refresh for so long. */
 const CALM = 5_000;
+/** A logout that the server could not take is sent again after so long, when the network is back, or at the next load. */
+const OWED_INTERVAL = 30_000;
 
 const ACTED = "kt_acted";
 const OWED = "kt_logout";
-
-/** Events arrive by what the machine has to know of them; what is the same for all is added on the way. */
-type Given<T> = T extends Change ? Omit<T, "at" | "random" | "lead" | "epoch"> & Partial<T> : never;
 
 /**
  * Make the client of one server for one page. Nothing is touched before `start()`; a render server makes one per request.
@@ -62,7 +70,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   let calmUntil = 0;
   let listening: AbortController | undefined;
   let channel: Channel | undefined;
-  let stopTimer: (() => void) | undefined;
+  let timer: unknown;
   /** What is under way, and whose result counts: after `drop` nobody's. */
   let flight: Promise<void> | undefined;
   let current: AbortController | undefined;
@@ -81,16 +89,12 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     return steady + ahead;
   };
 
-  const after = (milliseconds: number, callback: () => void) => {
-    const timer = environment.setTimeout(callback, milliseconds);
-    return () => environment.clearTimeout(timer as never);
-  };
-
   const awake = () => document?.visibilityState !== "hidden" && navigator?.onLine !== false;
 
   const arm = () => {
-    stopTimer?.();
-    if (listening) stopTimer = after(Math.min(nextAt(state, lead, awake() && !flight) - now(), LONGEST_TIMER), look);
+    environment.clearTimeout(timer as never);
+    if (listening)
+      timer = environment.setTimeout(look, Math.min(nextAt(state, lead, awake() && !flight) - now(), LONGEST_TIMER));
   };
 
   // -- State
@@ -106,24 +110,21 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const emit = (name: string, detail?: unknown) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 
-  const dispatch = (change: Given<Change>) => {
-    const { view, epoch } = state;
-    const common = { at: now(), random: environment.Math.random(), lead, epoch, own: false };
-    const [next, ...effects] = step(state, { ...common, ...change } as Change);
-    const [last, ...warnings] = step(next, { ...common, type: "tick" });
-    state = last;
+  const dispatch = (change: Change & Partial<Context>) => {
+    const former = state;
+    const { epoch } = former;
+    const event = { at: now(), epoch, own: true, random: environment.Math.random(), lead, ...change } as MachineEvent;
+    const [next, ...effects] = step(former, event);
+    state = next;
     // Before anything else: nothing that is under way may sign in again.
-    if (last.ended && epoch !== last.epoch) {
+    if (next.ended && epoch !== next.epoch) {
       current?.abort();
       drop();
     }
-    for (const [name, detail] of [...effects, ...warnings]) {
-      if (name === "tell") {
-        channel?.postMessage(detail);
-        if (document && detail.type === "ended") document.cookie = "kt_hint=; Path=/; Max-Age=0; Secure";
-      } else emit(name, detail);
-    }
-    if (view !== last.view) emit("change");
+    // Other tabs take what they know of it, and leave the rest.
+    if (event.own && next !== former) channel?.postMessage({ id: former.seen?.session.id ?? null, ...event });
+    for (const [name, detail] of effects) emit(name, detail);
+    if (next.view !== former.view) emit("change");
     arm();
   };
 
@@ -135,7 +136,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** Without a hint there is no session, and no request. */
   const glance = () => {
     if (state.view.status === "unknown" && hint() === false)
-      dispatch({ type: "ended", reason: state.seen ? "logout_other_tab" : "never", id: null });
+      dispatch({ type: "ended", reason: state.seen ? "logout" : "never", own: false });
   };
 
   /** Read, write or remove (null) a note that outlives the page, where that is allowed. */
@@ -151,13 +152,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   // -- Requests
 
-  const post = async (path: string, body: object, mine: AbortController): Promise<unknown> => {
-    if (navigator?.onLine === false) throw new AuthError("offline");
-    let code: "network" | "timeout" = "network";
-    const stop = after(LIMIT, () => {
-      code = "timeout";
-      mine.abort();
-    });
+  const post = async (path: string, body: object, signal: AbortSignal): Promise<unknown> => {
     try {
       const response = await environment.fetch(base + path, {
         ...common,
@@ -166,28 +161,24 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         redirect: "error",
         // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
         keepalive: true,
-        signal: mine.signal,
+        signal: environment.AbortSignal.any([signal, environment.AbortSignal.timeout(LIMIT)]),
       });
       if (!response.ok) throw await readError(response);
-      const text = await response.text();
-      return text && JSON.parse(text);
+      return await response.json().catch(() => 0);
     } catch (error) {
       if (error instanceof AuthError) throw error;
-      throw new AuthError(error instanceof SyntaxError ? "unexpected_answer" : code);
-    } finally {
-      stop();
+      const late = (error as Error).name === "TimeoutError";
+      throw new AuthError(late ? "timeout" : navigator?.onLine === false ? "offline" : "network");
     }
   };
 
   /** Ask for a token and take it, unless what was asked for is void by then. */
-  const ask = async (source: "refresh" | "login", path: string, body: object, mine: AbortController) => {
-    const { epoch } = state;
+  const ask = async (path: string, body: object, mine: AbortController, epoch?: number) => {
     const at = now();
-    const answer = await post(path, body, mine);
+    const answer = await post(path, body, mine.signal);
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
     if (current !== mine) throw new AuthError("session_changed");
-    // A login is what the person wants now, whatever happened meanwhile.
-    dispatch({ type: "granted", source, answer, at, ...(source === "refresh" && { epoch }) });
+    dispatch({ type: "granted", answer, at, epoch: epoch ?? state.epoch });
   };
 
   /**
@@ -199,15 +190,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const locked = async (run: () => Promise<void>) => {
     let ran: Promise<void> | undefined;
     const once = () => (ran ??= run());
-    const waiting = new AbortController();
-    const stop = after(LOCK_LIMIT, () => waiting.abort());
-    await navigator?.locks
-      ?.request(base, { signal: waiting.signal }, () => {
-        stop();
-        return once();
-      })
-      .catch(() => {});
-    stop();
+    const signal = environment.AbortSignal.timeout(LOCK_LIMIT);
+    await navigator?.locks?.request(base, { signal }, once).catch(() => {});
     return once();
   };
 
@@ -230,19 +214,16 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const { token, epoch, retryAt } = state;
     const run = async (mine: AbortController) => {
       // A broadcast that is already queued lands first.
-      await new Promise<void>((resolve) => after(0, resolve));
-      for (let tries = 2; tries-- && current === mine && state.token === token && state.epoch === epoch; ) {
-        // Absent when nobody has acted: a refresh is no person.
-        const idle_seconds = Math.round((now() - state.activeAt) / 1000);
-        try {
-          return await ask("refresh", "/refresh", idle_seconds < Infinity ? { idle_seconds } : {}, mine);
-        } catch (thrown) {
-          const error = thrown as AuthError;
-          const { reason } = error;
-          // The server leaves the cookies when a later login of this browser replaced the session: ask with that one.
-          if (current !== mine || (tries && reason === "logout" && hint())) continue;
-          return dispatch(reason ? { type: "ended", reason, epoch } : { type: "failed", error, epoch });
-        }
+      await new Promise<void>((resolve) => environment.setTimeout(resolve));
+      if (current !== mine || state.token !== token || state.epoch !== epoch) return;
+      // Infinite, in JSON null, when nobody has acted: a refresh is no person.
+      const idle_seconds = Math.round((now() - state.activeAt) / 1000);
+      try {
+        await ask("/refresh", { idle_seconds }, mine, epoch);
+      } catch (thrown) {
+        const error = thrown as AuthError;
+        const { reason } = error;
+        if (current === mine) dispatch(reason ? { type: "ended", reason, epoch } : { type: "failed", error, epoch });
       }
     };
     if (flight || now() >= retryAt) await (flight ?? fly(run)).catch(() => {});
@@ -264,13 +245,13 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   /** Send the logout that is owed. */
-  const settle = async (owed = note(OWED)) => {
+  const settle = async () => {
+    const owed = note(OWED);
     if (!owed) return;
     try {
-      await post("/logout", { everywhere: owed === "all" }, new AbortController());
+      await post("/logout", { everywhere: owed === "all" }, new AbortController().signal);
     } catch (error) {
-      const { retryable, retryAfter = 30 } = error as AuthError;
-      if (retryable) return void after(retryAfter * 1000, () => locked(settle));
+      if ((error as AuthError).retryable) return void environment.setTimeout(() => locked(settle), OWED_INTERVAL);
     }
     note(OWED, null);
   };
@@ -280,23 +261,24 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     await locked(settle);
     // What is still owed is void: the server ends the former session of this browser when it opens the next one.
     note(OWED, null);
-    await fly((mine) => ask("login", path, body, mine));
+    await fly((mine) => ask(path, body, mine));
     act(true);
     return (state.view as SignedInState).user;
   };
 
   const logout: AuthClient["logout"] = ({ everywhere } = {}) => {
     dispatch({ type: "ended", reason: "logout" });
-    const owed = everywhere ? "all" : "one";
-    note(OWED, owed);
-    // Not locked: the page may go away at once. Not read from the note: where storage is blocked there is none.
-    leaving = settle(owed);
+    // The server does it, too, when it can be reached.
+    if (document) document.cookie = "kt_hint=; Path=/; Max-Age=0; Secure";
+    note(OWED, everywhere ? "all" : "one");
+    // Not locked: the page may go away at once.
+    leaving = settle();
     return leaving;
   };
 
   // -- The page, the person, other tabs
 
-  const act = (stay: boolean) => dispatch({ type: "acted", stay, own: true });
+  const act = (stay: boolean) => dispatch({ type: "acted", stay });
 
   const look = () => {
     dispatch({ type: "tick" });
@@ -325,7 +307,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const hear = ({ data }: MessageEvent) => {
     const message = readMessage(data);
-    if (message) dispatch("at" in message ? { ...message, at: Math.min(message.at, now()) } : message);
+    if (message) dispatch({ ...message, own: false, ...("at" in message && { at: Math.min(message.at, now()) }) });
   };
 
   const start = () => {
@@ -405,7 +387,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const hydrate: AuthClient["hydrate"] = (identity) => {
     const answer = { ...identity, access_token: null, expires_in: 0 } as const;
-    if (!state.seen) dispatch({ type: "granted", source: "refresh", answer });
+    if (!state.seen) dispatch({ type: "granted", answer });
   };
   if (options.initialSession) hydrate(options.initialSession);
   const first = state.view;

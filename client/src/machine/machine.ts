@@ -5,7 +5,7 @@
  * Must not hold: a clock, randomness, the network, the page. Times come in with the events, in milliseconds on a clock
  * that includes sleep. Its own tsconfig has no DOM and no types, so that none of those even compile here.
  */
-import type { Answer, AuthEvents, AuthState, Identity, Message, Reason, SignedInState, Warning } from "./types.ts";
+import type { Answer, AuthEvents, AuthState, Identity, Reason, SignedInState, Warning } from "./types.ts";
 
 /** Everything the client knows. */
 export type State = {
@@ -36,43 +36,48 @@ export type State = {
 /** An error as far as it matters here: seconds that the server asked to wait. */
 export type Failure = { readonly retryAfter?: number | undefined };
 
-export type Event =
-  /** An answer with an access token, asked for at `at` under `epoch`. */
+/** What every event brings. */
+export type Context = {
+  /** When it happened. */
+  readonly at: number;
+  /** The epoch under which what led to it was begun. */
+  readonly epoch: number;
+  /** Whether it happened in this tab; another tab said so otherwise. */
+  readonly own: boolean;
+  /** Somewhere from 0 to 1. */
+  readonly random: number;
+  /** How long before the end of the session to warn. */
+  readonly lead: number;
+};
+
+export type Change =
+  /** An answer with an access token. A render server's has none. */
   | {
       readonly type: "granted";
-      readonly source: AuthEvents["refreshed"]["source"];
       readonly answer: Answer | (Identity & { readonly access_token: null; readonly expires_in: 0 });
-      readonly at: number;
-      readonly epoch: number;
-      readonly random: number;
     }
-  /** The session has ended, as this tab learnt under `epoch`; or the one with this `id` has (null: whichever), as it was told. */
-  | { readonly type: "ended"; readonly reason: Reason; readonly epoch: number; readonly id?: string | null }
+  /** The session has ended: this one, or if another tab says so the one with this id (whichever, without one). */
+  | { readonly type: "ended"; readonly reason: Reason; readonly id?: string | null }
   /** A refresh failed, which says nothing about the session. */
-  | {
-      readonly type: "failed";
-      readonly error: Failure;
-      readonly at: number;
-      readonly epoch: number;
-      readonly random: number;
-    }
+  | { readonly type: "failed"; readonly error: Failure }
   /** Nothing may be shown until the server has been asked: back from the page cache, or past an end. */
   | { readonly type: "hide" }
-  /** A person acted, in this tab if `own`; `stay` when that was the answer to a warning. */
-  | { readonly type: "acted"; readonly at: number; readonly stay: boolean; readonly own: boolean }
-  /** Time has passed. `lead` is how long before the end to warn. */
-  | { readonly type: "tick"; readonly at: number; readonly lead: number }
+  /** A person acted; `stay` when that was the answer to a warning. */
+  | { readonly type: "acted"; readonly stay: boolean }
+  /** Time has passed. It has with every other event, too. */
+  | { readonly type: "tick" }
   /** The network is back. */
   | { readonly type: "online" };
 
-export type Effect =
-  /** Call the application's listeners. */
-  | { readonly [Name in keyof AuthEvents]: readonly [Name, AuthEvents[Name]] }[keyof AuthEvents]
-  /** Tell the other tabs; an end also means that there is no session to ask for at the next load. */
-  | readonly ["tell", Message];
+export type Event = Change & Context;
+
+/** What to tell the application's listeners. */
+export type Effect = { readonly [Name in keyof AuthEvents]: readonly [Name, AuthEvents[Name]] }[keyof AuthEvents];
 
 type Step = readonly [State, ...Effect[]];
-type Rules = { readonly [Type in Event["type"]]: (state: State, event: Extract<Event, { type: Type }>) => Step };
+type Rules = {
+  readonly [Type in Event["type"]]: (state: State, event: Extract<Change, { type: Type }> & Context) => Step;
+};
 
 const { freeze } = Object;
 const { max, min } = Math;
@@ -110,20 +115,19 @@ const sessionEnd = ({ activeAt, idleTimeout }: State, { session }: SignedInState
 const headStart = (state: State, lead: number): number => min(lead, state.idleTimeout / 2);
 
 const rules: Rules = {
-  granted(state, { source, answer, at, epoch, random }) {
+  granted(state, { answer, at, epoch, own, random }) {
     const { view, seen, ended } = state;
     const { user, session, expires_in } = answer;
     const known = seen?.session;
     const same = known?.id === session.id;
     // Another tab's answer counts when it is newer. Not by a clock, for tabs have none in common that can be trusted:
     // `absolute_expires_in` only falls while a session lives, and a later session has a later `created_at`.
-    const late =
-      source === "broadcast"
-        ? known &&
-          (same
-            ? ended || session.absolute_expires_in > known.absolute_expires_in
-            : session.created_at <= known.created_at)
-        : epoch !== state.epoch;
+    const late = own
+      ? epoch !== state.epoch
+      : known &&
+        (same
+          ? ended || session.absolute_expires_in > known.absolute_expires_in
+          : session.created_at <= known.created_at);
     if (late) return [state];
 
     const former = signedIn(view)?.user;
@@ -140,16 +144,12 @@ const rules: Rules = {
         absoluteEndsAt: at + session.absolute_expires_in * 1000,
       }),
     });
-    const effects: Effect[] = [["refreshed", { session: next.session, source }]];
-    if (!seen || ended) effects.unshift(["signedIn", next]);
-    else if (seen.user.id !== user.id) effects.unshift(["userChanged", next]);
-    if (answer.access_token !== null && source !== "broadcast")
-      effects.unshift(["tell", { type: "granted", at, answer, source: "broadcast" }]);
+    const name = !seen || ended ? "signedIn" : seen.user.id === user.id ? "refreshed" : "userChanged";
     return [
       {
         ...INITIAL,
         view: next,
-        epoch: same && !ended ? epoch : state.epoch + 1,
+        epoch: state.epoch + +(!same || ended),
         token: answer.access_token,
         at,
         // Why jitter: what began together must not refresh together. Never within a second: no hot loop.
@@ -159,25 +159,19 @@ const rules: Rules = {
         idleTimeout: same ? max(state.idleTimeout, idle) : idle,
         seen: answer,
       },
-      ...effects,
+      [name, { user: next.user, session: next.session, own }],
     ];
   },
 
-  ended(state, { reason, epoch, id }) {
+  ended(state, { reason, epoch, own, id }) {
     const { view, seen, activeAt } = state;
-    const own = id === undefined;
     if (own ? epoch !== state.epoch : id && seen && id !== seen.session.id) return [state];
-    const effects: Effect[] = [];
-    if (own) {
-      const told = reason === "logout" ? "logout_other_tab" : reason;
-      effects.push(["tell", { type: "ended", id: seen && seen.session.id, reason: told }]);
-    }
+    const why = reason === "logout" && !own ? "logout_other_tab" : reason;
     const anonymous = view.status === "anonymous";
-    if (!anonymous && reason !== "never") effects.push(["signedOut", { reason }]);
     return [
       {
         ...INITIAL,
-        view: anonymous ? view : freeze({ status: "anonymous", reason }),
+        view: anonymous ? view : freeze({ status: "anonymous", reason: why }),
         epoch: state.epoch + 1,
         dueAt: Infinity,
         activeAt,
@@ -185,7 +179,7 @@ const rules: Rules = {
         seen,
         ended: true,
       },
-      ...effects,
+      ...(anonymous || reason === "never" ? [] : ([["signedOut", { reason: why }]] as const)),
     ];
   },
 
@@ -210,17 +204,17 @@ const rules: Rules = {
     state.view.status === "anonymous" ? [state] : [{ ...state, view: INITIAL.view, token: null, dueAt: 0 }],
 
   // While a warning stands only its answer counts: a mouse that trembles says nothing about a person.
-  acted(state, { at, stay, own }) {
-    const { activeAt } = state;
-    if (stay ? at <= activeAt : signedIn(state.view)?.warning || at < activeAt + ACT_INTERVAL) return [state];
-    return [{ ...state, activeAt: at }, ...(own ? ([["tell", { type: "acted", at, stay, own: false }]] as const) : [])];
-  },
+  acted: (state, { at, stay }) =>
+    (stay ? at <= state.activeAt : signedIn(state.view)?.warning || at < state.activeAt + ACT_INTERVAL)
+      ? [state]
+      : [{ ...state, activeAt: at }],
 
-  tick(state, { at, lead }) {
+  tick(state, event) {
+    const { at, lead } = event;
     const view = signedIn(state.view);
     if (!view) return [state];
     const endsAt = sessionEnd(state, view);
-    if (at >= endsAt + SLACK) return rules.hide(state, { type: "hide" });
+    if (at >= endsAt + SLACK) return rules.hide(state, { ...event, type: "hide" });
     const { warning: former, ...rest } = view;
     const warning: Warning | undefined =
       at < endsAt - headStart(state, lead)
@@ -237,9 +231,15 @@ const rules: Rules = {
   online: (state) => [{ ...state, failures: 0, retryAt: state.error?.retryAfter ? state.retryAt : 0 }],
 };
 
-/** Apply an event. The rules above are the whole of it; an event that means nothing here returns the same state. */
-export const step = (state: State, event: Event): Step =>
-  (rules[event.type] as (state: State, event: Event) => Step)(state, event);
+/**
+ * Apply an event, and the time at which it happens. The rules above are the whole of it; an event that means nothing here
+ * returns the same state.
+ */
+export const step = (state: State, event: Event): Step => {
+  const [next, ...effects] = (rules[event.type] as (state: State, event: Event) => Step)(state, event);
+  const [last, ...warnings] = rules.tick(next, { ...event, type: "tick" });
+  return [last, ...effects, ...warnings];
+};
 
 /**
  * Whether the token lasts for another `spare` milliseconds.

@@ -60,25 +60,29 @@ export type AuthState =
   | { readonly status: "anonymous"; readonly reason: Reason }
   | SignedInState;
 
-/** What tabs of one browser tell each other; the machine takes them as events. */
+/** What tabs of one browser tell each other; the machine takes them as events of its own. */
 export type Message =
   /** A new access token, asked for at `at`. */
-  | { readonly type: "granted"; readonly at: number; readonly answer: Answer; readonly source: "broadcast" }
+  | { readonly type: "granted"; readonly at: number; readonly answer: Answer }
   /** The session with this id (whichever, when null) has ended. */
-  | { readonly type: "ended"; readonly id: string | null; readonly reason: Reason }
+  | { readonly type: "ended"; readonly reason: Reason; readonly id: string | null }
   /** A person acted; `stay` when they answered a warning. */
-  | { readonly type: "acted"; readonly at: number; readonly stay: boolean; readonly own: false };
+  | { readonly type: "acted"; readonly at: number; readonly stay: boolean };
+
+/** A new access token: from the server, or (not `own`) from another tab. */
+export type Granted = { readonly user: User; readonly session: Session; readonly own: boolean };
 
 /** What `auth.on` listeners are told, by event. */
 export type AuthEvents = {
-  signedIn: { readonly user: User; readonly session: Session };
+  signedIn: Granted;
   signedOut: { readonly reason: Reason };
   /** Another user has signed in in this browser: everything of the former one must leave the page. */
-  userChanged: { readonly user: User; readonly session: Session };
-  /** There is a new access token: from the server, or from another tab. */
-  refreshed: { readonly session: Session; readonly source: "refresh" | "login" | "broadcast" };
-  /** A refresh failed without saying anything about the session. */
+  userChanged: Granted;
+  /** The same user has a new access token. */
+  refreshed: Granted;
+  /** A refresh failed without saying anything about the session; told once until one succeeds. */
   degraded: { readonly error: unknown };
+  /** A warning begins. Its end is a snapshot without one. */
   idleWarning: Warning;
   /** An API wants a stronger or fresher login (RFC 9470); `challenge` is its `WWW-Authenticate`. */
   stepUp: { readonly challenge: string };
