@@ -73,9 +73,7 @@ users = Table(
 events = Table(
     "keyturn_events",
     metadata,
-    Column(
-        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
-    ),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("at", _Seconds, nullable=False),
     Column("type", Text, nullable=False),
     Column("user_id", Text),
