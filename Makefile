@@ -57,12 +57,19 @@ $(PAGE): $(NODE_STAMP) $(PAGE_SOURCES)
 	@touch $@
 
 .PHONY: test
-test: services check $(PAGE) ## Everything that has to pass; installs what it needs
+test: services check web $(PAGE) ## Everything that has to pass; installs what it needs
 	@# Branches of core and tokens are measured while all tests run, and every one has to be taken.
 	rm -f .coverage .coverage.*
 	$(PYTEST) -n $(WORKERS) --cov --cov-report= tests
 	@$(BIN)/coverage report --precision=2 --fail-under=100 \
 		|| { echo "core and tokens need every branch tested; see the lines above" >&2; exit 1; }
+
+.PHONY: web
+web: $(NODE_STAMP) ## The browser client: lint, types, drift from the contract, tests, budgets, the packed artefact
+	npm run --silent check
+	npm run --silent test
+	npm run --silent size
+	npm run --silent pack-check
 
 .PHONY: check
 check: $(DEV_STAMP) ## Lint, types, import contracts, budgets: no service needed
