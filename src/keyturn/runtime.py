@@ -127,6 +127,7 @@ class Keyturn:
         self._clock = clock
         self._started = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._late: set[asyncio.Future[bool]] = set()
 
     # -- what a host application uses
 
@@ -219,15 +220,20 @@ class Keyturn:
 
         async def ask(check: Callable[[], Awaitable[bool]]) -> bool:
             try:
-                async with asyncio.timeout(READY_TIME):
-                    return await check()
+                return await check()
             except Exception as fault:  # noqa: BLE001 - whatever a check raises, it says "not ready"
                 _logger.warning("not ready", extra={"check": check.__name__, "fault": type(fault).__name__})
                 return False
 
         checks = (database, migrated, signing, denylist, redis)
-        in_order = await asyncio.gather(*map(ask, checks))
-        answers = {check.__name__: answer for check, answer in zip(checks, in_order, strict=True)}
+        probes = {check.__name__: asyncio.ensure_future(ask(check)) for check in checks}
+        done, late = await asyncio.wait(probes.values(), timeout=READY_TIME)
+        answers = {name: probe in done and probe.result() for name, probe in probes.items()}
+        # Not waited for: to let go of a connection that hangs takes seconds as well.
+        self._late.update(late)
+        for probe in late:
+            probe.add_done_callback(self._late.discard)
+            probe.cancel()
         if self.metrics is not None:
             self.metrics.checked(answers)
         return answers
