@@ -6,6 +6,7 @@ Owns: putting them together. Must not hold: faults, claims.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,8 +78,9 @@ class Cluster:
         """Wait until both nodes say that they lack something; they live on, and say so."""
 
         def told() -> bool:
-            answers = [node.get("/readyz") for node in self.nodes]
-            return all(answer.status == 503 and "retry-after" in answer.headers for answer in answers)
+            with ThreadPoolExecutor() as pool:
+                answers = pool.map(lambda node: node.get("/readyz"), self.nodes)
+                return all(answer.status == 503 and "retry-after" in answer.headers for answer in answers)
 
         wait_until(told, READY_TIMEOUT, "nodes that are not ready")
         assert all(node.healthy() for node in self.nodes)
