@@ -84,12 +84,15 @@ export const startServer = async () => {
   const signedIn = (response: ServerResponse, identity: Identity) => {
     const token = `token-${++issued}`;
     valid.add(token);
+    response.setHeader("set-cookie", "kt_hint=1");
     answer(response, 200, { access_token: token, token_type: "Bearer", expires_in: state.expiresIn, ...identity });
   };
 
   const routes: Record<string, (response: ServerResponse, hit: Hit) => unknown> = {
     "POST /auth/refresh": (response) =>
-      state.identity ? signedIn(response, state.identity) : problem(response, 401, "no_session"),
+      state.identity
+        ? signedIn(response, state.identity)
+        : problem(response.setHeader("set-cookie", "kt_hint=; Max-Age=0"), 401, "no_session"),
     "POST /auth/login": (response, { body }) => {
       const { email, password } = JSON.parse(body.toString());
       if (password === "wrong") return problem(response, 401, "invalid_credentials");
@@ -98,7 +101,7 @@ export const startServer = async () => {
     },
     "POST /auth/logout"(response) {
       state.identity = null;
-      answer(response, 204);
+      answer(response.setHeader("set-cookie", "kt_hint=; Max-Age=0"), 204);
     },
     "GET /api/never": (response) => answer(response, 401, { detail: "never" }),
     "GET /api/forbidden": (response) => answer(response, 403),
@@ -164,19 +167,25 @@ export const makeBrowser = (server: Server, { hint = true } = {}) => {
     }
   }
 
+  const document = { cookie: hint ? "kt_hint=1" : "", visibilityState: "visible" };
   const environment: Environment = {
-    fetch: (input, init) => fetch(input, init),
+    async fetch(input, init) {
+      const response = await fetch(input, init);
+      for (const cookie of response.headers.getSetCookie()) document.cookie = cookie.split(";")[0] ?? "";
+      return response;
+    },
     setTimeout: (callback, milliseconds) => setTimeout(callback, milliseconds),
     clearTimeout: (timer) => clearTimeout(timer),
     performance: { now: () => performance.now() + ahead },
     Date: { now: () => Date.now() + ahead },
     Math,
+    AbortSignal,
     addEventListener(name, listener, options) {
       listening.set(name, (listening.get(name) ?? 0) + 1);
       options.signal?.addEventListener("abort", () => listening.set(name, (listening.get(name) ?? 0) - 1));
       events.addEventListener(name, listener, options);
     },
-    document: { cookie: hint ? "kt_hint=1" : "", visibilityState: "visible" },
+    document,
     location: { href: `${server.url}/`, origin: server.url, hostname: "127.0.0.1" },
     navigator: { onLine: true },
     BroadcastChannel: Channel,
