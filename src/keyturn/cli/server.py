@@ -166,6 +166,9 @@ def demo(
     directory: Annotated[
         str | None, typer.Option(help="Where the demo keeps its database; a directory of the user's when not given.")
     ] = None,
+    inactivity: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a session ends in which nobody acts.")
+    ] = 120.0,
 ) -> None:
     """Run a server with a web page to try it. Needs nothing else, and keeps its data between two runs."""
     from pathlib import Path
@@ -173,4 +176,4 @@ def demo(
     from keyturn.demo.run import default_directory, run_demo
 
     chosen: Path = default_directory() if directory is None else Path(directory)
-    run_demo(host, port, chosen)
+    run_demo(host, port, chosen, inactivity_timeout=inactivity)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Final, TypedDict
+from dataclasses import dataclass
+from typing import Any, Final, TypedDict
 
 from keyturn.core.errors import InvalidRequest, InvalidToken, MethodNotAllowed, Refused
 from keyturn.core.model import Principal
@@ -18,9 +19,9 @@ from keyturn.web.messages import Request, Response
 PATH: Final = "/demo/notes"
 REFUSE_PATH: Final = "/demo/notes/refuse"
 MAX_USERS: Final = 100
+"""Users whose notes are kept; and sessions whose token is refused."""
 MAX_NOTES: Final = 20
 MAX_TEXT: Final = 200
-_MAX_REFUSED: Final = 1000
 
 
 class Note(TypedDict):
@@ -29,6 +30,14 @@ class Note(TypedDict):
     number: int
     at: float
     text: str
+
+
+@dataclass(slots=True)
+class Refusal:
+    """The access token of a session that is refused, and how often that has happened."""
+
+    token_id: str
+    count: int = 0
 
 
 class NotesAPI:
@@ -41,7 +50,7 @@ class NotesAPI:
     def __init__(self, authenticate: Callable[[str], Principal]) -> None:
         self._authenticate = authenticate
         self._notes: OrderedDict[str, deque[Note]] = OrderedDict()
-        self._refused: deque[str] = deque(maxlen=_MAX_REFUSED)
+        self._refusals: OrderedDict[bytes, Refusal] = OrderedDict()
         self._number = 0
 
     async def respond(self, request: Request) -> Response:
@@ -57,14 +66,18 @@ class NotesAPI:
         if request.method not in allowed:
             raise MethodNotAllowed(", ".join(allowed))
         principal = self._authenticate(request.bearer())
-        if principal.token_id in self._refused:
+        refusal = self._refusals.get(principal.session_id)
+        if refusal is not None and refusal.token_id == principal.token_id:
+            refusal.count += 1
             raise InvalidToken("refused_by_the_demo")
         if request.path == REFUSE_PATH:
             # From now on this token is as good as expired: the next requests show what a client makes of it.
-            self._refused.append(principal.token_id)
+            self._refusals[principal.session_id] = Refusal(principal.token_id)
+            _keep_newest(self._refusals)
             return answers.nothing()
         if request.method == "GET":
-            return answers.ok({"notes": list(self._notes.get(principal.user_id, ()))})
+            notes = list(self._notes.get(principal.user_id, ()))
+            return answers.ok({"notes": notes, "refused": 0 if refusal is None else refusal.count})
         return answers.ok(self._add(principal, await request.json()), status=201)
 
     def _add(self, principal: Principal, members: dict[str, object]) -> Note:
@@ -75,6 +88,10 @@ class NotesAPI:
         note = Note(number=self._number, at=time.time(), text=text)
         self._notes.setdefault(principal.user_id, deque(maxlen=MAX_NOTES)).appendleft(note)
         self._notes.move_to_end(principal.user_id)
-        while len(self._notes) > MAX_USERS:
-            self._notes.popitem(last=False)
+        _keep_newest(self._notes)
         return note
+
+
+def _keep_newest(entries: OrderedDict[Any, Any]) -> None:
+    while len(entries) > MAX_USERS:
+        entries.popitem(last=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -62,13 +62,14 @@ def default_directory() -> Path:
     return Path(base) / "keyturn-demo"
 
 
-def run_demo(host: str, port: int, directory: Path) -> None:
+def run_demo(host: str, port: int, directory: Path, *, inactivity_timeout: float = TIMES["inactivity_timeout"]) -> None:
     """Serve the demo until it is interrupted.
 
     Args:
         host: the address to listen on.
         port: 0 takes a free one.
         directory: made when missing; holds the database and the secret.
+        inactivity_timeout: seconds.
 
     Raises:
         PageNotBuilt: there is nothing to show. CannotListen: the address is taken. CannotKeepData: the directory
@@ -85,7 +86,8 @@ def run_demo(host: str, port: int, directory: Path) -> None:
         listener.close()
         raise CannotKeepData(f"{error.filename}: {error.strerror}") from error
     decisions = Decisions()
-    node = Keyturn(_settings(directory, secret, url, port_of(listener)), sinks=[decisions])
+    times = {**TIMES, "inactivity_timeout": inactivity_timeout}
+    node = Keyturn(_settings(directory, secret, url, port_of(listener), times), sinks=[decisions])
     thieves = Thieves(node.auth, THIEF_INTERVAL)
 
     @asynccontextmanager
@@ -94,11 +96,11 @@ def run_demo(host: str, port: int, directory: Path) -> None:
             yield
             await thieves.close()
 
-    application = DemoASGI(node.asgi, page, decisions, thieves, NotesAPI(node.authenticate), TIMES)
+    application = DemoASGI(node.asgi, page, decisions, thieves, NotesAPI(node.authenticate), times)
     serve_here(application, lifespan, Listeners(listener), on_ready=lambda: _welcome(url, directory))
 
 
-def _settings(directory: Path, secret: str, url: str, port: int) -> Settings:
+def _settings(directory: Path, secret: str, url: str, port: int, times: Mapping[str, float]) -> Settings:
     return _DemoSettings.load(
         env=Environment.DEVELOPMENT,
         database_url=SecretStr(f"sqlite:///{directory / 'keyturn.db'}"),
@@ -106,7 +108,7 @@ def _settings(directory: Path, secret: str, url: str, port: int) -> Settings:
         base_url=url,
         allowed_origins=f"http://127.0.0.1:{port}",
         remembered_inactivity_timeout=REMEMBERED_INACTIVITY_TIMEOUT,
-        **TIMES,
+        **times,
     )
 
 

@@ -20,7 +20,7 @@ const Ring = ({ left, whole }: { left: number; whole: number }) => (
         r="44"
         className="ring-left"
         strokeDasharray={ROUND}
-        strokeDashoffset={ROUND * (1 - Math.min(1, left / whole))}
+        strokeDashoffset={ROUND * (1 - left / whole)}
         transform="rotate(-90 50 50)"
       />
     </svg>
@@ -40,6 +40,7 @@ export const SessionLife = () => {
   const action = useAction();
   if (!session) return null;
 
+  const whole = (times?.access_lifetime ?? 60) * 1000;
   const last = lastOf(rows);
   const refresh = async () => {
     await refreshNow();
@@ -48,7 +49,7 @@ export const SessionLife = () => {
   return (
     <Card title="This session, live" tag="useSession()" className="life">
       <div className="life-body">
-        <Ring left={Math.max(0, session.accessEndsAt - at)} whole={(times?.access_lifetime ?? 60) * 1000} />
+        <Ring left={Math.min(whole, Math.max(0, session.accessEndsAt - at))} whole={whole} />
         <dl>
           <div>
             <dt>Last outcome</dt>

@@ -1,14 +1,17 @@
 import { useAuth } from "keyturn/react";
 import { type SubmitEvent, useState } from "react";
+import { useDecisions } from "../decisions.ts";
 import { useAction } from "../hooks.ts";
 import { Button } from "../parts/Button.tsx";
 import { Field } from "../parts/Field.tsx";
 import { Problem } from "../parts/Problem.tsx";
+import { tellSpan } from "../words.ts";
 
 /** Sign up or log in. `first`: begin with signing up. */
 export const SignInForm = ({ first }: { first: boolean }) => {
   const { login, signup } = useAuth();
   const [isNew, setNew] = useState(first);
+  const { times } = useDecisions();
   const action = useAction();
 
   const submit = (event: SubmitEvent<HTMLFormElement>) => {
@@ -55,7 +58,10 @@ export const SignInForm = ({ first }: { first: boolean }) => {
           <input type="checkbox" name="remember" />
           <span>
             Remember me
-            <small>for 30 days; otherwise the session ends after two minutes without activity</small>
+            <small>
+              for 30 days; otherwise the session ends after {tellSpan((times?.inactivity_timeout ?? 120) * 1000)}{" "}
+              without activity
+            </small>
           </span>
         </label>
         <Button type="submit" kind="primary" busy={action.busy}>
