@@ -90,17 +90,28 @@ def suffer(cluster: Cluster, storm: Storm, keep: Keep) -> Suffer:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the figures; after a long run that passed, write them into the documentation."""
+    """Print the figures; those of a long run go into the documentation, where they passed."""
     reports: list[pytest.TestReport] = terminalreporter.stats.get("passed", [])
     found = [json.loads(str(v)) for one in reports for name, v in one.user_properties if name == _PROPERTY]
     if not found:
         return
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    lines += [Figures(**each).line() for each in found]
+    head = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+    rows = [Figures(**each).line() for each in found]
     terminalreporter.section("faults")
-    for line in lines:
+    for line in (*head, *rows):
         terminalreporter.write_line(line)
-    if config.getoption("--chaos") and not terminalreporter.stats.get("failed"):
-        before, _, rest = _DOCUMENT.read_text().partition(_BEGIN)
-        after = rest.partition(_END)[2]
-        _DOCUMENT.write_text(before + _BEGIN + "".join(f"{line}\n" for line in lines) + _END + after)
+    if config.getoption("--chaos"):
+        _write(head, rows)
+
+
+def _write(head: list[str], rows: list[str]) -> None:
+    """Put rows in the place of those of the same fault, and leave the others."""
+    before, _, rest = _DOCUMENT.read_text().partition(_BEGIN)
+    table, _, after = rest.partition(_END)
+    kept = {_fault_of(row): row for row in table.splitlines()[2:]} | {_fault_of(row): row for row in rows}
+    _DOCUMENT.write_text(before + _BEGIN + "".join(f"{line}\n" for line in (*head, *kept.values())) + _END + after)
+
+
+def _fault_of(row: str) -> str:
+    """Name the fault of a row, without what was counted in it."""
+    return row.split("|")[1].partition(" (")[0].strip()

@@ -42,12 +42,14 @@ class Figures(NamedTuple):
     back: float
     """Seconds until the last browser had refreshed again, the longest."""
     counts: Mapping[str, int]
+    signed_out: int
+    """Browsers whose session had ended afterwards, as the database says."""
 
     def line(self) -> str:
         """Write the row of the table."""
         count = Counter(self.counts)
         numbers = [count[name] for name in COLUMNS]
-        cells = [self.fault, self.times, f"{self.outage:.1f} s", f"{self.back:.1f} s", *numbers, 0]
+        cells = [self.fault, self.times, f"{self.outage:.1f} s", f"{self.back:.1f} s", *numbers, self.signed_out]
         return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
@@ -170,12 +172,16 @@ class Storm:
                 self.all_advance()
             self.holds()
             self.nothing_is_missing()
-        return Figures(name, times, outage, back, self.counts - before)
+        return Figures(name, times, outage, back, self.counts - before, self._signed_out())
 
     def wait_for(self, count: str, more: int) -> None:
         """Wait until something was counted some more times."""
         before = self.counts[count]
         self._wait(lambda: self.counts[count] >= before + more, f"{more} x {count}")
+
+    def _signed_out(self) -> int:
+        rows = self._rows()
+        return sum(bool(rows[browser.session].revoked_reason) for browser in self.browsers)
 
     async def _start(self) -> None:
         gate = asyncio.Semaphore(_SIGN_UPS_AT_ONCE)

@@ -97,7 +97,9 @@ def test_a_failover_that_lost_commits_signs_nobody_out(
         assert storm.counts["session_behind"] == 0
         assert set(postgres_events(standby)) <= HARMLESS_EVENTS | {"healed"}
         keep(
-            figures._replace(fault=f"{figures.fault}: {ahead} of {len(storm.browsers)} sessions ahead, {healed} healed")
+            figures._replace(
+                fault=f"{figures.fault} ({ahead} of {len(storm.browsers)} sessions ahead, {healed} healed)"
+            )
         )
     finally:
         standby.close()
@@ -138,6 +140,6 @@ def test_a_restore_signs_nobody_out_and_is_healed_on_the_operators_word(
     behind = storm.counts["session_behind"]
     keep(
         figures._replace(
-            fault=f"{figures.fault}: {ahead} sessions ahead, {behind} x `session_behind`, {events['healed']} healed"
+            fault=f"{figures.fault} ({ahead} sessions ahead, {behind} x `session_behind`, {events['healed']} healed)"
         )
     )
