@@ -299,8 +299,9 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       undo();
     });
 
-    test("the token stands in no config that an error or an answer carries", async () => {
+    test("the config that an error or an answer carries is the caller's: no token, the same adapter", async () => {
       const error = await failure(api.get("/never"));
+      expect(error.config?.adapter).toBe(adapter);
       const response = await api.get("/profile");
       for (const config of [error.config, error.response?.config, response.config])
         expect(JSON.stringify([config?.headers, config])).not.toContain("token-");

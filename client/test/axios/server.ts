@@ -203,7 +203,7 @@ export const makeBrowser = (server: Server, { hint = true } = {}) => {
     channels: () => channels.size,
     opened: () => opened,
     /** The page's events. */
-    happen: (name: string) => events.dispatchEvent(new Event(name)),
+    happen: (name: string, detail?: object) => events.dispatchEvent(Object.assign(new Event(name), detail)),
     /** Let time pass. */
     pass: (milliseconds: number) => {
       ahead += milliseconds;

@@ -210,6 +210,25 @@ describe("loading", () => {
   });
 });
 
+test("an initialSession shows nobody while a page that came back from the page cache is verified", async () => {
+  world.auth.start();
+  await world.auth.getToken();
+  const release = world.server.hold(REFRESH);
+  world.browser.happen("pageshow", { persisted: true });
+  const page = mount(
+    <AuthProvider client={world.auth} initialSession={makeIdentity("ada")}>
+      <Status />
+    </AuthProvider>,
+  );
+  const seen = watch(page.container);
+  await vi.waitFor(() => expect(page.text()).toBe("unknown"));
+  world.server.identity = null;
+  release();
+  await vi.waitFor(() => expect(page.text()).toMatch(/^anonymous/));
+  expect(seen.join()).not.toContain("ada");
+  world.auth.stop();
+});
+
 describe("mounting and unmounting", () => {
   test("StrictMode mounts, unmounts and mounts: one refresh, one channel, one set of listeners", async () => {
     const page = mount(
