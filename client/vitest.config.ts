@@ -5,7 +5,6 @@ const react18 = fileURLToPath(new URL("../compat/react-18/node_modules/", import
 
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.{ts,tsx}"],
     exclude: ["test/packed/**"],
     environment: "node",
     restoreMocks: true,
@@ -13,7 +12,7 @@ export default defineConfig({
     pool: "threads",
     maxWorkers: 2,
     projects: [
-      { extends: true, test: { name: "client" } },
+      { extends: true, test: { name: "client", include: ["test/**/*.test.{ts,tsx}"] } },
       {
         extends: true,
         // The same tests on the oldest React there is support for.

@@ -245,20 +245,21 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   /** Send the logout that is owed. */
-  const settle = async () => {
-    const owed = note(OWED);
+  const settle = async (owed = note(OWED)): Promise<void> => {
     if (!owed) return;
     try {
       await post("/logout", { everywhere: owed === "all" }, new AbortController().signal);
     } catch (error) {
-      if ((error as AuthError).retryable) return void environment.setTimeout(() => locked(settle), OWED_INTERVAL);
+      if ((error as AuthError).retryable) return void environment.setTimeout(pay, OWED_INTERVAL);
     }
     note(OWED, null);
   };
 
+  const pay = () => locked(() => settle());
+
   const enter = async (path: string, body: object): Promise<User> => {
     await leaving;
-    await locked(settle);
+    await pay();
     // What is still owed is void: the server ends the former session of this browser when it opens the next one.
     note(OWED, null);
     await fly((mine) => ask(path, body, mine));
@@ -270,9 +271,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     dispatch({ type: "ended", reason: "logout" });
     // The server does it, too, when it can be reached.
     if (document) document.cookie = "kt_hint=; Path=/; Max-Age=0; Secure";
-    note(OWED, everywhere ? "all" : "one");
+    const owed = everywhere ? "all" : "one";
+    note(OWED, owed);
     // Not locked: the page may go away at once.
-    leaving = settle();
+    leaving = settle(owed);
     return leaving;
   };
 
@@ -296,7 +298,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     if (type === "pagehide") return note(ACTED, `${state.activeAt}`);
     if (type === "online") {
       dispatch({ type: "online" });
-      void locked(settle);
+      void pay();
     }
     if (!awake()) return;
     glance();
@@ -323,7 +325,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     }
     hear({ data: { type: "acted", at: Number.parseFloat(note(ACTED) as string) } } as MessageEvent);
     glance();
-    void locked(settle);
+    void pay();
     if (!gone() && !state.token) void refresh();
   };
 

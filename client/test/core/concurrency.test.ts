@@ -1,0 +1,254 @@
+import { describe, expect, it } from "vitest";
+import { BOB, json, problem, settle, World } from "./world.ts";
+
+const API = "/api/things";
+const many = (count: number, run: () => Promise<Response>) => Array.from({ length: count }, run);
+
+describe("concurrency", () => {
+  it("50 parallel fetches with an expired token make one refresh, and all succeed", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    await tab.hide();
+    await world.run(700_000);
+    const all = Promise.all(many(50, () => tab.client.fetch(API)));
+    await world.run(100);
+    expect((await all).map((response) => response.status)).toEqual(Array(50).fill(200));
+    expect(world.server.count("/auth/refresh")).toBe(2);
+    expect(world.server.count(API)).toBe(50);
+  });
+
+  it("50 parallel 401s of a token that looked valid make one refresh, each is retried once and succeeds", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.server.tokens += 1; // The server no longer takes the old one.
+    const all = Promise.all(many(50, () => tab.client.fetch(API)));
+    await world.run(100);
+    expect((await all).every((response) => response.ok)).toBe(true);
+    expect(world.server.count("/auth/refresh")).toBe(2);
+    expect(world.server.count(API)).toBe(100);
+  });
+
+  it("a 401 that arrives after another's refresh is retried with the new token, without one more refresh", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    let release = (_: Response) => {};
+    world.server.handlers.set("/api/slow", ({ headers }) =>
+      headers.get("authorization") === "Bearer secret-token-1"
+        ? new Promise((resolve) => {
+            release = resolve;
+          })
+        : json("done"),
+    );
+    const slow = tab.client.fetch("/api/slow");
+    await settle();
+    expect(await Promise.all([tab.client.renew("secret-token-1"), world.run(50)])).toEqual([
+      "secret-token-2",
+      undefined,
+    ]);
+    release(problem("invalid_token", 401));
+    expect((await slow).status).toBe(200);
+    expect(world.server.count("/auth/refresh")).toBe(2);
+  });
+
+  it("8 tabs restored at once make at most 2 refreshes", async () => {
+    const world = new World();
+    world.server.open();
+    const tabs = Array.from({ length: 8 }, () => world.open());
+    for (const tab of tabs) tab.client.start();
+    await world.run(500);
+    expect(tabs.map((tab) => tab.status)).toEqual(Array(8).fill("authenticated"));
+    expect(world.server.count("/auth/refresh")).toBeLessThanOrEqual(2);
+  });
+
+  it("8 tabs that each get a 401 make at most 2 refreshes, the others adopt the token", async () => {
+    const world = new World();
+    const tabs = await Promise.all(Array.from({ length: 8 }, () => world.signedIn()));
+    const before = world.server.count("/auth/refresh");
+    world.server.tokens += 1;
+    const all = Promise.all(tabs.map((tab) => tab.client.fetch(API)));
+    await world.run(500);
+    expect((await all).every((response) => response.ok)).toBe(true);
+    expect(world.server.count("/auth/refresh") - before).toBeLessThanOrEqual(2);
+  });
+
+  it("over many token lifetimes 8 tabs refresh at most 1.3 times per lifetime", async () => {
+    const world = new World();
+    const tabs = await Promise.all(Array.from({ length: 8 }, () => world.signedIn()));
+    const before = world.server.count("/auth/refresh");
+    for (let turn = 0; turn < 100; turn++) {
+      world.random = ((turn * 7) % 10) / 10;
+      tabs[0]?.act();
+      await world.run(60_000);
+    }
+    expect(tabs.every((tab) => tab.status === "authenticated")).toBe(true);
+    expect((world.server.count("/auth/refresh") - before) / 10).toBeLessThanOrEqual(1.3);
+  }, 30_000);
+
+  it("the next tab succeeds when the one that holds the lock is closed in mid-refresh", async () => {
+    const world = new World();
+    world.server.open();
+    const first = world.open();
+    const second = world.open();
+    world.server.handlers.set("/auth/refresh", () => new Promise(() => {}));
+    first.client.start();
+    await world.run(50);
+    second.client.start();
+    await world.run(50);
+    expect(world.server.count("/auth/refresh")).toBe(1);
+    world.server.handlers.clear();
+    first.close();
+    await world.run(50);
+    expect(second.status).toBe("authenticated");
+  });
+
+  it("goes ahead without the lock when it cannot be had, and steals nothing", async () => {
+    const world = new World();
+    world.server.open();
+    const frozen = world.open();
+    void frozen.environment.navigator?.locks?.request(
+      "https://app.example/auth",
+      { signal: new AbortController().signal },
+      () => new Promise(() => {}),
+    );
+    const tab = world.open();
+    tab.client.start();
+    await world.run(4_000);
+    expect(tab.status).toBe("unknown");
+    await world.run(2_000);
+    expect(tab.status).toBe("authenticated");
+  });
+
+  it.each([["locks"], ["BroadcastChannel"], ["locks", "BroadcastChannel"]])("works without %s", async (...without) => {
+    const world = new World();
+    world.server.open();
+    const tabs = Array.from({ length: 3 }, () => world.open({ without }));
+    for (const tab of tabs) tab.client.start();
+    await world.run(500);
+    expect(tabs.map((tab) => tab.status)).toEqual(Array(3).fill("authenticated"));
+    expect(world.server.count("/auth/refresh")).toBeLessThanOrEqual(3);
+    await world.run(1_300_000);
+    expect(tabs.map((tab) => tab.status)).toEqual(Array(3).fill("authenticated"));
+  });
+
+  it.each(["getToken", "renew", "logout", "stay"] as const)(
+    "a listener may call %s without a deadlock",
+    async (name) => {
+      const world = new World();
+      world.server.open();
+      const tab = world.open();
+      let done: unknown = "waiting";
+      const calls = {
+        getToken: () => tab.client.getToken(),
+        renew: () => tab.client.renew("secret-token-1"),
+        logout: () => tab.client.logout(),
+        stay: async () => tab.client.stay(),
+      };
+      tab.client.on("signedIn", () => {
+        calls[name]().then((value) => {
+          done = value ?? "nothing";
+        });
+      });
+      tab.client.start();
+      await world.run(500);
+      expect(done).not.toBe("waiting");
+      expect(tab.status).toBe(name === "logout" ? "anonymous" : "authenticated");
+    },
+  );
+
+  it("ignores a broadcast that is older than what it has", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const old = world.posted.find((message) => (message as { type: string }).type === "granted");
+    await world.run(10_000);
+    await Promise.all([tab.client.renew("secret-token-1"), world.run(50)]);
+    const [channel] = world.channels;
+    channel?.receive(old);
+    expect(await tab.client.getToken()).toBe("secret-token-2");
+  });
+
+  it("adopts another user's login from another tab, and says so once", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const other = await world.signedIn();
+    await world.run(1_000);
+    world.server.user = BOB;
+    await world.login(other);
+    await world.run(50);
+    expect(tab.state.user).toEqual(BOB);
+    expect(tab.names().filter((name) => name === "userChanged")).toHaveLength(1);
+    expect(await tab.client.getToken()).toBe(`secret-token-${world.server.tokens}`);
+  });
+
+  it("does not hand data asked for as the first user to a page of the second", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const other = await world.signedIn();
+    let release = (_: Response) => {};
+    world.server.handlers.set(API, () => new Promise((resolve) => (release = resolve)));
+    const asked = tab.client.fetch(API).catch((error) => error);
+    await world.run(1_000);
+    world.server.user = BOB;
+    await world.login(other);
+    await world.run(50);
+    release(json({ secret: "ada's" }));
+    expect(await asked).toMatchObject({ name: "AuthError", code: "session_changed" });
+  });
+
+  it("does not send the first user's request again with the second user's token", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const other = await world.signedIn();
+    let release = (_: Response) => {};
+    world.server.handlers.set(API, () => new Promise((resolve) => (release = resolve)));
+    const asked = tab.client.fetch(API, { method: "POST", body: "{}" }).catch((error) => error);
+    await world.run(1_000);
+    world.server.user = BOB;
+    await world.login(other);
+    await world.run(50);
+    release(problem("invalid_token", 401));
+    await asked;
+    expect(world.server.count(API)).toBe(1);
+  });
+
+  it("is signed in by a login in another tab while it shows the form", async () => {
+    const world = new World();
+    const tab = world.open();
+    const other = world.open();
+    tab.client.start();
+    other.client.start();
+    expect(tab.status).toBe("anonymous");
+    await world.login(other);
+    await world.run(50);
+    expect(tab.status).toBe("authenticated");
+    expect(tab.names()).toEqual(["signedIn"]);
+  });
+
+  it("finds a login in another tab by the hint where no channel tells of it", async () => {
+    const world = new World();
+    const tab = world.open({ without: ["BroadcastChannel"] });
+    tab.client.start();
+    world.server.open();
+    tab.fire("focus");
+    await world.run(50);
+    expect(tab.status).toBe("authenticated");
+  });
+
+  it("a listener that throws does not keep the next from hearing", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const heard: string[] = [];
+    const uncaught: unknown[] = [];
+    const listeners = process.listeners("uncaughtException");
+    process.removeAllListeners("uncaughtException");
+    process.once("uncaughtException", (error) => uncaught.push(error.message));
+    tab.client.on("signedOut", () => {
+      throw new Error("mine");
+    });
+    tab.client.on("signedOut", ({ reason }) => heard.push(reason));
+    await tab.client.logout();
+    await settle();
+    for (const listener of listeners) process.on("uncaughtException", listener);
+    expect(heard).toEqual(["logout"]);
+    expect(uncaught).toEqual(["mine"]);
+  });
+});

@@ -1,0 +1,293 @@
+import { describe, expect, it } from "vitest";
+import { ADA, BOB, json, problem, settle, World } from "./world.ts";
+
+const LOGOUT = "/auth/logout";
+
+describe("login", () => {
+  it("signs in, tells the hint nothing and returns the user", async () => {
+    const world = new World();
+    const tab = world.open();
+    tab.client.start();
+    expect(await world.login(tab)).toEqual(ADA);
+    expect(tab.status).toBe("authenticated");
+    expect(tab.names()).toEqual(["signedIn"]);
+    expect(await tab.client.getToken()).toBe("secret-token-1");
+  });
+
+  it("throws the server's error and changes nothing", async () => {
+    const world = new World();
+    const tab = world.open();
+    tab.client.start();
+    world.server.handlers.set("/auth/login", () => problem("invalid_credentials", 401));
+    await expect(world.login(tab)).rejects.toMatchObject({
+      name: "AuthError",
+      code: "invalid_credentials",
+      status: 401,
+      retryable: false,
+    });
+    expect(tab.state).toEqual({ status: "anonymous", reason: "never" });
+  });
+
+  it("replaces who is signed in", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.server.user = BOB;
+    await world.run(10);
+    expect(await world.login(tab)).toEqual(BOB);
+    expect(tab.names()).toEqual(["signedIn", "userChanged"]);
+  });
+
+  it("does not sign in when the person has logged out meanwhile", async () => {
+    const world = new World();
+    const tab = world.open();
+    tab.client.start();
+    world.server.handlers.set("/auth/login", () => new Promise(() => {}));
+    const login = tab.client.login({ email: "a@b.example", password: "x" }).catch((error) => error);
+    await world.run(10);
+    await tab.client.logout();
+    expect(await login).toMatchObject({ name: "AuthError" });
+    expect(tab.status).toBe("anonymous");
+  });
+});
+
+describe("logout", () => {
+  it("in one tab signs out all others within a second, and drops their tokens", async () => {
+    const world = new World();
+    const tabs = await Promise.all(Array.from({ length: 4 }, () => world.signedIn()));
+    await tabs[0]?.client.logout();
+    await world.run(1_000);
+    expect(tabs.map((tab) => tab.state.reason)).toEqual([
+      "logout",
+      "logout_other_tab",
+      "logout_other_tab",
+      "logout_other_tab",
+    ]);
+    for (const tab of tabs) {
+      expect(await tab.client.getToken()).toBeNull();
+      expect(tab.names().filter((name) => name === "signedOut")).toHaveLength(1);
+    }
+    expect(world.server.count(LOGOUT)).toBe(1);
+  });
+
+  it("clears the state before anything is awaited", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    void tab.client.logout();
+    expect(tab.state).toEqual({ status: "anonymous", reason: "logout" });
+    expect(world.hint).toBe(false);
+    await settle();
+  });
+
+  it("while a refresh is in flight discards its token and gives it up", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    let release = (_: Response) => {};
+    let signal: AbortSignal | null | undefined;
+    world.server.handlers.set("/auth/refresh", ({ init }) => {
+      signal = init.signal;
+      return new Promise((resolve) => (release = resolve));
+    });
+    const asked = tab.client.renew("secret-token-1");
+    await world.run(10);
+    const late = world.server.answer();
+    await tab.client.logout();
+    expect(signal?.aborted).toBe(true);
+    release(json(late));
+    await world.run(1_000);
+    expect(await asked).toBeNull();
+    expect(tab.status).toBe("anonymous");
+    expect(world.hint).toBe(false);
+    expect(tab.names()).toEqual(["signedIn", "signedOut"]);
+  });
+
+  it("in another tab discards what is in flight here", async () => {
+    const world = new World();
+    const tab = await world.signedIn({ without: ["locks"] });
+    const other = await world.signedIn();
+    let release = (_: Response) => {};
+    world.server.handlers.set("/auth/refresh", () => new Promise((resolve) => (release = resolve)));
+    void tab.client.renew(`secret-token-${world.server.tokens}`).catch(() => {});
+    await world.run(10);
+    const late = world.server.answer();
+    await other.client.logout();
+    await world.run(10);
+    release(json(late));
+    await world.run(100);
+    expect(tab.state).toEqual({ status: "anonymous", reason: "logout_other_tab" });
+  });
+
+  it("is not undone by a straggling broadcast of the ended session", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const straggler = world.posted.find((message) => (message as { type: string }).type === "granted");
+    await tab.client.logout();
+    for (const channel of world.channels) channel.receive(straggler);
+    expect(tab.status).toBe("anonymous");
+  });
+
+  it("offline clears the state at once and tells the server when the network is back", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    await tab.line(false);
+    await tab.client.logout({ everywhere: true });
+    expect(tab.status).toBe("anonymous");
+    expect(world.hint).toBe(false);
+    expect(world.server.count(LOGOUT)).toBe(0);
+    await tab.line(true);
+    expect(world.server.calls.at(-1)).toMatchObject({ path: LOGOUT, body: { everywhere: true } });
+    expect(world.server.session).toBeNull();
+    await world.run(120_000);
+    expect(world.server.count(LOGOUT)).toBe(1);
+  });
+
+  it("offline is still sent by the next page when this one is closed before", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    await tab.line(false);
+    await tab.client.logout();
+    tab.close();
+    const next = world.open();
+    next.client.start();
+    expect(next.status).toBe("anonymous");
+    await world.run(100);
+    expect(world.server.count(LOGOUT)).toBe(1);
+  });
+
+  it("that is owed does not end the session of a later login", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    await tab.line(false);
+    await tab.client.logout();
+    tab.onLine = true;
+    world.server.handlers.set(LOGOUT, () => problem("unavailable", 503));
+    await world.login(tab);
+    world.server.handlers.clear();
+    const logouts = world.server.count(LOGOUT);
+    await tab.line(true);
+    await world.run(120_000);
+    expect(world.server.count(LOGOUT)).toBe(logouts);
+    expect(tab.status).toBe("authenticated");
+  });
+
+  it("is sent again when the server could not take it, and not when it never will", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.server.handlers.set(LOGOUT, () => problem("unavailable", 503));
+    await tab.client.logout();
+    world.server.handlers.set(LOGOUT, () => problem("csrf_refused", 403));
+    await world.run(31_000);
+    expect(world.server.count(LOGOUT)).toBe(2);
+    await world.run(120_000);
+    expect(world.server.count(LOGOUT)).toBe(2);
+  });
+
+  it("needs the cookie alone: no access token is sent or refreshed", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    await tab.hide();
+    await world.run(700_000);
+    await tab.client.logout();
+    const call = world.server.calls.at(-1);
+    expect(call).toMatchObject({ path: LOGOUT, body: { everywhere: false }, init: { keepalive: true } });
+    expect(call?.headers.has("authorization")).toBe(false);
+    expect(world.server.count("/auth/refresh")).toBe(1);
+  });
+
+  it("works where notes cannot be kept", async () => {
+    const world = new World();
+    const tab = world.open();
+    Object.defineProperty(tab.environment, "localStorage", {
+      get() {
+        throw new DOMException("blocked", "SecurityError");
+      },
+    });
+    world.server.open();
+    tab.client.start();
+    await world.run(50);
+    await tab.client.logout();
+    expect(tab.status).toBe("anonymous");
+    expect(world.server.count(LOGOUT)).toBe(1);
+  });
+});
+
+describe("the end from elsewhere", () => {
+  it.each(["revoked", "reuse_detected", "password_changed", "user_disabled", "evicted", "absolute", "inactivity"])(
+    "%s is exposed as the reason in every tab, with one event in each",
+    async (reason) => {
+      const world = new World();
+      const tabs = await Promise.all([world.signedIn(), world.signedIn()]);
+      world.server.end(reason);
+      await world.run(600_000);
+      for (const tab of tabs) {
+        expect(tab.state).toEqual({ status: "anonymous", reason });
+        expect(tab.names().filter((name) => name === "signedOut")).toHaveLength(1);
+      }
+      expect(world.server.count("/auth/refresh")).toBe(2);
+    },
+  );
+
+  it("a session that has ended in another tab does not take a newer one with it", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const [channel] = world.channels;
+    channel?.receive({ type: "ended", id: "f".repeat(32), reason: "revoked" });
+    expect(tab.status).toBe("authenticated");
+  });
+});
+
+describe("the page cache", () => {
+  it("a page that goes into it shows nothing when it comes back until it has been verified", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    tab.fire("pagehide", { persisted: true });
+    expect(tab.client.getSnapshot()).toEqual({ status: "unknown" });
+    world.time += 60_000;
+    tab.fire("pageshow", { persisted: true });
+    expect(tab.status).toBe("unknown");
+    await world.run(50);
+    expect(tab.status).toBe("authenticated");
+    expect(tab.names()).toEqual(["signedIn", "refreshed"]);
+  });
+
+  it("a page that comes back after a logout never shows what it showed, and asks nobody", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    tab.fire("pagehide", { persisted: true });
+    world.server.end("logout");
+    world.hint = false;
+    const shown: string[] = [];
+    tab.client.subscribe(() => shown.push(tab.status));
+    tab.fire("pageshow", { persisted: true });
+    await world.run(1_000);
+    expect(shown).toEqual(["anonymous"]);
+    expect(world.server.count("/auth/refresh")).toBe(1);
+  });
+
+  it("a result that was under way when the page left does not count when it is back", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    let release = (_: Response) => {};
+    world.server.handlers.set("/auth/refresh", () => new Promise((resolve) => (release = resolve)));
+    void tab.client.renew("secret-token-1").catch(() => {});
+    await world.run(10);
+    const late = world.server.answer();
+    tab.fire("pagehide", { persisted: true });
+    release(json(late));
+    await world.run(10);
+    expect(tab.status).toBe("unknown");
+  });
+
+  it("a page that is only left keeps its refresh under way, so that the cookie arrives", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    let signal: AbortSignal | null | undefined;
+    world.server.handlers.set("/auth/refresh", ({ init }) => {
+      signal = init.signal;
+      return new Promise(() => {});
+    });
+    void tab.client.renew("secret-token-1").catch(() => {});
+    await world.run(10);
+    tab.fire("pagehide", { persisted: true });
+    expect(signal?.aborted).toBe(false);
+  });
+});
