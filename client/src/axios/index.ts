@@ -41,8 +41,8 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
 
   const send = async (config: Config, transmit: (config: Config) => Promise<AxiosResponse>): Promise<AxiosResponse> => {
     const { headers, data } = config;
-    const own = headers.has("Authorization") || config.auth;
-    if (!on || own || !auth.covers(instance.getUri(config))) return transmit(config);
+    if (!on || headers.has("Authorization") || config.auth || !auth.covers(instance.getUri(config)))
+      return transmit(config);
 
     // A cancelled wait for a token needs no care here: axios turns whatever it brings into its own CanceledError.
     const signal = config.signal as AbortSignal | undefined;
@@ -50,17 +50,18 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
     const streams = data && (data.pipe || data.getReader);
     const ask = (asked: Promise<string | null>) =>
       asked.catch((error) => {
-        throw axios.AxiosError.from(error, axios.AxiosError.ERR_NETWORK, config);
+        throw axios.AxiosError.from(error, "ERR_NETWORK", config);
       });
 
     let token = await ask(auth.getToken(streams ? { signal, minTtl: 30 } : { signal }));
     const { epoch } = auth;
 
     const attempt = async (): Promise<Outcome> => {
+      // Not every adapter looks at this one before it sends.
+      config.cancelToken?.throwIfRequested();
       // Why a copy, and why the answer gets the original: errors are logged with their config, and sent again from it.
-      const sent = { ...config, headers: axios.AxiosHeaders.concat(headers) };
-      if (token) sent.headers.set("Authorization", `Bearer ${token}`);
-      const outcome: Outcome = await transmit(sent).then(
+      const own = axios.AxiosHeaders.concat(headers, token ? { Authorization: `Bearer ${token}` } : undefined);
+      const outcome: Outcome = await transmit({ ...config, headers: own }).then(
         (response) => ({ response }),
         (error) => {
           if (error.config) error.config = config;
@@ -95,7 +96,7 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
 
   const id = instance.interceptors.request.use(
     (config) => {
-      const { adapter = axios.defaults.adapter as AxiosAdapter } = config;
+      const adapter = config.adapter as AxiosAdapter;
       config.adapter = (ready) => {
         ready.adapter = adapter;
         return send(ready, axios.getAdapter(adapter, ready));
