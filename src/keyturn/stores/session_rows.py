@@ -15,7 +15,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-from keyturn.core.model import RevokeReason, Session, SessionId
+from keyturn.core.model import RevokeReason, Session, SessionId, UserId
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW, AsyncConnection
 from keyturn.stores.lanes import Lane, Statement
 from keyturn.stores.schema import sessions as table
@@ -77,6 +77,8 @@ _TOUCH_POSTGRES = (
     f"AS v(id, {', '.join(_TOUCHED)}) ON v.id = locked.id "
     "WHERE s.id = locked.id AND s.revoked_at IS NULL"
 )
+_DEVICE_POSTGRES = f"SELECT 1 FROM {table.name} WHERE user_id = $1 AND device_id = $2 LIMIT 1"
+_DEVICE_SQLITE = f"SELECT 1 FROM {table.name} WHERE user_id = ? AND device_id = ? LIMIT 1"
 _TOUCH_SQLITE = (
     f"UPDATE {table.name} SET {', '.join(f'{name} = max({name}, ?)' for name in _TOUCHED)} "
     "WHERE id = ? AND revoked_at IS NULL"
@@ -156,6 +158,11 @@ def _swap_sqlite(swaps: Swaps) -> Statement:
     rows = _swap_rows(swaps)
     rows += rows[-1:] * _padding(len(rows))
     return _swap_sqlite_text(len(rows)), tuple(chain.from_iterable(rows))
+
+
+async def has_device(lane: Lane, user_id: UserId, device_id: bytes) -> bool:
+    """Say whether a user has a session, ended or not, on a device."""
+    return bool(await lane.fetch((_DEVICE_POSTGRES if lane.postgres else _DEVICE_SQLITE, (user_id, device_id))))
 
 
 async def touch_group(connection: AsyncConnection, sessions: Iterable[Session]) -> None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 
-from sqlalchemy import exists, insert, select, update
+from sqlalchemy import insert, select, update
 
 from keyturn.core.events import Event
 from keyturn.core.login import Admission
@@ -24,7 +24,7 @@ from keyturn.stores.group_commit import Gatherer
 from keyturn.stores.presenting import Presentation, Presenter
 from keyturn.stores.revoking import Denied, deny, lock_user, revoke_sessions
 from keyturn.stores.schema import sessions
-from keyturn.stores.session_rows import read_group, session_of, values_of
+from keyturn.stores.session_rows import has_device, read_group, session_of, values_of
 from keyturn.stores.touches import Touches
 
 _log = logging.getLogger(__name__)
@@ -146,9 +146,8 @@ class SqlSessions:
 
     async def knows_device(self, user_id: UserId, device_id: bytes) -> bool:
         """Say whether this user ever had a session on this device. Raises: Unavailable: the database is at fault."""
-        seen = exists().where(sessions.c.user_id == user_id, sessions.c.device_id == device_id)
-        async with self._engine.autocommit() as connection:
-            return bool((await connection.execute(select(seen))).scalar_one())
+        async with self._engine.lane() as lane:
+            return await has_device(lane, user_id, device_id)
 
     async def record(self, *events: Event) -> None:
         """Keep events that belong to no session write. Raises: Unavailable: the database is at fault."""

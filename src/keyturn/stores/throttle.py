@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, cast
 from keyturn.core.login import Limit
 from keyturn.ports import MonotonicClock
 from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.stores.lanes import Statement
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -154,8 +155,8 @@ class SqlThrottle:
         due = keyed(limits)
         if due and self._engine.postgres:
             # One statement, which locks in order, needs no transaction around it and no second try.
-            async with self._engine.autocommit() as connection:
-                await self._give_back(connection, due)
+            async with self._engine.lane() as lane:
+                await lane.change(_give_back(due, postgres=True))
         elif due:
             await self._engine.run(lambda connection: self._give_back(connection, due))
 
@@ -171,8 +172,8 @@ class SqlThrottle:
             raise _OverLimitError(max(waits))
 
     async def _give_back(self, connection: AsyncConnection, due: Keyed) -> None:
-        values = [value for key, limit in due for value in (key, int(limit.window is not None))]
-        await connection.exec_driver_sql(_give_back_statement(len(due), postgres=self._engine.postgres), tuple(values))
+        statement, values = _give_back(due, postgres=self._engine.postgres)
+        await connection.exec_driver_sql(statement, tuple(values))
 
     def _now(self) -> str:
         return self._engine.now_sql if self._clock is None else repr(float(self._clock()))
@@ -202,6 +203,11 @@ def _take_statement(count: int, now: str, *, postgres: bool) -> str:
         f" expires_at = CASE WHEN held.expires_at <= {now} THEN excluded.expires_at ELSE held.expires_at END"
         f" RETURNING key_hash, amount, expires_at - {now}"
     )
+
+
+def _give_back(due: Keyed, *, postgres: bool) -> Statement:
+    values = [value for key, limit in due for value in (key, int(limit.window is not None))]
+    return _give_back_statement(len(due), postgres=postgres), values
 
 
 @lru_cache(maxsize=16)

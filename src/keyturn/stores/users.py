@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 _COLUMNS = "id, email, name, disabled_at IS NOT NULL, email_verified_at IS NOT NULL"
 _GET_POSTGRES = f"SELECT {_COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
 _GET_SQLITE = f"SELECT {_COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
+_FIND_POSTGRES = f"SELECT {_COLUMNS}, password_hash FROM keyturn_users WHERE email_key = $1"  # noqa: S608 - as above
+_FIND_SQLITE = f"SELECT {_COLUMNS}, password_hash FROM keyturn_users WHERE email_key = ?"  # noqa: S608 - as above
 _USER = (
     users.c.id,
     users.c.email,
@@ -89,10 +91,10 @@ class SqlUsers:
         Raises:
             InvalidRequest: it is not an e-mail address.
         """
-        statement = select(*_USER, users.c.password_hash).where(users.c.email_key == normalise_email(email).key)
-        async with self._engine.autocommit() as connection:
-            row = (await connection.execute(statement)).one_or_none()
-        return None if row is None else Credential(_user(row), row[5])
+        key = normalise_email(email).key
+        async with self._engine.lane() as lane:
+            rows = await lane.fetch((_FIND_POSTGRES if lane.postgres else _FIND_SQLITE, (key,)))
+        return Credential(_user(rows[0]), rows[0][5]) if rows else None
 
     async def create(self, email: str, name: str | None, password_hash: str) -> User | None:
         """Create a user; None when the address is taken in any case, decided by the unique index.
