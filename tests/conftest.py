@@ -22,10 +22,11 @@ _database_numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the two switches for the long versions."""
+    """Add the switches for the long versions and for the pictures in the documentation."""
     group = parser.getgroup("keyturn")
     group.addoption("--prove", action="store_true", help="run the proofs at their full length")
     group.addoption("--chaos", action="store_true", help="run the chaos tests at their full length")
+    group.addoption("--screenshots", action="store_true", help="write docs/images anew from the browser tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the browser tests: Debian's Chromium, and the demo as a process."""
+"""Fixtures of the browser tests: Debian's Chromium, the demo as a process, a look at what a page shows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, Protocol
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 from tests.services import BROWSERS, find_program
 
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "docs" / "images"
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+PICTURE = (1040, 720)
+MAX_IMAGE_BYTES = 150_000
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
@@ -28,10 +34,10 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture
-def demo_url(tmp_path: Path) -> Iterator[str]:
-    """The URL of a demo of this test's own."""
-    command = [sys.executable, "-m", "keyturn.cli", "demo", "--port", "0", "--directory", str(tmp_path / "demo")]
+@contextmanager
+def demo(directory: Path, *options: str) -> Iterator[str]:
+    """Run a demo and give its URL."""
+    command = [sys.executable, "-m", "keyturn.cli", "demo", "--port", "0", "--directory", str(directory), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -40,6 +46,20 @@ def demo_url(tmp_path: Path) -> Iterator[str]:
         finally:
             process.terminate()
             assert process.wait(30) == 0
+
+
+@pytest.fixture
+def demo_url(tmp_path: Path) -> Iterator[str]:
+    """The URL of a demo of this test's own."""
+    with demo(tmp_path / "demo") as url:
+        yield url
+
+
+@pytest.fixture
+def impatient_demo_url(tmp_path: Path) -> Iterator[str]:
+    """The same, where a session ends after 40 s without activity and the page asks for half of them."""
+    with demo(tmp_path / "demo", "--inactivity", "40") as url:
+        yield url
 
 
 class Watch:
@@ -80,3 +100,48 @@ def visiting(browser: Browser, url: str, width: str = "desktop") -> Iterator[tup
         assert watch.complaints == []
     finally:
         context.close()
+
+
+class Look(Protocol):
+    """Judge what a page shows now, and keep a picture of it where pictures are asked for."""
+
+    def __call__(self, page: Page, picture: str = "", /) -> None:
+        """`picture`: its name in docs/images; it ends with the colour scheme that is kept."""
+
+
+@pytest.fixture
+def look(pytestconfig: pytest.Config) -> Look:
+    """Judge what a page shows now, light and dark: axe finds nothing and nothing sticks out at the side.
+
+    With `--screenshots` it also keeps the picture of which it is given the name.
+    """
+    keep = bool(pytestconfig.getoption("--screenshots"))
+
+    def judge(page: Page, picture: str = "", /) -> None:
+        # By the debugger, so that the page's own policy stays in force.
+        page.context.new_cdp_session(page).send("Runtime.evaluate", {"expression": AXE.read_text(encoding="utf-8")})
+        schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+        for scheme in schemes:
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            found = page.evaluate(
+                "async () => (await axe.run()).violations.map(v => [v.id, v.help, v.nodes.map(n => n.html)])"
+            )
+            assert found == [], scheme
+            assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+            if keep and picture.endswith(scheme):
+                _keep(page, picture)
+        page.emulate_media(color_scheme=None, reduced_motion=None)
+
+    return judge
+
+
+def _keep(page: Page, name: str) -> None:
+    size = page.viewport_size
+    assert size is not None
+    page.set_viewport_size({"width": min(size["width"], PICTURE[0]), "height": min(size["height"], PICTURE[1])})
+    page.evaluate("window.scrollTo(0, 0)")
+    content = page.screenshot()
+    page.set_viewport_size(size)
+    assert len(content) < MAX_IMAGE_BYTES, (name, len(content))
+    IMAGES.mkdir(exist_ok=True)
+    (IMAGES / f"{name}.png").write_bytes(content)

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
 
+from keyturn.demo.page import PageNotBuilt, read_page
 from tests.cli.conftest import Command
 from tests.services import wait_until
 
@@ -100,17 +102,59 @@ def test_environment_of_a_real_server_does_not_change_the_demo(tmp_path: Path) -
     assert not (tmp_path / "real.db").exists()
 
 
-def test_page_has_a_strict_policy_and_no_address_of_elsewhere(tmp_path: Path) -> None:
-    """No inline script or style, nothing from another host, for the page and its files."""
+def test_page_and_its_files_have_a_strict_policy(tmp_path: Path) -> None:
+    """No inline script or style, nothing from another host; what is named by a hash is kept, the page is not."""
     with demo(tmp_path / "demo") as url, httpx2.Client(base_url=url) as client:
-        for path in ("/", "/demo/demo.css", "/demo/demo.js", "/favicon.ico"):
+        page = client.get("/")
+        assert page.headers["cache-control"] == "private, no-store"
+        assert not re.search(r"<style|<script(?![^>]* src=)|\son\w+=|https?:", page.text)
+        files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert {Path(path).suffix for path in files} == {".js", ".css", ".svg"}
+        for path in files:
             answer = client.get(path)
             assert answer.status_code == 200
-            assert (
-                "default-src 'none'; script-src 'self'; style-src 'self'" in answer.headers["content-security-policy"]
-            )
-            assert "unsafe-" not in answer.headers["content-security-policy"]
-            assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", answer.text)
+            assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+            assert re.fullmatch(r"/assets/\w+-[\w-]{8}\.\w+", path)
+        for answer in (page, client.get(files[0])):
+            policy = answer.headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+            assert "unsafe-" not in policy
+        assert client.get("/assets/../secret").status_code == 404
+
+
+def test_page_that_was_not_built_is_a_known_error(tmp_path: Path) -> None:
+    """The error says which command builds it."""
+    with pytest.raises(PageNotBuilt, match="make demo"):
+        read_page(tmp_path)
+
+
+def test_notes_open_to_an_access_token_and_to_nothing_else(tmp_path: Path) -> None:
+    """Without one 401; with one the user's own notes; another user has none of them."""
+    with demo(tmp_path / "demo") as url, visitor(url) as client:
+        assert client.get("/demo/notes").status_code == 401
+        mine, other = (
+            {"Authorization": f"Bearer {client.post('/auth/signup', json=user).json()['access_token']}"}
+            for user in (USER, USER | {"email": "bob@example.com"})
+        )
+        assert client.post("/demo/notes", json={"text": "water the otters"}, headers=mine).status_code == 201
+        assert client.post("/demo/notes", json={"text": ""}, headers=mine).status_code == 422
+        assert client.put("/demo/notes", headers=mine).status_code == 405
+        assert [note["text"] for note in client.get("/demo/notes", headers=mine).json()["notes"]] == [
+            "water the otters"
+        ]
+        assert client.get("/demo/notes", headers=other).json()["notes"] == []
+
+
+def test_refused_token_stays_refused_and_others_do_not(tmp_path: Path) -> None:
+    """The token that asked for it gets 401, counted; the next one of the same session is taken."""
+    with demo(tmp_path / "demo") as url, visitor(url) as client:
+        answer = client.post("/auth/signup", json=USER)
+        first = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+        assert client.post("/demo/notes/refuse", headers=first).status_code == 204
+        assert [client.get("/demo/notes", headers=first).status_code for _ in range(3)] == [401, 401, 401]
+        client.headers["Cookie"] += "; " + cookies_of(answer)
+        token = client.post("/auth/refresh").json()["access_token"]
+        assert client.get("/demo/notes", headers={"Authorization": f"Bearer {token}"}).json()["refused"] == 3
 
 
 def test_directory_that_cannot_be_made_is_a_known_error(sqlite_command: Command, tmp_path: Path) -> None:
