@@ -1,0 +1,63 @@
+// What has to compile for those who use the package, and what must not.
+import axios from "axios";
+import { AuthError, type AuthState, createAuthClient, type Reason } from "keyturn";
+import { attachAuth } from "keyturn/axios";
+import { AuthProvider, SignedIn, useAuth, useUser } from "keyturn/react";
+
+const auth = createAuthClient({ baseUrl: "/auth", apiOrigins: ["https://api.example"] });
+const state: AuthState = auth.getSnapshot();
+if (state.status === "anonymous") state.reason satisfies Reason;
+if (state.status === "authenticated" || state.status === "degraded") {
+  state.user.email satisfies string;
+  state.session.absoluteEndsAt satisfies number;
+  state.session.created_at satisfies string;
+}
+// @ts-expect-error Nobody may be signed in.
+state.user;
+// @ts-expect-error A snapshot is read-only.
+auth.getSnapshot().status = "unknown";
+// @ts-expect-error There is no such event.
+auth.on("loggedIn", () => {});
+auth.on("signedOut", ({ reason }) => reason satisfies Reason);
+auth.on("userChanged", ({ user }) => user.id satisfies string);
+auth.login({ email: "a@example.com", password: "p", remember: true }).then((user) => user.name satisfies string | null);
+// @ts-expect-error A password is needed.
+auth.login({ email: "a@example.com" });
+auth.getToken({ minTtl: 30 }).then((token) => token satisfies string | null);
+auth.fetch("/api", { method: "POST" }).then((response) => response satisfies Response);
+auth.sessions.list().then((sessions) => sessions[0]?.current satisfies boolean | undefined);
+auth.logout({ everywhere: true }) satisfies Promise<void>;
+
+const explain = (error: unknown): string => {
+  if (!(error instanceof AuthError)) return "?";
+  switch (error.code) {
+    case "invalid_credentials":
+    case "offline":
+      return error.code;
+    // @ts-expect-error There is no such code.
+    case "wrong_password":
+      return "";
+    default:
+      return error.retryable ? `in ${error.retryAfter ?? 1} s` : error.code;
+  }
+};
+explain(null);
+
+attachAuth(axios.create(), auth) satisfies () => void;
+
+const Name = () => {
+  const { logout } = useAuth();
+  const user = useUser();
+  return (
+    <button type="button" onClick={() => logout()}>
+      {user?.name}
+    </button>
+  );
+};
+export const App = () => (
+  <AuthProvider client={auth}>
+    <SignedIn>
+      <Name />
+    </SignedIn>
+  </AuthProvider>
+);
