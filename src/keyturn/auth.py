@@ -116,6 +116,8 @@ class Auth:
         """
         address, account = normalise_email(email)
         device_id = self._device(cookies)
+        # Before anything is asked of the database: turning a flood away must cost next to nothing.
+        self.passwords.reserve()
         credential = await self.users.find(address)
         known = await self._knows_device(credential, device_id)
         limits = attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)
