@@ -24,6 +24,7 @@ from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.stores.schema import metadata
 from keyturn.tokens import base64url
+from keyturn.tokens.secret_ring import SecretRing
 from keyturn.web import bodies
 from tests.attacks.conftest import ROOT, lighten, settings_of, start_servers, stop_servers
 from tests.attacks.support import DEVICE, ORIGIN, REFRESH, Browser, query, send
@@ -260,7 +261,7 @@ async def test_repr_of_a_running_node(node: Keyturn, ada: Browser) -> None:
         "master": base64url.decode(settings.secret.get_secret_value().partition(":")[2]),
         "ssr": base64url.decode(settings.ssr_keys.get_secret_value().partition(":")[2]),
         "metrics": "metrics-token-0123456789",
-        "derived": next(iter(node.auth.refresh_tokens._keys.values())),
+        "derived": SecretRing.parse(settings.secret.get_secret_value()).derive("refresh-token")[1],
         "device key": next(iter(node.auth.device_tokens._keys.values())),
         "database": settings.database_url.get_secret_value(),
     }
