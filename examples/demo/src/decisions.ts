@@ -32,13 +32,10 @@ const MOST = 100;
 
 let known: Decisions = { rows: [], times: null };
 let timer: ReturnType<typeof setInterval> | undefined;
-let asking = false;
+let asked: Promise<void> | undefined;
 const callbacks = new Set<() => void>();
 
-/** Ask for what is new; a tab that nobody sees does not. */
-export const look = async (): Promise<void> => {
-  if (asking || document.hidden) return;
-  asking = true;
+const ask = async (): Promise<void> => {
   try {
     const response = await fetch(`/demo/decisions?after=${known.rows.at(-1)?.number ?? 0}`, { cache: "no-store" });
     const { decisions, ...times } = (await response.json()) as { decisions: Row[] } & Times;
@@ -48,16 +45,28 @@ export const look = async (): Promise<void> => {
     }
   } catch {
     // The page says elsewhere that the server does not answer; the next round asks again.
-  } finally {
-    asking = false;
   }
+};
+
+/** Ask for what has been decided up to now, one request at a time. */
+export const look = (): Promise<void> => {
+  const mine = (asked ?? Promise.resolve()).then(ask).finally(() => {
+    if (asked === mine) asked = undefined;
+  });
+  asked = mine;
+  return mine;
+};
+
+/** Ask again and again, but not in a tab that nobody sees, and not while the last answer is still awaited. */
+const poll = () => {
+  if (!asked && !document.hidden) void look();
 };
 
 const subscribe = (callback: () => void) => {
   callbacks.add(callback);
   if (!timer) {
-    timer = setInterval(look, INTERVAL);
-    void look();
+    timer = setInterval(poll, INTERVAL);
+    poll();
   }
   return () => {
     callbacks.delete(callback);
@@ -69,6 +78,15 @@ const subscribe = (callback: () => void) => {
 
 /** The rows, oldest first, and the times of this demo once known. */
 export const useDecisions = (): Decisions => useSyncExternalStore(subscribe, () => known);
+
+/** Do something and count the refreshes that the server saw this browser make meanwhile. */
+export const countRefreshes = async (work: () => Promise<unknown>): Promise<number> => {
+  await look();
+  const before = known.rows.at(-1)?.number ?? 0;
+  await work();
+  await look();
+  return known.rows.filter((row) => row.number > before && row.who === "you" && row.event === "refreshed").length;
+};
 
 /** What the server did last for this browser's session. */
 export const lastOf = (rows: readonly Row[]): Row | undefined =>

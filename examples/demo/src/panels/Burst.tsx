@@ -1,7 +1,7 @@
 import { useAuth } from "keyturn/react";
 import { useState } from "react";
 import { api, auth, call } from "../auth.ts";
-import { look } from "../decisions.ts";
+import { countRefreshes } from "../decisions.ts";
 import { useAction } from "../hooks.ts";
 import { Button } from "../parts/Button.tsx";
 import { Card } from "../parts/Card.tsx";
@@ -14,20 +14,15 @@ type Count = { refused: number; refreshes: number; answered: number };
 /** Send many requests with a token that the API no longer takes, and count what happens. */
 const burst = async (): Promise<Count> => {
   await call("/demo/notes/refuse", "POST");
-  let refreshes = 0;
-  const stop = auth.on("refreshed", ({ own }) => {
-    if (own) refreshes += 1;
-  });
   const ask = (number: number) => (number % 2 ? api.get("/demo/notes") : auth.fetch("/demo/notes"));
-  const answers = await Promise.allSettled(Array.from({ length: MANY }, (_, number) => ask(number)));
-  stop();
+  let answered = 0;
+  const refreshes = await countRefreshes(async () => {
+    const answers = await Promise.allSettled(Array.from({ length: MANY }, (_, number) => ask(number)));
+    answered = answers.filter((answer) => answer.status === "fulfilled" && answer.value.status === 200).length;
+  });
   // The API has counted what it refused.
   const { refused } = (await api.get<{ refused: number }>("/demo/notes")).data;
-  return {
-    refused,
-    refreshes,
-    answered: answers.filter((answer) => answer.status === "fulfilled" && answer.value.status === 200).length,
-  };
+  return { refused, refreshes, answered };
 };
 
 /** Shows that many refused requests make one refresh. */
@@ -35,10 +30,7 @@ export const Burst = () => {
   const { status } = useAuth();
   const [count, setCount] = useState<Count | null>(null);
   const action = useAction();
-  const run = async () => {
-    setCount(await burst());
-    await look();
-  };
+  const run = async () => setCount(await burst());
   return (
     <Card title={`${MANY} requests at once`} tag="attachAuth()">
       <p>

@@ -64,11 +64,11 @@ export const SessionLife = () => {
             <dd data-testid="generation">{last?.generation || "0"}</dd>
           </div>
           <div>
-            <dt>Ends without activity in</dt>
+            <dt>Ends if idle in</dt>
             <dd>{tellSpan(session.inactivityEndsAt - at)}</dd>
           </div>
           <div>
-            <dt>Ends in any case in</dt>
+            <dt>Ends anyway in</dt>
             <dd>{tellSpan(session.absoluteEndsAt - at)}</dd>
           </div>
         </dl>
