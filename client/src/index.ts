@@ -15,7 +15,6 @@ export type {
   Answer,
   AuthEvents,
   AuthState,
-  Granted,
   Identity,
   Reason,
   Session,

@@ -22,7 +22,8 @@ export const isAnswer = (value: unknown): value is Answer => {
 /** Read another tab's message, and nothing but what is known of it; anything else on the channel is undefined. */
 export const readMessage = (data: unknown): Message | undefined => {
   const { type, at, answer, id, reason, stay } = (data as Loose) ?? {};
-  if (type === "ended" && (id === null || isText(id)) && isText(reason)) return { type, id, reason: reason as Reason };
+  if (type === "ended" && (id === undefined || isText(id)) && isText(reason))
+    return { type, id, reason: reason as Reason };
   if (type === "acted" && isNumber(at)) return { type, at, stay: stay === true };
   if (type === "granted" && isNumber(at) && isAnswer(answer)) return { type, at, answer };
   return undefined;

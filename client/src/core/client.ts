@@ -56,13 +56,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const { document, navigator } = environment;
   const { href, origin, hostname } = environment.location ?? { href: "http://localhost" };
   const server = new URL(options.baseUrl ?? "/auth", href);
-  const base = server.href.replace(/\/$/, "");
+  const base = server.href;
   const origins = options.apiOrigins ?? [origin];
-  const common = {
-    headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
-    credentials: server.origin === origin ? "same-origin" : "include",
-    cache: "no-store",
-  } as const;
+  const credentials = server.origin === origin ? "same-origin" : "include";
 
   let state = INITIAL;
   let lead = (options.idleWarning ?? 60) * 1000;
@@ -122,7 +118,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       drop();
     }
     // Other tabs take what they know of it, and leave the rest.
-    if (event.own && next !== former) channel?.postMessage({ id: former.seen?.session.id ?? null, ...event });
+    if (event.own && next !== former) channel?.postMessage({ id: former.seen?.session.id, ...event });
     for (const [name, detail] of effects) emit(name, detail);
     if (next.view !== former.view) emit("change");
     arm();
@@ -152,16 +148,18 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   // -- Requests
 
-  const post = async (path: string, body: object, signal: AbortSignal): Promise<unknown> => {
+  const post = async (path: string, body: object, ...signals: AbortSignal[]): Promise<unknown> => {
     try {
       const response = await environment.fetch(base + path, {
-        ...common,
         method: "POST",
+        headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
+        credentials,
+        cache: "no-store",
         body: JSON.stringify(body),
         redirect: "error",
         // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
         keepalive: true,
-        signal: environment.AbortSignal.any([signal, environment.AbortSignal.timeout(LIMIT)]),
+        signal: environment.AbortSignal.any([...signals, environment.AbortSignal.timeout(LIMIT)]),
       });
       if (!response.ok) throw await readError(response);
       return await response.json().catch(() => 0);
@@ -173,12 +171,12 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   /** Ask for a token and take it, unless what was asked for is void by then. */
-  const ask = async (path: string, body: object, mine: AbortController, epoch?: number) => {
+  const ask = async (path: string, body: object, mine: AbortController, context: Partial<Context> = {}) => {
     const at = now();
     const answer = await post(path, body, mine.signal);
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
     if (current !== mine) throw new AuthError("session_changed");
-    dispatch({ type: "granted", answer, at, epoch: epoch ?? state.epoch });
+    dispatch({ type: "granted", answer, at, ...context });
   };
 
   /**
@@ -215,15 +213,15 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const run = async (mine: AbortController) => {
       // A broadcast that is already queued lands first.
       await new Promise<void>((resolve) => environment.setTimeout(resolve));
-      if (current !== mine || state.token !== token || state.epoch !== epoch) return;
+      if (current !== mine || state.token !== token) return;
       // Infinite, in JSON null, when nobody has acted: a refresh is no person.
       const idle_seconds = Math.round((now() - state.activeAt) / 1000);
       try {
-        await ask("/refresh", { idle_seconds }, mine, epoch);
-      } catch (thrown) {
-        const error = thrown as AuthError;
-        const { reason } = error;
-        if (current === mine) dispatch(reason ? { type: "ended", reason, epoch } : { type: "failed", error, epoch });
+        await ask("/refresh", { idle_seconds }, mine, { epoch });
+      } catch (error) {
+        const { reason } = error as AuthError;
+        if (current === mine)
+          dispatch(reason ? { type: "ended", reason, epoch } : { type: "failed", error: error as AuthError, epoch });
       }
     };
     if (flight || now() >= retryAt) await (flight ?? fly(run)).catch(() => {});
@@ -248,7 +246,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const settle = async (owed = note(OWED)): Promise<void> => {
     if (!owed) return;
     try {
-      await post("/logout", { everywhere: owed === "all" }, new AbortController().signal);
+      await post("/logout", { everywhere: owed === "true" });
     } catch (error) {
       if ((error as AuthError).retryable) return void environment.setTimeout(pay, OWED_INTERVAL);
     }
@@ -267,11 +265,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     return (state.view as SignedInState).user;
   };
 
-  const logout: AuthClient["logout"] = ({ everywhere } = {}) => {
+  const logout: AuthClient["logout"] = ({ everywhere = false } = {}) => {
     dispatch({ type: "ended", reason: "logout" });
     // The server does it, too, when it can be reached.
     if (document) document.cookie = "kt_hint=; Path=/; Max-Age=0; Secure";
-    const owed = everywhere ? "all" : "one";
+    const owed = `${everywhere}`;
     note(OWED, owed);
     // Not locked: the page may go away at once.
     leaving = settle(owed);
@@ -288,7 +286,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   const happens = ({ type, persisted }: Event & { persisted?: boolean }) => {
-    if (/^(po|k|w)/.test(type)) return act(false);
+    if (/^(po|k)/.test(type)) return act(false);
     // Before a page goes into the page cache, and before it is painted from there: whoever comes back may be another.
     if (persisted) {
       drop();
@@ -309,16 +307,15 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const hear = ({ data }: MessageEvent) => {
     const message = readMessage(data);
+    // Another tab's clock may be ahead.
     if (message) dispatch({ ...message, own: false, ...("at" in message && { at: Math.min(message.at, now()) }) });
   };
 
   const start = () => {
     if (starts++ || !document) return;
     listening = new AbortController();
-    for (const name of "pointerdown pointermove keydown wheel visibilitychange focus online pageshow pagehide".split(
-      " ",
-    ))
-      environment.addEventListener?.(name, happens, { capture: true, passive: true, signal: listening.signal });
+    for (const name of "pointerdown pointermove keydown visibilitychange focus online pageshow pagehide".split(" "))
+      environment.addEventListener?.(name, happens, { capture: true, signal: listening.signal });
     if (environment.BroadcastChannel) {
       channel = new environment.BroadcastChannel(base);
       channel.onmessage = hear;
@@ -382,7 +379,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   const call = async (method: string, path: string): Promise<Response> => {
-    const response = await authFetch(base + path, { ...common, method });
+    const response = await authFetch(base + path, { method });
     if (!response.ok) throw await readError(response);
     return response;
   };

@@ -68,7 +68,7 @@ export const readError = async (response: Response): Promise<AuthError> => {
   const { code = "unexpected_answer", reason, request_id } = (await response.json().catch(() => 0)) || {};
   return new AuthError(code, response.status, {
     requestId: request_id,
-    retryAfter: Number.parseInt(response.headers.get("retry-after") as string, 10) || undefined,
+    retryAfter: Number(response.headers.get("retry-after")) || undefined,
     reason: reason ?? (code === "no_session" ? "expired" : undefined),
   });
 };

@@ -52,7 +52,7 @@ export type Locks = {
 };
 
 export type AuthClientOptions = {
-  /** Where the server's routes are; default `/auth`. */
+  /** Where the server's routes are, without a slash at the end; default `/auth`. */
   baseUrl?: string;
   /** The origins whose requests through `auth.fetch` get the access token; default the page's own. */
   apiOrigins?: readonly string[];

@@ -13,18 +13,18 @@ export type State = {
   readonly view: AuthState;
   /** Raised when another session begins or this one ends; a result that was asked for under a lower one is dropped. */
   readonly epoch: number;
-  /** The access token, and when it was asked for. There is none unless somebody is signed in. */
+  /** The access token, when it was asked for and when it expires. There is none unless somebody is signed in. */
   readonly token: string | null;
   readonly at: number;
+  readonly endsAt: number;
   /** When to refresh without being asked. */
   readonly dueAt: number;
   /** No refresh before then: the cool-down after `failures` in a row, the last of them `error`. */
   readonly retryAt: number;
   readonly failures: number;
   readonly error: Failure | null;
-  /** When a person last acted, in any tab; and the last such time that the server has been told. */
+  /** When a person last acted, in any tab. The server has been told when that was before `at`. */
   readonly activeAt: number;
-  readonly toldAt: number;
   /** The longest time to the end for want of activity that the server has granted: its inactivity timeout. */
   readonly idleTimeout: number;
   /** The newest session known: what is older than it is late. */
@@ -57,7 +57,7 @@ export type Change =
       readonly answer: Answer | (Identity & { readonly access_token: null; readonly expires_in: 0 });
     }
   /** The session has ended: this one, or if another tab says so the one with this id (whichever, without one). */
-  | { readonly type: "ended"; readonly reason: Reason; readonly id?: string | null }
+  | { readonly type: "ended"; readonly reason: Reason; readonly id?: string | undefined }
   /** A refresh failed, which says nothing about the session. */
   | { readonly type: "failed"; readonly error: Failure }
   /** Nothing may be shown until the server has been asked: back from the page cache, or past an end. */
@@ -88,12 +88,12 @@ export const INITIAL: State = {
   epoch: 0,
   token: null,
   at: 0,
+  endsAt: 0,
   dueAt: 0,
   retryAt: 0,
   failures: 0,
   error: null,
   activeAt: -Infinity,
-  toldAt: -Infinity,
   idleTimeout: 0,
   seen: null,
   ended: false,
@@ -152,14 +152,14 @@ const rules: Rules = {
         epoch: state.epoch + +(!same || ended),
         token: answer.access_token,
         at,
+        endsAt: at + lifetime,
         // Why jitter: what began together must not refresh together. Never within a second: no hot loop.
         dueAt: at + max(1000, lifetime * (0.85 + 0.1 * random)),
         activeAt: state.activeAt,
-        toldAt: min(state.activeAt, at),
         idleTimeout: same ? max(state.idleTimeout, idle) : idle,
         seen: answer,
       },
-      [name, { user: next.user, session: next.session, own }],
+      [name, next],
     ];
   },
 
@@ -247,10 +247,8 @@ export const step = (state: State, event: Event): Step => {
  * A token that lives shorter than that would never do and be refreshed for every request, so no more than a twentieth of
  * its life is asked for.
  */
-export const usable = ({ token, at, view }: State, now: number, spare: number): boolean => {
-  const endsAt = token !== null && signedIn(view)?.session.accessEndsAt;
-  return !!endsAt && now + min(spare, (endsAt - at) / 20) < endsAt;
-};
+export const usable = ({ token, at, endsAt }: State, now: number, spare: number): boolean =>
+  !!token && now + min(spare, (endsAt - at) / 20) < endsAt;
 
 /**
  * When to refresh without being asked: when the token gets old, or when the server would end a session whose person has
@@ -260,9 +258,7 @@ export const refreshAt = (state: State, lead: number): number => {
   const before = headStart(state, lead);
   const view = signedIn(state.view);
   const tellAt =
-    view && state.activeAt > state.toldAt
-      ? max(view.session.inactivityEndsAt - before, state.at + before / 4)
-      : Infinity;
+    view && state.activeAt > state.at ? max(view.session.inactivityEndsAt - before, state.at + before / 4) : Infinity;
   return max(min(state.dueAt, tellAt), state.retryAt);
 };
 

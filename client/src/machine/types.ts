@@ -64,22 +64,19 @@ export type AuthState =
 export type Message =
   /** A new access token, asked for at `at`. */
   | { readonly type: "granted"; readonly at: number; readonly answer: Answer }
-  /** The session with this id (whichever, when null) has ended. */
-  | { readonly type: "ended"; readonly reason: Reason; readonly id: string | null }
+  /** The session with this id (whichever, without one) has ended. */
+  | { readonly type: "ended"; readonly reason: Reason; readonly id: string | undefined }
   /** A person acted; `stay` when they answered a warning. */
   | { readonly type: "acted"; readonly at: number; readonly stay: boolean };
 
-/** A new access token: from the server, or (not `own`) from another tab. */
-export type Granted = { readonly user: User; readonly session: Session; readonly own: boolean };
-
 /** What `auth.on` listeners are told, by event. */
 export type AuthEvents = {
-  signedIn: Granted;
+  signedIn: SignedInState;
   signedOut: { readonly reason: Reason };
   /** Another user has signed in in this browser: everything of the former one must leave the page. */
-  userChanged: Granted;
+  userChanged: SignedInState;
   /** The same user has a new access token. */
-  refreshed: Granted;
+  refreshed: SignedInState;
   /** A refresh failed without saying anything about the session; told once until one succeeds. */
   degraded: { readonly error: unknown };
   /** A warning begins. Its end is a snapshot without one. */

@@ -96,7 +96,7 @@ describe("security", () => {
       { type: "granted", at, answer: { ...answer, session: { ...answer.session, absolute_expires_in: null } } },
     ],
     ["an end without a reason", { type: "ended", id: null }],
-    ["an end of no session", { type: "ended", reason: "logout" }],
+    ["an end of a session that is a number", { type: "ended", id: 7, reason: "logout" }],
     ["an end with an object for a reason", { type: "ended", id: null, reason: {} }],
     ["an act at no time", { type: "acted", at: NaN }],
     ["an act before all time", { type: "acted", at: -1 }],

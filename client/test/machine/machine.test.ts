@@ -75,7 +75,7 @@ const EVENTS: Record<string, Change & Partial<Context>> = {
   "ended under an older epoch": { type: "ended", reason: "revoked", epoch: -1 },
   "ended elsewhere": { type: "ended", reason: "logout", id: "s1", own: false },
   "ended elsewhere, another": { type: "ended", reason: "logout", id: "s9", own: false },
-  "ended elsewhere, whichever": { type: "ended", reason: "revoked", id: null, own: false },
+  "ended elsewhere, whichever": { type: "ended", reason: "revoked", own: false },
   failed,
   "failed under an older epoch": { ...failed, epoch: -1 },
   hide: { type: "hide" },
