@@ -114,10 +114,10 @@ class Auth:
 
         Spec: OWASP ASVS 5.0 6.3.1, 6.3.8 (no user enumeration), 7.2.4 (a new session at each login).
         """
+        # Before anything else: turning a flood away must cost next to nothing.
+        self.passwords.reserve()
         address, account = normalise_email(email)
         device_id = self._device(cookies)
-        # Before anything is asked of the database: turning a flood away must cost next to nothing.
-        self.passwords.reserve()
         credential = await self.users.find(address)
         known = await self._knows_device(credential, device_id)
         limits = attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from random import uniform
 from typing import Final, ParamSpec, TypeVar
 
 from keyturn.core.errors import Unavailable
@@ -38,7 +39,7 @@ class PasswordPool:
         hasher: does the work.
         threads: how many run at once; the number of cores when None.
         queue_limit: how many may wait beyond those that run.
-        retry_after: seconds that a refused caller is told to wait.
+        retry_after: seconds that a refused caller is told to wait, at least; at most three times that.
 
     Spec: ASVS 5.0 15.4.4 (fair use of resources), 2.4.1.
     """
@@ -114,7 +115,8 @@ class PasswordPool:
 
     def _refuse_when_full(self) -> None:
         if self._closed or self._taken >= self._limit:
-            raise Unavailable(_DEPENDENCY, self._retry_after)
+            # Those who are turned away together must not come back together.
+            raise Unavailable(_DEPENDENCY, self._retry_after * uniform(1.0, 3.0))  # noqa: S311 - protects nothing
 
     def _dropped_by_close(self, future: Future[_T]) -> bool:
         task = asyncio.current_task()

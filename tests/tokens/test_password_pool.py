@@ -78,7 +78,9 @@ async def test_queue_full() -> None:
                 await pool.hash("one too many")
             with pytest.raises(Unavailable):
                 pool.reserve()
-            assert (refused.value.dependency, refused.value.retry_after) == ("password_hashing", 7)
+            assert refused.value.dependency == "password_hashing"
+            assert refused.value.retry_after is not None
+            assert 7 <= refused.value.retry_after <= 21
         with pytest.raises(Unavailable):
             await pool.verify(None, "one too many")
         hasher.gate.set()
