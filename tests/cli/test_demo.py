@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from keyturn.demo.page import PageNotBuilt, read_page
 from tests.cli.conftest import Command
 from tests.services import wait_until
 
+ROOT = Path(__file__).parents[2]
 USER = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
 
 
@@ -126,6 +128,16 @@ def test_page_that_was_not_built_is_a_known_error(tmp_path: Path) -> None:
     """The error says which command builds it."""
     with pytest.raises(PageNotBuilt, match="make demo"):
         read_page(tmp_path)
+
+
+def test_wheel_brings_the_page(tmp_path: Path) -> None:
+    """Who installs the package needs no Node: the built files are in it, though not in git."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        static = "keyturn/demo/static"
+        paths = {name.removeprefix(static) for name in wheel.namelist() if name.startswith(f"{static}/")}
+    assert {"/" if path == "/index.html" else path for path in paths} == set(read_page())
 
 
 def test_notes_open_to_an_access_token_and_to_nothing_else(tmp_path: Path) -> None:
