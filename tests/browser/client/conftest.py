@@ -1,0 +1,86 @@
+"""Fixtures: the client as it is shipped, a Chromium with its page cache on, a site and a browser on it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Playwright, sync_playwright
+
+from tests.browser.client.site import Files, Site
+from tests.browser.client.tabs import Tabs
+from tests.services import BROWSERS, find_program, sqlite_url
+
+ROOT = Path(__file__).parents[3]
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(scope="session")
+def client_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The files of the package, built anew from the source into a directory of this run."""
+    out = tmp_path_factory.mktemp("client")
+    command = [str(ROOT / "node_modules/.bin/tsdown"), "--no-dts", "--logLevel", "error", "--out-dir", str(out)]
+    subprocess.run(command, cwd=ROOT / "client", check=True)
+    return {f"/keyturn/{file.relative_to(out)}": file.read_bytes() for file in out.rglob("*.js")}
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """The driver of the browsers."""
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    """The system's Chromium, with the page cache that the driver would switch off."""
+    launched = playwright.chromium.launch(
+        executable_path=find_program(*BROWSERS),
+        args=ARGUMENTS,
+        ignore_default_args=["--disable-back-forward-cache"],
+    )
+    yield launched
+    launched.close()
+
+
+@pytest.fixture
+def make_site(client_files: Files, tmp_path: Path) -> Iterator[MakeSite]:
+    """Make the site of a test: `make_site(inactivity_timeout=1200)`, on SQLite unless `database_url` says otherwise."""
+    with ExitStack() as stack:
+
+        def make(database_url: str | None = None, **settings: Any) -> Site:
+            return stack.enter_context(Site(database_url or sqlite_url(tmp_path), client_files, **settings))
+
+        yield make
+
+
+@pytest.fixture
+def make_tabs(chromium: Browser) -> Iterator[Callable[[Site], Tabs]]:
+    """Make a browser of its own on a site; at the end no page may have thrown anything."""
+    made: list[Tabs] = []
+
+    def make(site: Site) -> Tabs:
+        made.append(Tabs(chromium.new_context(), site))
+        return made[-1]
+
+    yield make
+    for tabs in made:
+        tabs.context.close()
+    assert [error for tabs in made for error in tabs.errors] == []
+
+
+@pytest.fixture
+def site(make_site: MakeSite) -> Site:
+    """A site with the policy of production: its clock is moved ahead where time has to pass."""
+    return make_site()
+
+
+@pytest.fixture
+def tabs(site: Site, make_tabs: Callable[[Site], Tabs]) -> Tabs:
+    """A browser on the site."""
+    return make_tabs(site)

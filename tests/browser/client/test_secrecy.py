@@ -1,0 +1,53 @@
+"""What a script in the page can find, and under which policy the client runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.browser.client.site import CSP
+from tests.browser.client.tabs import REFRESH_COOKIE, Tab, Tabs
+
+pytestmark = pytest.mark.services
+
+ADA = "ada@example.com"
+SCAN = (Path(__file__).parent / "scan.js").read_text()
+
+
+def found(tab: Tab, *secrets: str) -> list[str]:
+    """Return where in the page any of these texts can be read."""
+    places: list[str] = tab.run(SCAN, list(secrets))
+    return places
+
+
+def test_no_token_is_reachable_from_window_storage_or_cookies(tabs: Tabs) -> None:
+    """After login, refresh, fetch and a broadcast neither token is anywhere a script can look; a planted one is seen."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    tabs.expire()
+    for tab in (first, second):
+        assert tab.load() == 200
+    cookie = tabs.cookie
+    assert cookie is not None
+    for tab in (first, second):
+        assert found(tab, tab.token(), cookie) == []
+        assert REFRESH_COOKIE not in tab.run("document.cookie")
+    first.run("token => { globalThis.planted = { deep: new Map([[1, { token }]]) } }", first.token())
+    assert found(first, first.token()) != []
+    first.run("delete globalThis.planted, localStorage.setItem('planted', 'a' + 'b')")
+    assert found(first, "ab") != []
+
+
+def test_client_runs_under_a_strict_policy_with_trusted_types(tabs: Tabs) -> None:
+    """The page of all these tests has such a policy; nothing the client did violated it, and it is really in force."""
+    assert "require-trusted-types-for 'script'" in CSP
+    tab = tabs.sign_up(ADA)
+    tabs.expire()
+    assert tab.load() == 200
+    tab.run("auth.logout()")
+    tab.is_anonymous("logout")
+    assert tab.run("log.violations") == []
+    refused = "() => { try { document.body.innerHTML = '<b>x</b>' } catch (error) { return error.name } }"
+    assert tab.run(refused) == "TypeError"
+    assert tab.run("log.violations") == ["require-trusted-types-for"]

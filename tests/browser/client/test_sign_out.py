@@ -1,0 +1,191 @@
+"""Signing out, and signing in as somebody else, over several tabs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from keyturn.core.events import EventType
+from tests.browser.client.site import Site
+from tests.browser.client.tabs import PASSWORD, Tab, Tabs
+
+pytestmark = pytest.mark.services
+
+ADA = "ada@example.com"
+EVE = "eve@example.com"
+
+
+def shows_one_user_at_a_time(tab: Tab) -> bool:
+    """Whether the page never showed one user's name beside another's data."""
+    return all(data in {"", who} for _status, who, data in tab.run("log.shown"))
+
+
+def test_logout_in_one_tab_signs_all_others_out(tabs: Tabs) -> None:
+    """Each says why, once, has no token left, sends none, and a new tab asks nobody."""
+    first = tabs.sign_up(ADA)
+    others = tabs.open_signed_in(3, ADA)
+    first.run("auth.logout()")
+    first.is_anonymous("logout")
+    for tab in others:
+        tab.is_anonymous("logout_other_tab")
+        assert tab.run("auth.getToken()") is None
+        assert tab.load() == 401
+        assert tab.events("signedOut") == ["logout_other_tab"]
+    assert {one.bearer for one in tabs.site.proxy.to("/api/who")} == {None}
+    assert tabs.cookie is None
+    before = len(tabs.refreshes)
+    tabs.open().is_anonymous("never")
+    assert len(tabs.refreshes) == before
+
+
+@pytest.mark.parametrize("where", ["same tab", "other tab"])
+def test_refresh_in_flight_at_logout_brings_nobody_back(tabs: Tabs, where: str) -> None:
+    """The late answer is discarded with its token and its cookie."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    refreshing = first if where == "same tab" else second
+    tabs.expire()
+    hold = tabs.site.proxy.hold("/auth/refresh")
+    refreshing.begin("load().then(() => {}, () => {})")
+    hold.wait()
+    first.run("auth.logout()")
+    for tab, reason in ((first, "logout"), (second, "logout_other_tab")):
+        tab.is_anonymous(reason)
+    hold.release()
+    refreshing.finish()
+    for tab in (first, second):
+        assert tab.run("auth.getToken()") is None
+    # Chromium stores the cookie of an answer that nobody waits for any more; the client has it removed again.
+    tabs.until(lambda: tabs.cookie is None, "removal of the late cookie")
+    for tab, reason in ((first, "logout"), (second, "logout_other_tab")):
+        tab.is_anonymous(reason)
+    tabs.open().is_anonymous("never")
+    assert tabs.site.happened(EventType.REUSE_DETECTED) == []
+
+
+def test_refresh_in_flight_at_logout_does_not_harm_the_next_login(tabs: Tabs) -> None:
+    """Whoever logs in while the late answer of the former session is under way stays signed in."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    tabs.expire()
+    hold = tabs.site.proxy.hold("/auth/refresh")
+    second.begin("load().then(() => {}, () => {})")
+    hold.wait()
+    first.run("auth.logout()")
+    first.begin(f"auth.signup({{ email: '{EVE}', password: '{PASSWORD}' }}).then(() => {{}})")
+    hold.release()
+    first.finish()
+    for tab in (first, second):
+        tab.is_signed_in(EVE)
+    for _ in range(2):
+        tabs.expire()
+        first.page.reload()
+        first.is_signed_in(EVE)
+
+
+def test_data_in_flight_at_logout_is_not_shown(tabs: Tabs) -> None:
+    """What one tab asked for before another signed out never reaches its page."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    hold = tabs.site.proxy.hold("/api/who")
+    second.begin("load()")
+    hold.wait()
+    first.run("auth.logout()")
+    second.is_anonymous("logout_other_tab")
+    hold.release()
+    assert second.finish() == "session_changed"
+    expect(second.page.locator("#data")).to_have_text("")
+
+
+def test_logout_without_network_counts_at_once_and_is_sent_later(tabs: Tabs) -> None:
+    """The page is anonymous while offline, also after a reload; the server hears of it when the network is back."""
+    tab = tabs.sign_up(ADA)
+    tabs.context.set_offline(True)
+    tab.run("auth.logout()")
+    tab.is_anonymous("logout")
+    assert tabs.site.happened(EventType.SESSION_ENDED) == []
+    tabs.context.set_offline(False)
+    tabs.until(lambda: len(tabs.site.happened(EventType.SESSION_ENDED)) == 1, "end of the session")
+    tabs.until(lambda: tabs.cookie is None, "removal of the cookie")
+
+
+def test_login_in_one_tab_signs_in_the_tab_with_the_form(tabs: Tabs) -> None:
+    """The other tab goes from the form to the user without a request of its own."""
+    form = tabs.open()
+    form.is_anonymous("never")
+    other = tabs.sign_up(ADA)
+    form.is_signed_in(ADA)
+    assert form.events("signedIn") == [ADA]
+    assert form.token() == other.token()
+    assert tabs.refreshes == []
+
+
+def test_login_as_another_user_changes_all_tabs_once(tabs: Tabs) -> None:
+    """`userChanged` once; the first user's data is never shown with the second user, not even a late answer."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    assert first.load() == 200
+    expect(first.page.locator("#data")).to_have_text(ADA)
+    hold = tabs.site.proxy.hold("/api/who")
+    first.begin("load()")
+    hold.wait()
+    second.enter("signup", EVE)
+    for tab in (first, second):
+        tab.is_signed_in(EVE)
+    hold.release()
+    assert first.finish() == "session_changed"
+    assert first.load() == 200
+    expect(first.page.locator("#data")).to_have_text(EVE)
+    assert first.events("userChanged") == second.events("userChanged") == [EVE]
+    assert shows_one_user_at_a_time(first)
+    # The former session has ended by being replaced; nothing of it comes back with the next refresh.
+    tabs.expire()
+    assert first.load() == 200
+    assert shows_one_user_at_a_time(first)
+    assert tabs.site.happened(EventType.REUSE_DETECTED) == []
+
+
+def test_end_of_the_session_at_the_server_is_told_with_its_reason(
+    tabs: Tabs, site: Site, make_tabs: Callable[[Site], Tabs]
+) -> None:
+    """Another browser ends it: the next refresh says `revoked`, once in every tab."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    elsewhere = make_tabs(site).open()
+    elsewhere.enter("login", ADA)
+    elsewhere.run("auth.fetch('/auth/sessions', { method: 'DELETE' }).then(() => {})")
+    assert first.load() == 401
+    for tab in (first, second):
+        tab.is_anonymous("revoked")
+        assert tab.events("signedOut") == ["revoked"]
+    assert tabs.cookie is None
+    elsewhere.is_signed_in(ADA)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_page_back_from_the_page_cache_shows_nobody_before_it_is_verified(tabs: Tabs, ended: bool) -> None:
+    """Not one painted frame shows the user while the server has not been asked again."""
+    tab = tabs.sign_up(ADA)
+    tab.load()
+    tab.page.goto(f"{tabs.site.url}/elsewhere.html")
+    if ended:
+        headers = {"X-Keyturn": "1", "Content-Type": "application/json"}
+        script = "headers => fetch('/auth/logout', { method: 'POST', headers }).then(({ status }) => status)"
+        assert tab.run(script, headers) == 204
+    hold = tabs.site.proxy.hold("/auth/refresh", "before")
+    tab.begin("history.back()")
+    tab.shows(persisted="true")
+    if ended:
+        # The hint is gone with the cookie: there is nothing to ask.
+        tab.is_anonymous("logout_other_tab")
+        assert set(tab.run("log.paints")) <= {""}
+    else:
+        hold.wait()
+        tab.shows(status="unknown")
+        tabs.until(lambda: tab.run("log.paints.length") > 1, "frames")
+        assert set(tab.run("log.paints")) == {""}
+        hold.release()
+        tab.is_signed_in(ADA)
+        tabs.assert_nobody_was_signed_out()

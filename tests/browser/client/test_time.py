@@ -1,0 +1,173 @@
+"""Sleep, frozen tabs and idle people. The time of the pages and of the server is moved, never waited for."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+
+import pytest
+
+from keyturn.core.events import EventType
+from tests.browser.client.conftest import MakeSite
+from tests.browser.client.proxy import Exchange
+from tests.browser.client.site import Site
+from tests.browser.client.tabs import Tab, Tabs
+
+pytestmark = pytest.mark.services
+
+ADA = "ada@example.com"
+HOUR = 3600
+TIMEOUT = 1200
+STEP = 30
+
+
+@pytest.fixture
+def sleepers(tabs: Tabs) -> Tabs:
+    """A browser whose time is in hand."""
+    tabs.fake_time()
+    return tabs
+
+
+@pytest.fixture
+def idlers(make_site: MakeSite, make_tabs: Callable[[Site], Tabs]) -> Tabs:
+    """The same on a site that signs out after twenty minutes without a person."""
+    tabs = make_tabs(make_site(inactivity_timeout=TIMEOUT))
+    tabs.fake_time()
+    return tabs
+
+
+def was_expired(exchange: Exchange) -> bool:
+    """Whether a request carried an access token that had expired when it came."""
+    if exchange.bearer is None:
+        return False
+    payload = exchange.bearer.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return bool(exchange.at >= claims["exp"])
+
+
+def act(tab: Tab) -> None:
+    """Do what a person does."""
+    tab.page.bring_to_front()
+    for x in (10, 60):
+        tab.page.mouse.move(x, 20)
+
+
+def test_device_that_slept_for_three_hours_sends_no_expired_token(sleepers: Tabs) -> None:
+    """Each tab is signed in as before with at most two refreshes in all; the API never saw an expired token."""
+    awake = [sleepers.sign_up(ADA, remember=True), *sleepers.open_signed_in(2, ADA)]
+    before = len(sleepers.refreshes)
+    sleepers.site.clock.ahead += 3 * HOUR
+    sleepers.context.clock.fast_forward(3 * HOUR * 1000)
+    sleepers.order(awake, "load", 200)
+    for tab in awake:
+        tab.is_signed_in(ADA)
+    assert 1 <= len(sleepers.refreshes) - before <= 2
+    assert not any(map(was_expired, sleepers.site.proxy.to("/api/who")))
+    assert all(one.status == 200 for one in sleepers.site.proxy.to("/api/who"))
+    sleepers.assert_nobody_was_signed_out()
+
+
+def test_device_that_wakes_without_network_refreshes_once_it_is_up(sleepers: Tabs) -> None:
+    """Nothing is cleared meanwhile, no request is made, and callers are told `offline`."""
+    tab = sleepers.sign_up(ADA, remember=True)
+    before = len(sleepers.refreshes)
+    sleepers.context.set_offline(True)
+    sleepers.site.clock.ahead += 3 * HOUR
+    sleepers.context.clock.fast_forward(3 * HOUR * 1000)
+    assert tab.load() == "offline"
+    tab.shows(status="degraded")
+    assert len(sleepers.refreshes) == before
+    sleepers.context.set_offline(False)
+    tab.is_signed_in(ADA)
+    assert len(sleepers.refreshes) == before + 1
+    assert tab.load() == 200
+    assert not any(map(was_expired, sleepers.site.proxy.to("/api/who")))
+    sleepers.assert_nobody_was_signed_out()
+
+
+def test_tab_frozen_for_half_an_hour_refreshes_before_its_first_request(sleepers: Tabs) -> None:
+    """While it is frozen it does nothing; its first request has a fresh token."""
+    tab = sleepers.sign_up(ADA)
+    before = len(sleepers.refreshes)
+    session = sleepers.context.new_cdp_session(tab.page)
+    session.send("Page.setWebLifecycleState", {"state": "frozen"})
+    sleepers.site.clock.ahead += HOUR / 2
+    sleepers.context.clock.fast_forward(HOUR * 1000 // 2)
+    session.send("Page.setWebLifecycleState", {"state": "active"})
+    assert tab.load() == 200
+    assert len(sleepers.refreshes) == before + 1
+    assert not any(map(was_expired, sleepers.site.proxy.to("/api/who")))
+    sleepers.assert_nobody_was_signed_out()
+
+
+def test_activity_in_one_tab_keeps_all_tabs_without_a_warning(idlers: Tabs) -> None:
+    """Three times the timeout passes; the person is only ever in the first tab."""
+    first = idlers.sign_up(ADA)
+    [second] = idlers.open_signed_in(1, ADA)
+    for _ in range(3 * TIMEOUT // 120):
+        act(first)
+        idlers.advance(120)
+    for tab in (first, second):
+        assert tab.events("idleWarning") == []
+        tab.is_signed_in(ADA)
+    assert second.load() == 200
+    idlers.assert_nobody_was_signed_out()
+
+
+def test_warning_comes_a_minute_before_and_stay_in_one_tab_closes_all(idlers: Tabs) -> None:
+    """Both tabs warn once; one answer closes both, tells the server once, and the session goes on."""
+    first = idlers.sign_up(ADA)
+    [second] = idlers.open_signed_in(1, ADA)
+    # The page load of the second is no activity: the twenty minutes run since the first signed up.
+    for _ in range((TIMEOUT - 90) // STEP):
+        idlers.advance(STEP)
+    assert [tab.says("warning") for tab in (first, second)] == ["", ""]
+    idlers.advance(45)
+    for tab in (first, second):
+        tab.shows(warning="inactivity")
+        assert tab.events("idleWarning") == ["inactivity"]
+    # A mouse that trembles is no answer.
+    act(first)
+    assert first.says("warning") == "inactivity"
+    before = len(idlers.refreshes)
+    second.run("auth.stay()")
+    for tab in (first, second):
+        tab.shows(warning="")
+    idlers.advance(1)
+    told = [one.json for one in idlers.refreshes[before:]]
+    assert told == [{"idle_seconds": 0}]
+    for _ in range((TIMEOUT - 120) // STEP):
+        idlers.advance(STEP)
+    for tab in (first, second):
+        assert tab.events("idleWarning") == ["inactivity"]
+        tab.is_signed_in(ADA)
+    idlers.assert_nobody_was_signed_out()
+
+
+def test_refreshes_alone_do_not_extend_the_session(idlers: Tabs) -> None:
+    """Without a person the session ends on time, after the warning, although it was refreshed until then."""
+    first = idlers.sign_up(ADA)
+    [second] = idlers.open_signed_in(1, ADA)
+    before = len(idlers.refreshes)
+    for _ in range(TIMEOUT // STEP + 4):
+        idlers.advance(STEP)
+    for tab in (first, second):
+        tab.is_anonymous("inactivity")
+        assert tab.events("idleWarning") == ["inactivity"]
+        assert tab.events("signedOut") == ["inactivity"]
+    assert len(idlers.refreshes) - before >= 2
+    [ended] = idlers.site.happened(EventType.SESSION_ENDED)
+    assert ended.data["reason"] == "inactivity"
+
+
+def test_device_that_slept_past_the_limit_is_signed_out_without_a_warning(idlers: Tabs) -> None:
+    """At wake there is no countdown and no user on the page, only the reason."""
+    first = idlers.sign_up(ADA)
+    [second] = idlers.open_signed_in(1, ADA)
+    idlers.site.clock.ahead += 3 * HOUR
+    idlers.context.clock.fast_forward(3 * HOUR * 1000)
+    for tab in (first, second):
+        tab.is_anonymous("inactivity")
+        assert tab.events("idleWarning") == []
+        assert tab.events("signedOut") == ["inactivity"]
