@@ -37,6 +37,20 @@ describe("login", () => {
     expect(tab.names()).toEqual(["signedIn", "userChanged"]);
   });
 
+  it("waits for a logout under way, whose answer would remove the new cookie", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    let release = (_: Response) => {};
+    world.server.handlers.set(LOGOUT, () => new Promise((resolve) => (release = resolve)));
+    void tab.client.logout();
+    const login = world.login(tab);
+    await settle();
+    expect(world.server.count("/auth/login")).toBe(0);
+    release(new Response(null, { status: 204 }));
+    expect(await login).toEqual(ADA);
+    expect(world.server.count(LOGOUT)).toBe(1);
+  });
+
   it("does not sign in when the person has logged out meanwhile", async () => {
     const world = new World();
     const tab = world.open();
