@@ -65,10 +65,11 @@ export class AuthError extends Error {
 
 /** Read the error of an answer. One that is not this server's says nothing but its status. */
 export const readError = async (response: Response): Promise<AuthError> => {
-  const { code = "unexpected_answer", reason, request_id } = (await response.json().catch(() => 0)) || {};
-  return new AuthError(code, response.status, {
+  const { code, reason, request_id } = (await response.json().catch(() => 0)) || {};
+  return new AuthError(typeof code === "string" ? (code as ErrorCode) : "unexpected_answer", response.status, {
     requestId: request_id,
     retryAfter: Number(response.headers.get("retry-after")) || undefined,
-    reason: reason ?? (code === "no_session" ? "expired" : undefined),
+    // Why by the code: gateways answer with a `reason`, too, and theirs must not sign anybody out.
+    reason: /^(no_session|session_ended)$/.test(code) ? (reason ?? "expired") : undefined,
   });
 };

@@ -32,6 +32,8 @@ class Exchange:
     """By the server's clock."""
     status: int | None = None
     set_cookie: bool = False
+    lost: bool = False
+    """Cut off, or answered by something else than the server."""
     over: bool = False
     """Answered, dropped, or given up by the browser."""
 
@@ -79,6 +81,7 @@ class Fault:
     async def strike(self, exchange: Exchange) -> bool:
         """Do it to one request; False when the connection has to be cut."""
         self.reached.append(exchange)
+        exchange.lost = self.drop or self.status is not None
         if self.delay:
             await asyncio.sleep(self.delay)
         if self.hold:
@@ -133,7 +136,7 @@ class Proxy:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
-        return all(one.over for one in list(self.exchanges)[-50:])
+        return all(one.over for one in list(self.exchanges))
 
     # -- in the loop
 
