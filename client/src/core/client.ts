@@ -18,27 +18,8 @@ import {
 import type { AuthEvents, SignedInState, User } from "../machine/types.ts";
 import { isAnswer, readMessage } from "./check.ts";
 import { AuthError, readError } from "./errors.ts";
+import { ACTED, CALM, LIMIT, LOCK_LIMIT, LONGEST_TIMER, OWED, OWED_INTERVAL, STREAM_SPARE } from "./limits.ts";
 import type { AuthClient, AuthClientOptions, Channel, Environment } from "./types.ts";
-
-/**
- * A request is given up after this long.
- *
- * Why: the server's settle time is made for it. A straggler must not reach the cookie jar after its siblings are dead.
- */
-const LIMIT = 10_000;
-/** How long to wait for the lock: a frozen tab may hold it for ever, and the server can take two refreshes at once. */
-const LOCK_LIMIT = 5_000;
-/** No timer is longer: when the device wakes, timers have slept too, and somebody has to notice. */
-const LONGEST_TIMER = 10_000;
-/** Seconds a token has to last for a stream, which cannot be sent twice. */
-const STREAM_SPARE = 30;
-/** After an API refused even a new token, its 401s start no refresh for so long. */
-const CALM = 5_000;
-/** A logout that the server could not take is sent again after so long, when the network is back, or at the next load. */
-const OWED_INTERVAL = 30_000;
-
-const ACTED = "kt_acted";
-const OWED = "kt_logout";
 
 /**
  * Make the client of one server for one page. Nothing is touched before `start()`; a render server makes one per request.
