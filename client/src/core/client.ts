@@ -54,7 +54,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   let leaving: Promise<void> | undefined;
 
   // -- Time
-
   let ahead = -Infinity;
 
   // Never goes back, and does not stand still while the device sleeps as `performance` does in some browsers. The date
@@ -65,7 +64,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     ahead = Math.max(ahead, environment.Date.now() - steady);
     return steady + ahead;
   };
-
   const awake = () => document?.visibilityState !== "hidden" && navigator?.onLine !== false;
 
   const arm = () => {
@@ -75,7 +73,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   // -- State
-
   // An EventTarget, because a listener that throws is reported and the next one is called all the same.
   const bus = new EventTarget();
 
@@ -84,7 +81,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     bus.addEventListener(name, listener);
     return () => bus.removeEventListener(name, listener);
   };
-
   const emit = (name: string, detail?: unknown) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 
   const dispatch = (change: Change & Partial<Context>) => {
@@ -104,7 +100,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     if (next.view !== former.view) emit("change");
     arm();
   };
-
   const gone = () => state.view.status === "anonymous";
 
   /** Whether there may be a session; undefined where the page cannot see the cookie of the server's host. */
@@ -128,7 +123,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   // -- Requests
-
   const post = async (path: string, body: object, ...signals: AbortSignal[]): Promise<unknown> => {
     try {
       const response = await environment.fetch(base + path, {
@@ -173,7 +167,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     await navigator?.locks?.request(base, { signal }, once).catch(() => {});
     return once();
   };
-
   const drop = () => {
     current = flight = undefined;
   };
@@ -233,7 +226,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     }
     note(OWED, null);
   };
-
   const pay = () => locked(() => settle());
 
   const enter = async (path: string, body: object): Promise<User> => {
@@ -258,7 +250,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   // -- The page, the person, other tabs
-
   const act = (stay: boolean) => dispatch({ type: "acted", stay });
 
   const look = () => {
@@ -348,7 +339,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       if (token && state.epoch !== epoch) throw new AuthError("session_changed");
       return response;
     };
-
     const response = await send();
     if (challenged(response.headers.get("www-authenticate"))) return response;
     if (response.status !== 401 || !token || streams || now() < calmUntil) return response;
