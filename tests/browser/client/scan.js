@@ -27,7 +27,7 @@ async (secrets) => {
         visit(value, `${place}.${String(key)}`);
       } catch {}
     }
-    if (object instanceof Map) for (const [key, value] of object) (visit(key, `${place}<key>`), visit(value, `${place}<value>`));
+    for (const pair of object instanceof Map ? object : []) visit(pair, `${place}<pair>`);
     if (object instanceof Set) for (const value of object) visit(value, `${place}<member>`);
     try {
       visit(Object.getPrototypeOf(object), `${place}.[[Prototype]]`);
@@ -42,6 +42,7 @@ async (secrets) => {
   look(JSON.stringify(await indexedDB.databases()), "indexedDB");
   look(JSON.stringify(await caches.keys()), "caches");
   look(location.href + document.referrer + globalThis.name, "addresses");
-  if ((await indexedDB.databases()).length || (await caches.keys()).length) places.push("a database that holds who knows what");
+  if ((await indexedDB.databases()).length || (await caches.keys()).length)
+    places.push("a database that holds who knows what");
   return places;
-}
+};

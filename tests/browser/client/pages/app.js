@@ -34,7 +34,9 @@ const log = { events: [], shown: [], violations: [], paints: [] };
 Object.assign(globalThis, { auth, log });
 
 for (const name of ["signedIn", "signedOut", "userChanged", "refreshed", "degraded", "idleWarning", "stepUp"]) {
-  auth.on(name, (detail) => log.events.push([name, detail.reason ?? detail.user?.email ?? detail.source ?? detail.kind ?? null]));
+  auth.on(name, (detail) =>
+    log.events.push([name, detail.reason ?? detail.user?.email ?? detail.source ?? detail.kind ?? null]),
+  );
 }
 document.addEventListener("securitypolicyviolation", (event) => log.violations.push(event.violatedDirective));
 
