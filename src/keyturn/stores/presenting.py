@@ -50,8 +50,8 @@ class _Judged:
         self.sessions = sessions
         """The sessions as read, then as each decision leaves them: the next presentation sees that."""
         self.now = now
-        self.swaps: dict[SessionId, bytes] = {}
-        """The token hash that was read, of each session that changes."""
+        self.swaps: dict[SessionId, Session] = {}
+        """Each session that changes, as it was read."""
         self.decisions: list[tuple[int, Decision]] = []
         self.ahead: list[int] = []
 
@@ -66,12 +66,12 @@ class _Judged:
             return None
         if decision.write is not Write.NOTHING and session is not None and decision.session is not None:
             if decision.write is Write.SWAP:
-                self.swaps.setdefault(session_id, session.token_hash)
+                self.swaps.setdefault(session_id, session)
             self.sessions[session_id] = decision.session
         return decision
 
-    def swapped(self) -> dict[SessionId, tuple[bytes, Session]]:
-        return {id_: (expected, self.sessions[id_]) for id_, expected in self.swaps.items()}
+    def swapped(self) -> dict[SessionId, tuple[Session, Session]]:
+        return {id_: (read, self.sessions[id_]) for id_, read in self.swaps.items()}
 
     def kept(self, group: Group[Presentation, Decision], lost: set[SessionId]) -> Iterable[Event]:
         """List the events of the decisions that have become true."""
