@@ -26,11 +26,11 @@ _STATUS_TIMEOUT = 30.0
 class Pace(NamedTuple):
     """The protocol's times, shortened together to the very edge of its inequalities.
 
-    settle >= 3 limit, settle >= 2 limit + crash_loss, tail >= limit: see `core/policy.py`.
+    settle >= 3 limit + crash_loss, tail >= 1.5 limit: see `core/policy.py`.
     """
 
-    settle: float = 2.4
-    tail: float = 0.8
+    settle: float = 3.2
+    tail: float = 1.2
     limit: float = 0.8
     """L: a refresh is given up this long after its cookie was read."""
     crash_loss: float = 0.8
