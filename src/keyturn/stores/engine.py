@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
 
 from keyturn.core.errors import Unavailable, UnsafeSettings
-from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes
+from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Work
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]
@@ -135,16 +135,24 @@ class Engine:
         Args: work: may run several times; what it does outside the database must be safe to repeat.
         Raises: Unavailable: the database is at fault, or the work lost too often.
         """
-        for _ in range(ATTEMPTS - 1):
-            try:
-                async with self.transaction() as connection:
-                    return await work(connection)
-            except Unavailable as error:
-                if not _lost(error.__cause__):
-                    raise
-            await asyncio.sleep(uniform(0.001, 0.02))  # noqa: S311 - spreads retries, protects nothing
-        async with self.transaction() as connection:
-            return await work(connection)
+
+        async def once() -> Result:
+            async with self.transaction() as connection:
+                return await work(connection)
+
+        return await _until_won(once)
+
+    async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
+        """Do as `run`, straight through the driver: for what every login does. See `Lane.transact`.
+
+        Raises: Unavailable: the database is at fault, or the work lost too often.
+        """
+
+        async def once() -> Result:
+            async with self.lane() as lane:
+                return await lane.transact(work, lock=lock)
+
+        return await _until_won(once)
 
     async def read_now(self, connection: AsyncConnection, clock: Clock | None = None) -> float:
         """Read the database's clock, or the one that stands in for it."""
@@ -165,6 +173,18 @@ class Engine:
         )
         _set_up_sqlite(connection)
         return connection
+
+
+async def _until_won(once: Callable[[], Awaitable[Result]]) -> Result:
+    """Try a transaction until it has not lost against another one."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await once()
+        except Unavailable as error:
+            if not _lost(error.__cause__):
+                raise
+        await asyncio.sleep(uniform(0.001, 0.02))  # noqa: S311 - spreads retries, protects nothing
+    return await once()
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from hmac import digest
 from json import dumps
+from typing import NamedTuple
 
 from sqlalchemy import insert
 
@@ -19,6 +20,16 @@ from keyturn.stores.schema import events as table
 
 _HASH_LENGTH = 16
 _INSERT = insert(table)
+
+
+class EventRow(NamedTuple):
+    """A row of the event log."""
+
+    at: float
+    type: str
+    user_id: str | None
+    session_hash: str | None
+    data: str
 
 
 def session_hash(session_id: SessionId, log_key: bytes = b"") -> str:
@@ -33,22 +44,27 @@ def session_hash(session_id: SessionId, log_key: bytes = b"") -> str:
 
 
 async def write_events(connection: AsyncConnection, events: Iterable[Event], log_key: bytes = b"") -> None:
-    """Insert the kept events among these, in the transaction of what they tell of.
+    """Insert the kept events among these, in the transaction of what they tell of. Args: as for `event_rows`."""
+    rows = [row._asdict() for row in event_rows(events, log_key)]
+    if rows:
+        await connection.execute(_INSERT, rows)
+
+
+def event_rows(events: Iterable[Event], log_key: bytes = b"") -> list[EventRow]:
+    """Turn the kept events among these into rows.
 
     Args:
         events: any; the ones that are not kept are left out.
         log_key: keys the name of the session in the log; empty: a plain hash.
     """
-    rows = [
-        {
-            "at": event.at,
-            "type": event.type.value,
-            "user_id": event.user_id,
-            "session_hash": None if event.session_id is None else session_hash(event.session_id, log_key),
-            "data": dumps(dict(event.data), separators=(",", ":")),
-        }
+    return [
+        EventRow(
+            event.at,
+            event.type.value,
+            event.user_id,
+            None if event.session_id is None else session_hash(event.session_id, log_key),
+            dumps(dict(event.data), separators=(",", ":")),
+        )
         for event in events
         if event.kept
     ]
-    if rows:
-        await connection.execute(_INSERT, rows)

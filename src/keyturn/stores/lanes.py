@@ -1,7 +1,7 @@
-"""Straight to the driver: a lane is a connection for the few statements that every refresh makes.
+"""Straight to the driver: a lane is a connection for the few statements that every refresh and every login makes.
 
-Owns: lending such connections, and how a statement gets through them. Must not hold: the statements (`session_rows.py`,
-`users.py`), what counts as a fault (`engine.py`).
+Owns: lending such connections, and how a statement or a transaction gets through them. Must not hold: the statements
+(`session_rows.py`, `opening.py`, `throttle.py`, `users.py`), what counts as a fault (`engine.py`).
 
 Why beside SQLAlchemy: its way from a statement to rows costs several times what the database's own driver takes, and the
 hot path is these statements (`bench/README.md` has the figures). The connections of PostgreSQL still come from SQLAlchemy's
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
@@ -26,14 +26,21 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 Row = Sequence[Any]
 Statement = tuple[str, Sequence[Any]]
 """The text and its parameters, in the driver's own style."""
+Result = TypeVar("Result")
+Work = Generator[Statement, Sequence[Row], Result]
+"""What a transaction does: it yields statements, gets their rows, and returns its result. It waits for nothing else.
 
+Why a generator: PostgreSQL answers each statement to the event loop, SQLite runs them all in one visit to its thread.
+"""
+ROLLBACK: Statement = ("ROLLBACK", ())
+"""What work yields last when nothing of it is to stay."""
 
 _READ_TIMEOUT = 0.05
 """Seconds that a read may hold up the event loop: it only waits while another process repairs the file."""
 
 
 class Lane(Protocol):
-    """A connection on which every statement is a transaction of its own."""
+    """A connection on which every statement is a transaction of its own, outside `transact`."""
 
     @property
     def postgres(self) -> bool: ...
@@ -44,6 +51,16 @@ class Lane(Protocol):
 
     async def change(self, statement: Statement) -> Sequence[Row]:
         """Write and commit; return what the statement says of the rows it changed."""
+        ...
+
+    async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
+        """Do work in a transaction that commits at its end, or is undone when it yields `ROLLBACK` or raises.
+
+        Args:
+            work: may run on another thread. Each statement sees what was committed before it began.
+            lock: of PostgreSQL, an advisory lock (not negative) held from before the first statement until the end;
+                SQLite has one writer.
+        """
         ...
 
 
@@ -76,6 +93,23 @@ class PostgresLane:
     async def change(self, statement: Statement) -> Sequence[Row]:
         """Write and commit; return what the statement says of the rows it changed."""
         return await self.fetch(statement)
+
+    async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
+        """Do work in a transaction. What is raised undoes it, since `PostgresLanes.lend` then ends the connection."""
+        # The isolation is said, because a role may have another default: the first statement of the work must see what
+        # the last holder of the lock wrote.
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+        await self._driver.execute(begin if lock is None else f"{begin}; SELECT pg_advisory_xact_lock({lock:d})")
+        steps = work()
+        try:
+            statement = next(steps)
+            while True:
+                statement = steps.send(await self.fetch(statement))
+        except StopIteration as done:
+            if self._driver.is_in_transaction():
+                await self._driver.execute("COMMIT")
+            result: Result = done.value
+            return result
 
 
 class PostgresLanes:
@@ -147,16 +181,22 @@ class SqliteLanes:
 
     async def change(self, statement: Statement) -> Sequence[Row]:
         """Write and commit; return what the statement says of the rows it changed."""
+        return await self._write(lambda connection: connection.execute(*statement).fetchall())
+
+    async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
+        """Do work in a transaction, all of it in one visit to the thread that writes."""
+        return await self._write(lambda connection: _transact(connection, work))
+
+    async def _write(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
         async with self._writer:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="keyturn-sqlite")
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._change, statement)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._written, write)
 
-    def _change(self, statement: Statement) -> Sequence[Row]:
+    def _written(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
         if self._writing is None:
             self._writing = self._connect(self._write_timeout)
-        rows: Sequence[Row] = self._writing.execute(*statement).fetchall()
-        return rows
+        return write(self._writing)
 
     def close(self) -> None:
         """Close both; they open again when used again."""
@@ -166,3 +206,23 @@ class SqliteLanes:
             if connection is not None:
                 connection.close()
         self._reading = self._writing = self._thread = None
+
+
+def _transact(connection: sqlite3.Connection, work: Callable[[], Work[Result]]) -> Result:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        steps = work()
+        try:
+            statement = next(steps)
+            while True:
+                statement = steps.send(connection.execute(*statement).fetchall())
+        except StopIteration as done:
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+            result: Result = done.value
+            return result
+    except BaseException:
+        # After most faults of the disk SQLite has rolled back by itself and says so; the fault is what counts.
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise

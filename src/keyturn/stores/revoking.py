@@ -7,18 +7,19 @@ feed that nodes follow (`revocations.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from itertools import islice
-from typing import Any, NamedTuple
+from json import dumps
+from typing import NamedTuple
 
 from sqlalchemy import case, literal, select, update
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import RevokeReason, SessionId, UserId
 from keyturn.stores.engine import AsyncConnection
 from keyturn.stores.event_log import write_events
-from keyturn.stores.schema import denylist, sessions
+from keyturn.stores.lanes import Statement
+from keyturn.stores.schema import sessions
 
 CHANNEL = "keyturn_denylist"
 """The channel of PostgreSQL on which revocations are told to all nodes."""
@@ -44,16 +45,25 @@ class Revoked(NamedTuple):
 NOTHING = Revoked((), ())
 
 
-def _upsert(insert: Any) -> Any:
-    new = insert.excluded
-    later = case((new.expires_at > denylist.c.expires_at, new.expires_at), else_=denylist.c.expires_at)
-    return insert.on_conflict_do_update(
-        index_elements=[denylist.c.id], set_={"expires_at": later, "created_at": new.created_at}
-    )
+# The entries come sorted and are inserted in that order, so that two transactions can wait for each other only in line.
+_LATER = "ON CONFLICT (id) DO UPDATE SET created_at = excluded.created_at, expires_at = {later}"
+_DENY_POSTGRES = (
+    "WITH denied AS (INSERT INTO keyturn_denylist AS held (id, created_at, expires_at)"  # noqa: S608 - no input in it
+    " SELECT id, $2::float8, $3::float8 FROM unnest($1::text[]) AS id "
+    + _LATER.format(later="GREATEST(excluded.expires_at, held.expires_at)")
+    + ") SELECT pg_notify($4::text, notice) FROM unnest($5::text[]) AS notice"
+)
+_DENY_SQLITE = (
+    "INSERT INTO keyturn_denylist AS held (id, created_at, expires_at)"  # noqa: S608 - no input in it
+    " SELECT value, ?, ? FROM json_each(?) WHERE true "  # without a condition SQLite takes ON for that of a join
+    + _LATER.format(later="max(excluded.expires_at, held.expires_at)")
+)
 
 
-_DENY_POSTGRES = _upsert(postgres_insert(denylist))
-_DENY_SQLITE = _upsert(sqlite_insert(denylist))
+def user_lock(user_id: UserId) -> int:
+    """Return the number of the user's lock, for `Engine.transact`; see `lock_user`."""
+    named = b"keyturn:" + user_id.encode("utf-8", "surrogatepass")
+    return int.from_bytes(sha256(named).digest()[:8], "big") >> 1
 
 
 async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
@@ -63,9 +73,7 @@ async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
     transaction itself is that lock.
     """
     if connection.dialect.name == "postgresql":
-        await connection.exec_driver_sql(
-            "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:' || $1::text, 0))", (user_id,)
-        )
+        await connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (user_lock(user_id),))
 
 
 async def revoke_sessions(
@@ -122,16 +130,20 @@ async def deny(
 
 async def deny_ids(connection: AsyncConnection, ids: Sequence[str], now: float, expires_at: float) -> Sequence[Denied]:
     """Put ids (sessions' in hex, or access tokens') on the denylist; the later expiry wins."""
-    entries = [Denied(id_, expires_at) for id_ in sorted(set(ids))]
-    if not entries:
-        return entries
     postgres = connection.dialect.name == "postgresql"
-    rows = [{"id": entry.id, "created_at": now, "expires_at": entry.expires_at} for entry in entries]
-    await connection.execute(_DENY_POSTGRES if postgres else _DENY_SQLITE, rows)
-    if postgres:
-        for notice in notices(entries):
-            await connection.exec_driver_sql("SELECT pg_notify($1, $2)", (CHANNEL, notice))
+    statement, entries = denial(ids, now, expires_at, postgres=postgres)
+    if entries:
+        await connection.exec_driver_sql(statement[0], tuple(statement[1]))
     return entries
+
+
+def denial(ids: Iterable[str], now: float, expires_at: float, *, postgres: bool) -> tuple[Statement, Sequence[Denied]]:
+    """Return the statement that does what `deny_ids` does, and the entries."""
+    entries = [Denied(id_, expires_at) for id_ in sorted(set(ids))]
+    names = [entry.id for entry in entries]
+    if postgres:
+        return (_DENY_POSTGRES, (names, now, expires_at, CHANNEL, list(notices(entries)))), entries
+    return (_DENY_SQLITE, (now, expires_at, dumps(names))), entries
 
 
 def notices(entries: Iterable[Denied]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Sessions in SQLite or PostgreSQL: `ports.SessionStore`.
 
 Owns: opening, listing, ending sessions, and what belongs in one transaction with that. Must not hold: what rotation or
-admission mean (`core/`), the hot path (`presenting.py`), statements of it (`session_rows.py`).
+admission mean (`core/`), the hot path (`presenting.py`), statements of it (`session_rows.py`), those of a login
+(`opening.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select
 
 from keyturn.core.events import Event
 from keyturn.core.login import Admission
@@ -21,10 +22,12 @@ from keyturn.stores.engine import AsyncConnection, Clock, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Gatherer
+from keyturn.stores.lanes import Work
+from keyturn.stores.opening import opening
 from keyturn.stores.presenting import Presentation, Presenter
-from keyturn.stores.revoking import Denied, deny, lock_user, revoke_sessions
+from keyturn.stores.revoking import Denied, lock_user, revoke_sessions, user_lock
 from keyturn.stores.schema import sessions
-from keyturn.stores.session_rows import has_device, read_group, session_of, values_of
+from keyturn.stores.session_rows import has_device, read_group, session_of
 from keyturn.stores.touches import Touches
 
 _log = logging.getLogger(__name__)
@@ -92,21 +95,17 @@ class SqlSessions:
     async def open(self, user_id: UserId, admit: Admit) -> Admission:
         """Admit a login under a lock on the user. Raises: Unavailable: the database is at fault."""
 
-        async def work(connection: AsyncConnection) -> tuple[Admission, Sequence[Denied]]:
-            await lock_user(connection, user_id)
-            live, now = await self._live(connection, user_id, lock=True)
-            admission = admit(live, now)
-            for ended in admission.evicted:
-                statement = update(sessions).where(sessions.c.id == ended.id)
-                await connection.execute(
-                    statement.values(revoked_at=ended.revoked_at, revoked_reason=ended.revoked_reason)
-                )
-            await connection.execute(insert(sessions).values(values_of(admission.session)))
-            denied = await deny(connection, [ended.id for ended in admission.evicted], now, self._denylist_lifetime)
-            await write_events(connection, admission.events, self._log_key)
-            return admission, denied
+        def work() -> Work[tuple[Admission, Sequence[Denied]]]:
+            return opening(
+                user_id,
+                admit,
+                postgres=self._engine.postgres,
+                now=None if self._clock is None else self._clock(),
+                denylist_lifetime=self._denylist_lifetime,
+                log_key=self._log_key,
+            )
 
-        admission, denied = await self._engine.run(work)
+        admission, denied = await self._engine.transact(work, lock=user_lock(user_id))
         await self._tell(denied)
         return admission
 
@@ -160,23 +159,15 @@ class SqlSessions:
         await self._presentations.drain()
         await self._touches.close()
 
-    async def _live(
-        self, connection: AsyncConnection, user_id: UserId, *, lock: bool = False
-    ) -> tuple[Sequence[Session], float]:
-        # Locked in the order of their ids, as everywhere. The clock is read before rows are waited for: a session that
-        # ends while we wait is read as it then is, by PostgreSQL's re-check of the conditions.
+    async def _live(self, connection: AsyncConnection, user_id: UserId) -> tuple[Sequence[Session], float]:
         now = await self._engine.read_now(connection, self._clock)
-        statement = (
-            select(sessions)
-            .where(
-                sessions.c.user_id == user_id,
-                sessions.c.revoked_at.is_(None),
-                sessions.c.inactivity_expires_at > now,
-                sessions.c.absolute_expires_at > now,
-            )
-            .order_by(sessions.c.id)
+        statement = select(sessions).where(
+            sessions.c.user_id == user_id,
+            sessions.c.revoked_at.is_(None),
+            sessions.c.inactivity_expires_at > now,
+            sessions.c.absolute_expires_at > now,
         )
-        found = await connection.execute(statement.with_for_update() if lock else statement)
+        found = await connection.execute(statement)
         return [session_of(row) for row in found], now
 
     def _now(self, now: float) -> float:

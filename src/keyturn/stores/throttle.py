@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from math import ceil
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from keyturn.core.login import Limit
 from keyturn.ports import MonotonicClock
-from keyturn.stores.engine import AsyncConnection, Clock, Engine
-from keyturn.stores.lanes import Statement
+from keyturn.stores.engine import Clock, Engine
+from keyturn.stores.lanes import ROLLBACK, Statement, Work
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -138,13 +138,7 @@ class SqlThrottle:
             Unavailable: the database is at fault.
         """
         due = keyed(limits)
-        if not due:
-            return None
-        try:
-            await self._engine.run(lambda connection: self._take(connection, due))
-        except _OverLimitError as over:
-            return over.wait
-        return None
+        return await self._engine.transact(lambda: self._taking(due)) if due else None
 
     async def give_back(self, limits: Sequence[Limit]) -> None:
         """Undo one `take`; reset a limit without a window. See `ports.Throttle`.
@@ -158,33 +152,22 @@ class SqlThrottle:
             async with self._engine.lane() as lane:
                 await lane.change(_give_back(due, postgres=True))
         elif due:
-            await self._engine.run(lambda connection: self._give_back(connection, due))
+            await self._engine.transact(lambda: _giving_back(due))
 
-    async def _take(self, connection: AsyncConnection, due: Keyed) -> None:
+    def _taking(self, due: Keyed) -> Work[float | None]:
         values = [value for key, limit in due for value in (key, _lifetime(limit))]
         statement = _take_statement(len(due), self._now(), postgres=self._engine.postgres)
         limits = dict(due)
-        found = await connection.exec_driver_sql(statement, tuple(values))
-        rows = cast("Sequence[tuple[bytes, int, float]]", found.all())
+        rows = yield statement, values
         taken = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
         waits = [_wait(limit, rest) for limit, amount, rest in taken if amount > limit.amount]
-        if waits:
-            raise _OverLimitError(max(waits))
-
-    async def _give_back(self, connection: AsyncConnection, due: Keyed) -> None:
-        statement, values = _give_back(due, postgres=self._engine.postgres)
-        await connection.exec_driver_sql(statement, tuple(values))
+        if not waits:
+            return None
+        yield ROLLBACK
+        return max(waits)
 
     def _now(self) -> str:
         return self._engine.now_sql if self._clock is None else repr(float(self._clock()))
-
-
-class _OverLimitError(Exception):
-    """Leaves the transaction, so that it is rolled back, with the seconds to wait."""
-
-    def __init__(self, wait: float) -> None:
-        super().__init__(wait)
-        self.wait = wait
 
 
 # The statements go to the driver as they are: a login pays for them twice, and building them costs more than running them.
@@ -203,6 +186,10 @@ def _take_statement(count: int, now: str, *, postgres: bool) -> str:
         f" expires_at = CASE WHEN held.expires_at <= {now} THEN excluded.expires_at ELSE held.expires_at END"
         f" RETURNING key_hash, amount, expires_at - {now}"
     )
+
+
+def _giving_back(due: Keyed) -> Work[None]:
+    yield _give_back(due, postgres=False)
 
 
 def _give_back(due: Keyed, *, postgres: bool) -> Statement:

@@ -1,0 +1,120 @@
+"""Transactions through the driver: they commit or leave nothing, and see what the lock's last holder wrote."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from keyturn.core.errors import Unavailable
+from keyturn.stores.engine import Engine, normalise, open_engine
+from keyturn.stores.lanes import ROLLBACK, Statement, Work
+from keyturn.stores.migrations import migrate
+from tests.stores.support import open_database
+
+pytestmark = pytest.mark.anyio
+
+LOCK = 7
+
+
+NAMES: Statement = ("SELECT name FROM keyturn_meta ORDER BY name", ())
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = $1"
+
+
+def write(name: str) -> Statement:
+    """Return a statement that writes a row of this name, which must be new."""
+    return f"INSERT INTO keyturn_meta VALUES ('{name}', '')", ()
+
+
+async def names(engine: Engine) -> list[str]:
+    """Read the names of the rows that are there, in order."""
+    async with engine.lane() as lane:
+        return [row[0] for row in await lane.fetch(NAMES)]
+
+
+async def test_work_that_ends(database_url: str) -> None:
+    """It is committed, its statements saw each other, and its result comes back."""
+
+    def work() -> Work[int]:
+        yield write("a")
+        yield write("b")
+        return len((yield NAMES))
+
+    async with open_database(database_url) as engine:
+        assert await engine.transact(work, lock=LOCK) == 2
+        assert await names(engine) == ["a", "b"]
+
+
+async def test_work_that_raises(database_url: str) -> None:
+    """Nothing of it stays, what it raised comes through, and the next one works."""
+
+    def work() -> Work[None]:
+        yield write("a")
+        raise LookupError
+
+    def good() -> Work[None]:
+        yield write("b")
+
+    async with open_database(database_url) as engine:
+        with pytest.raises(LookupError):
+            await engine.transact(work, lock=LOCK)
+        await engine.transact(good, lock=LOCK)
+        assert await names(engine) == ["b"]
+
+
+async def test_work_that_rolls_back(database_url: str) -> None:
+    """Nothing of it stays, its result comes back, and the connection is used again."""
+
+    def work() -> Work[str]:
+        yield write("a")
+        yield ROLLBACK
+        return "undone"
+
+    async with open_database(database_url) as engine:
+        assert await engine.transact(work, lock=LOCK) == "undone"
+        assert await names(engine) == []
+        if engine.postgres:
+            whose: Statement = ("SELECT pg_backend_pid()", ())
+            async with engine.lane() as lane:
+                before = await lane.fetch(whose)
+            await engine.transact(work, lock=LOCK)
+            async with engine.lane() as lane:
+                assert await lane.fetch(whose) == before
+
+
+async def test_statement_that_fails(database_url: str) -> None:
+    """Nothing of the transaction stays, and a mistake of ours is no fault of the database."""
+
+    def work() -> Work[None]:
+        yield write("a")
+        yield write("a")
+
+    async with open_database(database_url) as engine:
+        with pytest.raises(Exception, match=r"(?i)unique") as raised:
+            await engine.transact(work)
+        assert not isinstance(raised.value, Unavailable)
+        assert await names(engine) == []
+
+
+async def test_lock_in_a_database_with_another_isolation(postgres_url: str) -> None:
+    """Who waited for the lock sees what its last holder wrote, also where snapshots are kept for a whole transaction."""
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    database = str(normalise(postgres_url).database)
+    async with engine.autocommit() as connection:
+        setting = f"ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'"
+        await connection.exec_driver_sql(setting)
+    await engine.close()
+
+    def work() -> Work[list[str]]:
+        return [row[0] for row in (yield NAMES)]
+
+    async with engine.transaction() as connection:
+        await connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (LOCK,))
+        waiting = asyncio.create_task(engine.transact(work, lock=LOCK))
+        async with engine.lane() as lane, asyncio.timeout(30):
+            while not (await lane.fetch((WAITING, (LOCK,))))[0][0]:
+                assert not waiting.done()
+        await connection.exec_driver_sql(write("a")[0])
+    assert "a" in await waiting
+    await engine.close()
