@@ -223,3 +223,8 @@ def test_header_member_of_any_value(name: str, value: object) -> None:
 def test_claim_of_any_value(name: str, value: object) -> None:
     """A claim of any value is judged without any other exception than InvalidToken."""
     assert fault_of(with_claims(**{name: value})) in {"ok", *TokenFault}
+
+
+def test_parsed_token_in_a_log() -> None:
+    """A token that is not verified yet shows nothing of itself."""
+    assert repr(ParsedToken("kid", b"covered", b"signature", "payload")) == "ParsedToken(redacted)"

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from keyturn.core.errors import InvalidToken
 from keyturn.tokens import base64url
@@ -51,8 +50,7 @@ class TokenFault(StrEnum):
     REVOKED = "revoked"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class ParsedToken:
+class ParsedToken(NamedTuple):
     """A token of the right form, of which nothing is verified yet.
 
     Attributes:
@@ -66,6 +64,10 @@ class ParsedToken:
     signing_input: bytes
     signature: bytes
     payload: str
+
+    def __repr__(self) -> str:
+        """Show nothing: what is not verified yet is a credential all the same."""
+        return "ParsedToken(redacted)"
 
 
 _COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
