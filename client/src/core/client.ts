@@ -50,7 +50,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   let timer: unknown;
   /** What is under way, and whose result counts: after `drop` nobody's. */
   let flight: Promise<void> | undefined;
-  let current: AbortController | undefined;
+  let current: object | undefined;
   let leaving: Promise<void> | undefined;
 
   // -- Time
@@ -90,10 +90,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const [next, ...effects] = step(former, event);
     state = next;
     // Before anything else: nothing that is under way may sign in again.
-    if (next.ended && epoch !== next.epoch) {
-      current?.abort();
-      drop();
-    }
+    if (next.ended && epoch !== next.epoch) drop();
     // Other tabs take what they know of it, and leave the rest.
     if (event.own && next !== former) channel?.postMessage({ id: former.seen?.session.id, ...event });
     for (const [name, detail] of effects) emit(name, detail);
@@ -123,7 +120,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   // -- Requests
-  const post = async (path: string, body: object, ...signals: AbortSignal[]): Promise<unknown> => {
+  const post = async (path: string, body: object): Promise<unknown> => {
     try {
       const response = await environment.fetch(base + path, {
         method: "POST",
@@ -134,7 +131,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         redirect: "error",
         // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
         keepalive: true,
-        signal: environment.AbortSignal.any([...signals, environment.AbortSignal.timeout(LIMIT)]),
+        signal: environment.AbortSignal.timeout(LIMIT),
       });
       if (!response.ok) throw await readError(response);
       return await response.json().catch(() => 0);
@@ -146,9 +143,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   /** Ask for a token and take it, unless what was asked for is void by then. */
-  const ask = async (path: string, body: object, mine: AbortController, context: Partial<Context> = {}) => {
+  const ask = async (path: string, body: object, mine: object, context: Partial<Context> = {}) => {
     const at = now();
-    const answer = await post(path, body, mine.signal);
+    const answer = await post(path, body);
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
     if (current !== mine) throw new AuthError("session_changed");
     dispatch({ type: "granted", answer, at, ...context });
@@ -156,7 +153,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   /**
    * Run while no other tab does.
-   *
    * No lock makes this correct (a tab that goes away drops its lock while its request travels); the server does. It
    * saves requests.
    */
@@ -171,8 +167,12 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     current = flight = undefined;
   };
 
-  const fly = (run: (mine: AbortController) => Promise<void>): Promise<void> => {
-    const mine = new AbortController();
+  /** Where no channel told of a login elsewhere, the hint does. */
+  const doubt = () => void (gone() && hint() && !note(OWED) && refresh());
+
+  // Why nothing is ever aborted: Chromium stores the cookies of a `keepalive` answer all the same (measured).
+  const fly = (run: (mine: object) => Promise<void>): Promise<void> => {
+    const mine = {};
     current = mine;
     flight = locked(() => run(mine)).finally(() => {
       if (current === mine) drop();
@@ -184,7 +184,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** Refresh, or join what is under way, or do nothing within a cool-down. The state says how it went. */
   const refresh = async (): Promise<void> => {
     const { token, epoch, retryAt } = state;
-    const run = async (mine: AbortController) => {
+    const run = async (mine: object) => {
       // A broadcast that is already queued lands first.
       await new Promise<void>((resolve) => environment.setTimeout(resolve));
       if (current !== mine || state.token !== token) return;
@@ -192,10 +192,12 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       const idle_seconds = Math.round((now() - state.activeAt) / 1000);
       try {
         await ask("/refresh", { idle_seconds }, mine, { epoch });
-      } catch (error) {
-        const { reason } = error as AuthError;
-        if (current === mine)
-          dispatch(reason ? { type: "ended", reason, epoch } : { type: "failed", error: error as AuthError, epoch });
+      } catch (thrown) {
+        const error = thrown as AuthError;
+        const { reason, code } = error;
+        if (current === mine) dispatch(reason ? { type: "ended", reason, epoch } : { type: "failed", error, epoch });
+        // It came too late and brought back the cookie of the session that was left: the server removes it.
+        else if (code === "session_changed") doubt();
       }
     };
     if (flight || now() >= retryAt) await (flight ?? fly(run)).catch(() => {});
@@ -272,8 +274,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     }
     if (!awake()) return;
     glance();
-    // Where no channel told of a login elsewhere, the hint does.
-    if (gone() && hint() && !note(OWED)) void refresh();
+    doubt();
     look();
   };
 

