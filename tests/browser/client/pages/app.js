@@ -17,7 +17,6 @@ const environment = {
   Date: { now: () => Date.now() * pace },
   Math,
   AbortSignal: {
-    any: (signals) => AbortSignal.any(signals),
     timeout: (milliseconds) => AbortSignal.timeout(milliseconds / pace),
   },
   addEventListener: (name, listener, options) => addEventListener(name, listener, options),
