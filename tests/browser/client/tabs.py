@@ -61,7 +61,8 @@ class Tab:
 
     def begin(self, script: str) -> None:
         """Start something; `finish` waits for it and returns what came out."""
-        self.page.evaluate(f"() => {{ globalThis.begun = {script} }}")
+        # Through the body, because that has a time limit: a page may be on its way to another.
+        self.page.locator("body").evaluate(f"() => {{ globalThis.begun = {script} }}", timeout=PATIENCE * 1000)
 
     def finish(self) -> Any:
         """Wait for what was begun."""

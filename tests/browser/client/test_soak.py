@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from playwright.sync_api import Error
@@ -118,15 +119,17 @@ class Soak:
         self._open[index] = self._new()
 
     def _crash(self, index: int) -> None:
-        page = self._open[index].page
+        crashed = self._open[index]
         self._open[index] = self._new()
-        page.goto("chrome://crash", timeout=5000)
+        with suppress(Error):
+            crashed.page.goto("chrome://crash", timeout=5000)
+        crashed.close()
 
     def _load(self, index: int) -> None:
         self._open[index].begin("load()")
 
     def _act(self, index: int) -> None:
-        self._open[index].run("dispatchEvent(new PointerEvent('pointermove'))")
+        self._open[index].begin("dispatchEvent(new PointerEvent('pointermove'))")
 
 
 def test_soak_signs_nobody_out_and_refreshes_no_more_than_needed(
