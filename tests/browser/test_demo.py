@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.browser.conftest import WIDTHS, Look, visiting
+from tests.services import wait_until
 
 # Needs a program of the system, as the tests with databases do.
 pytestmark = pytest.mark.services
@@ -107,7 +108,9 @@ def test_tour_at_a_width_ends_where_it_began(browser: Browser, demo_url: str, lo
         expect(heading(second)).to_have_text("You logged out")
         expect(heading(page)).to_have_text("You logged out in another tab")
         expect(heading(page)).to_be_focused()
-        assert {cookie["name"] for cookie in context.cookies()} == {"__Host-kt_device", "__Host-kt_demo_viewer"}
+        # The page shows it at once; the server's answer, which takes the cookie, follows.
+        lasting = {"__Host-kt_device", "__Host-kt_demo_viewer"}
+        wait_until(lambda: {cookie["name"] for cookie in context.cookies()} == lasting, 10, "the cookies to go")
         look(page)
 
         log_in(page)
