@@ -33,7 +33,7 @@ class Exchange:
     status: int | None = None
     set_cookie: bool = False
     lost: bool = False
-    """Cut off, or answered by something else than the server."""
+    """Cut off, answered too late, or answered by something else than the server."""
     over: bool = False
     """Answered, dropped, or given up by the browser."""
 
@@ -54,7 +54,8 @@ class Fault:
     """What to do to the next requests for a path.
 
     `hold` keeps the request at `moment` until `release`; `drop` cuts the connection there; `double` sends the request
-    twice and returns the second answer; `status` answers in the server's place; `delay` is seconds.
+    twice and returns the second answer; `status` answers in the server's place; `delay` is seconds, `late` when that is
+    more than the client waits.
     """
 
     path: str
@@ -66,6 +67,7 @@ class Fault:
     status: int | None = None
     retry_after: int | None = None
     delay: float = 0.0
+    late: bool = False
     reached: list[Exchange] = field(default_factory=list)
     _free: threading.Event = field(default_factory=threading.Event)
 
@@ -81,7 +83,7 @@ class Fault:
     async def strike(self, exchange: Exchange) -> bool:
         """Do it to one request; False when the connection has to be cut."""
         self.reached.append(exchange)
-        exchange.lost = self.drop or self.status is not None
+        exchange.lost = self.drop or self.late or self.status is not None
         if self.delay:
             await asyncio.sleep(self.delay)
         if self.hold:

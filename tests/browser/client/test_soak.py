@@ -18,7 +18,7 @@ from playwright.sync_api import Error
 from keyturn.core.events import EventType
 from keyturn.core.policy import REQUEST_LIMIT, Policy
 from tests.browser.client.conftest import MakeSite
-from tests.browser.client.proxy import Exchange, Fault
+from tests.browser.client.proxy import Exchange, Fault, Moment
 from tests.browser.client.site import Site
 from tests.browser.client.tabs import Tab, Tabs
 
@@ -54,7 +54,8 @@ class BadNetwork:
             return Fault(exchange.path, double=True)
         if choice < 0.25:
             delay = self._random.uniform(0, 1.3 * LIMIT)
-            return Fault(exchange.path, delay=delay, moment="before" if choice < 0.18 else "after")
+            moment: Moment = "before" if choice < 0.18 else "after"
+            return Fault(exchange.path, delay=delay, late=delay > 0.9 * LIMIT, moment=moment)
         return None
 
 
@@ -141,7 +142,7 @@ def test_soak_signs_nobody_out_and_refreshes_no_more_than_needed(
     soak = Soak(tabs, seed=3)
     site.proxy.chaos = BadNetwork(seed=5)
     ends_at = time.monotonic() + (600 if prove else 30)
-    lifetimes = 0.0
+    lifetimes, calms = 0.0, 0
     calm: list[Exchange] = []
     while time.monotonic() < ends_at:
         soak.burst(30)
@@ -149,6 +150,7 @@ def test_soak_signs_nobody_out_and_refreshes_no_more_than_needed(
         began = site.clock()
         calm += soak.calm(1.5 * ACCESS)
         lifetimes += (site.clock() - began) / ACCESS
+        calms += 1
     site.proxy.calm()
     soak.mend()
 
@@ -162,5 +164,6 @@ def test_soak_signs_nobody_out_and_refreshes_no_more_than_needed(
             f"\nsoak: {soak.done}, {len(tabs.refreshes)} refreshes ({lost} lost, {len(confirmed)} confirmed); "
             f"calm: {len(calm)} in {lifetimes:.1f} lifetimes = {len(calm) / lifetimes:.2f}\n"
         )
-    # In a calm of one and a half lifetimes that begins right after a refresh one is needed, and 1.3 are allowed.
-    assert len(calm) <= 1.3 * lifetimes
+    # Without tabs that listen to each other it would be eight. Two calms are few: one answer of a busy machine that took
+    # longer than the client waits must not decide, so the short version allows one more in each.
+    assert len(calm) <= 1.3 * lifetimes + (0 if prove else calms)
