@@ -60,9 +60,11 @@ $(PAGE): $(NODE_STAMP) $(PAGE_SOURCES)
 test: services check web $(PAGE) ## Everything that has to pass; installs what it needs
 	@# Branches of core and tokens are measured while all tests run, and every one has to be taken.
 	rm -f .coverage .coverage.*
-	$(PYTEST) -n $(WORKERS) --cov --cov-report= tests
+	$(PYTEST) -n $(WORKERS) --cov --cov-report= --ignore=tests/browser tests
 	@$(BIN)/coverage report --precision=2 --fail-under=100 \
 		|| { echo "core and tokens need every branch tested; see the lines above" >&2; exit 1; }
+	@# In a process of their own: the browser's driver occupies the event loop of its thread.
+	$(PYTEST) -n $(WORKERS) tests/browser
 
 .PHONY: web
 web: $(NODE_STAMP) ## The browser client: lint, types, drift from the contract, tests, budgets, the packed artefact

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
 
 from tests.services import BROWSERS, find_program
 
@@ -20,18 +20,23 @@ IMAGES = ROOT / "docs" / "images"
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 PICTURE = (1040, 720)
 MAX_IMAGE_BYTES = 150_000
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
+    """The driver of the browsers: one for a process, which can have no second."""
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
     """A headless Chromium of the system; the tests download none."""
-    program = find_program(*BROWSERS)
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield launched
-        launched.close()
+    launched = playwright.chromium.launch(executable_path=find_program(*BROWSERS), args=ARGUMENTS)
+    yield launched
+    launched.close()
 
 
 @contextmanager

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright
 
 from tests.browser.client.site import Files, Site
 from tests.browser.client.tabs import Tabs
+from tests.browser.conftest import ARGUMENTS
 from tests.services import BROWSERS, find_program, sqlite_url
 
 ROOT = Path(__file__).parents[3]
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 MakeSite = Callable[..., Site]
 
 
@@ -27,13 +27,6 @@ def client_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     command = [str(ROOT / "node_modules/.bin/tsdown"), "--no-dts", "--logLevel", "error", "--out-dir", str(out)]
     subprocess.run(command, cwd=ROOT / "client", check=True)
     return {f"/keyturn/{file.relative_to(out)}": file.read_bytes() for file in out.rglob("*.js")}
-
-
-@pytest.fixture(scope="session")
-def playwright() -> Iterator[Playwright]:
-    """The driver of the browsers."""
-    with sync_playwright() as started:
-        yield started
 
 
 @pytest.fixture(scope="session")
