@@ -93,8 +93,9 @@ contract: $(DEV_STAMP) ## Write spec/errors.json and spec/openapi.json anew from
 
 # The long versions may be silent for hours, so the watch on hanging tests is off.
 .PHONY: prove
-prove: services ## The proofs at full length
+prove: services $(NODE_STAMP) ## The proofs at full length: model, simulation, the soak of eight tabs in Chromium
 	$(PYTEST) tests/proofs --prove -o faulthandler_timeout=0
+	$(PYTEST) tests/browser/client/test_soak.py --prove -o faulthandler_timeout=0
 
 .PHONY: chaos
 chaos: services ## Kill, restart and cut off servers and databases, at full length
