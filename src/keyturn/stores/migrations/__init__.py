@@ -12,11 +12,12 @@ import asyncio
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection
 
 from keyturn.core.errors import KeyturnError
-from keyturn.stores.engine import Engine, create_private_file, open_engine
+from keyturn.stores.engine import AsyncConnection, Engine, create_private_file, open_engine
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 VERSION_TABLE = "keyturn_alembic_version"
 """Not Alembic's default: the application may have migrations of its own in the same database."""
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:migrate', 0))"
+
+
+# Alembic keeps what it is doing in globals: two migrations in one process must not be under way at once.
+_ALONE: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 class DatabaseNewer(KeyturnError, RuntimeError):
@@ -46,10 +51,14 @@ async def migrate(database: Engine | str) -> str:
             await engine.close()
     if not database.postgres:
         await asyncio.to_thread(create_private_file, Path(str(database.sqlalchemy.url.database)))
-    async with database.transaction() as connection:
+
+    async def work(connection: AsyncConnection) -> None:
         if database.postgres:
             await connection.exec_driver_sql(_LOCK)
         await connection.run_sync(_upgrade)
+
+    async with _ALONE.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        await database.run(work)
     return expected_level()
 
 
