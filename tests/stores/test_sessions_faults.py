@@ -17,7 +17,8 @@ from keyturn.core.model import RevokeReason, SessionId
 from keyturn.core.rotation import Outcome
 from keyturn.stores.engine import AsyncConnection, Engine, check_durability, normalise, open_engine, ping
 from keyturn.stores.migrations import migrate
-from keyturn.stores.revoking import Denied, deny_ids, notices, read_notice
+from keyturn.stores.revocations import decode
+from keyturn.stores.revoking import Denied, deny_ids, notices
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
@@ -249,7 +250,7 @@ async def test_notices() -> None:
     """Any number of entries comes through whole, in notices that PostgreSQL takes."""
     entries = [Denied(f"{number:032x}", 1_800_000_000.123456 + number) for number in range(250)]
     written = list(notices(entries))
-    assert [entry for notice in written for entry in read_notice(notice)] == entries
+    assert [entry for notice in written for entry in decode(notice)] == entries
     assert max(map(len, written)) < 8000
     assert list(notices([])) == []
 

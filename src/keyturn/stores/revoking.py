@@ -151,12 +151,3 @@ def notices(entries: Iterable[Denied]) -> Iterator[str]:
     rest = iter(entries)
     while lines := [f"{entry.id} {entry.expires_at!r}" for entry in islice(rest, _NOTICE_ENTRIES)]:
         yield "\n".join(lines)
-
-
-def read_notice(notice: str) -> Sequence[Denied]:
-    """Read a notice back. Raises: ValueError: it is not one of ours."""
-    entries: list[Denied] = []
-    for line in notice.splitlines():
-        id_, _, expires_at = line.partition(" ")
-        entries.append(Denied(id_, float(expires_at)))
-    return entries
