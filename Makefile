@@ -31,15 +31,16 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Keyturn needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-# The project is installed after its lock, without dependencies and without build isolation,
-# so nothing comes in that no hash covers.
+# A lock is whole, so pip resolves nothing (pip before 23.3 would look for a newer release of what another package wants
+# with an extra, and fail once there is one). The project comes after it, without build isolation, so nothing comes in
+# that no hash covers.
 $(RUN_STAMP): requirements/run.txt pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet --require-hashes -r requirements/run.txt
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/run.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEV_STAMP): requirements/dev.txt pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/dev.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $(RUN_STAMP) $@
 
