@@ -18,7 +18,7 @@ PAGE := src/keyturn/demo/static/index.html
 NODE_STAMP := node_modules/.package-lock.json
 PAGE_SOURCES := $(shell find client/src client/package.json client/tsdown.config.ts examples/demo/src examples/demo/*.* -type f)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --all-extras
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
 .PHONY: help
 help: ## List the commands
@@ -125,8 +125,9 @@ services: $(DEV_STAMP)
 lock: | $(BIN)/python ## Write requirements/*.txt anew, with the newest versions that fit
 	@test -x $(BIN)/uv || $(PIP) install --quiet uv
 	rm -f requirements/run.txt requirements/dev.txt
-	$(COMPILE) pyproject.toml requirements/run.in -o requirements/run.txt
-	$(COMPILE) pyproject.toml requirements/run.in requirements/dev.in -c requirements/run.txt -o requirements/dev.txt
+	$(COMPILE) --extra server --extra fastapi --extra redis pyproject.toml requirements/run.in -o requirements/run.txt
+	$(COMPILE) --all-extras pyproject.toml requirements/run.in requirements/dev.in -c requirements/run.txt \
+		--override requirements/overrides.in -o requirements/dev.txt
 
 .PHONY: clean
 clean: ## Remove what the commands made, .venv included
