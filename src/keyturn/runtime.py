@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from keyturn.access import AccessTokens
 from keyturn.auth import Auth
+from keyturn.background import end
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.core.events import Event
 from keyturn.core.model import Principal
@@ -242,9 +243,7 @@ class Keyturn:
         """Finish what is pending and let everything go; safe to call twice and after a failed start."""
         self._started = False
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         self.passwords.close()
         await self.sessions.close()
         if self.denylist is not None:
