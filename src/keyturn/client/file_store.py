@@ -8,6 +8,7 @@ for the length of a write. The kernel lets go of both when their holder dies.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -125,7 +126,9 @@ class FileTokenStore:
         try:
             yield
         except OSError as fault:
-            raise StoreFault("store_unavailable", detail=f"{self._path}: {fault.strerror}") from fault
+            # A symbolic link may lead anywhere, and to somewhere else the next time.
+            code = "store_unsafe" if fault.errno == errno.ELOOP else "store_unavailable"
+            raise StoreFault(code, detail=f"{self._path}: {fault.strerror}") from fault
 
 
 def _lock(descriptor: int, limit: float) -> bool:

@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future
+from functools import cached_property
 from random import random
 from ssl import SSLContext
 from time import monotonic, time
@@ -86,7 +87,7 @@ class Session:
         base_path: where its routes are.
         store: keeps the sign-in; in memory when None.
         origins: where access tokens go, `scheme://host[:port]`; only to the server itself when None.
-        verify: the authorities that TLS trusts, as the HTTP library takes it.
+        verify: the authorities that TLS trusts; those of the HTTP library when None.
         proxy: through which the server is reached; the environment's when None.
         insecure: True: plain http to another machine is allowed, where everybody on the way reads the tokens.
 
@@ -102,7 +103,7 @@ class Session:
         base_path: str = "/auth",
         store: TokenStore | None = None,
         origins: Iterable[str] | None = None,
-        verify: SSLContext | bool = True,
+        verify: SSLContext | None = None,
         proxy: str | None = None,
         insecure: bool = False,
     ) -> None:
@@ -113,7 +114,8 @@ class Session:
             if not insecure and origin.startswith("http://") and urlsplit(origin).hostname not in _LOCAL_HOSTS:
                 raise ValueError(f"{origin} is not https: everybody on the way would read the tokens (see `insecure`)")
         self._store: TokenStore = MemoryTokenStore() if store is None else store
-        self._options = {"verify": verify, "proxy": proxy}
+        self._verify = verify
+        self._proxy = proxy
         self._clock = Clock()
         self._acted_at: float | None = None
         self._calm_until = 0.0
@@ -295,6 +297,12 @@ class Session:
     def _ask(self, path: str, body: Mapping[str, object], held: Stored) -> Stored:
         at = self._clock()
         return read_grant(self._post(path, body, held), held, self._base, at)
+
+    @cached_property
+    def _options(self) -> Mapping[str, Any]:
+        # Made once: to read the authorities takes a tenth of a second.
+        verify = self.library.create_ssl_context() if self._verify is None else self._verify
+        return {"verify": verify, "proxy": self._proxy}
 
     def _post(self, path: str, body: Mapping[str, object], held: Stored) -> Answer:
         """Send what is kept with a request. Raises: AuthError: it was not answered with success."""
