@@ -18,7 +18,7 @@ import keyturn.client.httpx
 import keyturn.client.httpx2
 from keyturn.client import TokenStore
 
-ACCOUNT = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
+ACCOUNT: dict[str, Any] = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
 PARALLEL = 50
 _TLS = httpx.create_ssl_context()
 """Made once: to read the authorities takes a tenth of a second."""

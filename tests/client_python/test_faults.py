@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,6 +20,8 @@ from keyturn.client import (
     StoreFault,
     Unavailable,
 )
+from keyturn.client.errors import read_error
+from keyturn.client.wire import Answer
 from keyturn.core.events import EventType
 from tests.browser.client.site import Site
 from tests.client_python.api import Api
@@ -26,6 +30,7 @@ from tests.services import free_port, wait_until
 
 pytestmark = pytest.mark.anyio
 PATIENCE = 30.0
+CONTRACT = json.loads((Path(__file__).parents[2] / "spec" / "errors.json").read_text())["errors"]
 
 
 @pytest.fixture
@@ -269,6 +274,21 @@ async def test_tokens_of_one_server_are_not_shown_to_another(
             assert caught.value.code == "store_foreign"
         assert stranger.sent == []
     assert store.load() == held
+
+
+@pytest.mark.parametrize("error", CONTRACT, ids=[error["code"] for error in CONTRACT])
+def test_error_of_the_contract_is_read_as_it_is_meant(error: dict[str, Any]) -> None:
+    """Who is signed out, and what may be tried again, is as `spec/errors.json` says."""
+    reasons = error.get("reasons", [None])
+    for reason in reasons:
+        body = json.dumps({"code": error["code"], "detail": "why", "reason": reason, "request_id": "0123abcd"})
+        found = read_error(Answer(error["status"], [("retry-after", "7")], body.encode()))
+        assert (found.code, found.status, found.request_id) == (error["code"], error["status"], "0123abcd")
+        assert found.retry_after == 7.0
+        assert found.retryable == error["retryable"]
+        assert isinstance(found, SessionEnded) == (error["client"] == "sign_out")
+        assert found.reason == ("" if error["client"] != "sign_out" else reason or "expired")
+        assert str(found.anew()) == str(found)
 
 
 @pytest.mark.parametrize("url", ["auth.example.com", "ftp://auth.example.com", "http://auth.example.com", "https://"])

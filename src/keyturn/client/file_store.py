@@ -50,12 +50,15 @@ class FileTokenStore:
         """Return what is kept. Raises: StoreFault."""
         with self._faults():
             try:
-                descriptor = os.open(self._path, os.O_RDONLY | _OPEN)
+                # Not blocking: a pipe in its place would wait for a writer.
+                descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | _OPEN)
             except FileNotFoundError:
                 return Stored()
-            with os.fdopen(descriptor, "rb") as file:
+            try:
                 self._check(os.fstat(descriptor), 0o077, stat.S_ISREG)
-                content = file.read(_MAX_SIZE + 1)
+                content = os.read(descriptor, _MAX_SIZE + 1)
+            finally:
+                os.close(descriptor)
         try:
             return _parse(content)
         except (ValueError, RecursionError):
@@ -151,6 +154,8 @@ def _shown(stored: Stored) -> dict[str, Any]:
 
 def _parse(content: bytes) -> Stored:
     """Read what `_shown` wrote. Raises: ValueError: anything else."""
+    if len(content) > _MAX_SIZE:
+        raise ValueError("not ours")
     document = json.loads(content)
     if not isinstance(document, dict) or document.pop("version", None) != _VERSION or set(document) != set(_FIELDS):
         raise ValueError("not ours")
