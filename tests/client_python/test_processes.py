@@ -194,11 +194,14 @@ def test_login_and_logout_of_one_process_reach_the_others(make_sharing: Callable
 
 
 def test_child_of_a_fork_refreshes_by_itself(make_sharing: Callable[..., Sharing]) -> None:
-    """It has no thread of the parent's, and finds the same file."""
+    """It does not wait for the refresh of the parent's thread, which it has not got, and finds the same file."""
     sharing = make_sharing()
     process = sharing.process("httpx")
     assert process.ask("get") == "200"
     sharing.site.clock.ahead += 700
-    assert process.ask("fork") == "200"
+    held = sharing.site.proxy.hold("/auth/refresh", "after")
+    assert process.ask("fork") == "forked"
+    held.release()
+    assert process.hear() == "200"
     assert process.ask("get") == "200"
     assert len(sharing.site.proxy.refreshes) == 1

@@ -2,7 +2,7 @@
 
 Reads one command per line and answers each with one line of JSON:
 `get` sends one request; `hammer N` sends requests from four threads or tasks until it has seen N access tokens;
-`fork` sends one request from a child. Errors are answered, never raised.
+`fork` starts a request, says so once its refresh is under way and a child is there, and sends one from the child. Errors are answered, never raised.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import asyncio
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from keyturn.client import AuthError, FileTokenStore
 from tests.client_python.people import KINDS, Program
+from tests.services import wait_until
 
 _AT_ONCE = 4
 
@@ -44,15 +46,27 @@ async def hammer(program: Program, count: int) -> dict[str, Any]:
 
 
 def get_in_a_child(program: Program) -> str:
-    """Send one request from a forked child, over the auth that the parent has used."""
+    """Fork while a refresh of this process is under way, and send one request from the child."""
+    threading.Thread(target=program.client.get, args=("/api/who",)).start()
+    wait_until(lambda: program.auth._flying is not None, 30, "the refresh")
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        with program.kind.library.Client(base_url=program.client.base_url, auth=program.auth) as client:
-            os.write(write_end, str(client.get("/api/who").status_code).encode())
-        os._exit(0)
+        try:
+            with program.kind.library.Client(base_url=program.client.base_url, auth=program.auth) as client:
+                os.write(write_end, str(client.get("/api/who").status_code).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    say("forked")
     os.waitpid(child, 0)
     return os.read(read_end, 100).decode()
+
+
+def say(answer: object) -> None:
+    """Write one line."""
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 async def work(kind: str, url: str, path: str) -> None:
@@ -66,8 +80,7 @@ async def work(kind: str, url: str, path: str) -> None:
                 answer = get_in_a_child(program)
             else:
                 answer = await get(program)
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
+            say(answer)
 
 
 if __name__ == "__main__":

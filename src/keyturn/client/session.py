@@ -15,7 +15,6 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future
-from functools import cached_property
 from random import random
 from ssl import SSLContext
 from time import monotonic, time
@@ -114,7 +113,7 @@ class Session:
             if not insecure and origin.startswith("http://") and urlsplit(origin).hostname not in _LOCAL_HOSTS:
                 raise ValueError(f"{origin} is not https: everybody on the way would read the tokens (see `insecure`)")
         self._store: TokenStore = MemoryTokenStore() if store is None else store
-        self._verify = verify
+        self._verify: SSLContext | None = verify
         self._proxy = proxy
         self._clock = Clock()
         self._acted_at: float | None = None
@@ -298,12 +297,6 @@ class Session:
         at = self._clock()
         return read_grant(self._post(path, body, held), held, self._base, at)
 
-    @cached_property
-    def _options(self) -> Mapping[str, Any]:
-        # Made once: to read the authorities takes a tenth of a second.
-        verify = self.library.create_ssl_context() if self._verify is None else self._verify
-        return {"verify": verify, "proxy": self._proxy}
-
     def _post(self, path: str, body: Mapping[str, object], held: Stored) -> Answer:
         """Send what is kept with a request. Raises: AuthError: it was not answered with success."""
         headers = {
@@ -319,8 +312,12 @@ class Session:
         cookies = ((REFRESH_COOKIE, held.refresh_token), (DEVICE_COOKIE, held.device_token))
         if cookie := "; ".join(f"{name}={value}" for name, value in cookies if value is not None):
             headers["Cookie"] = cookie
+        # Made once: to read the authorities takes a tenth of a second.
+        if self._verify is None:
+            self._verify = self.library.create_ssl_context()
+        options = {"verify": self._verify, "proxy": self._proxy}
         try:
-            answer = post(self.library, self._base + path, headers, json.dumps(body).encode(), self._options)
+            answer = post(self.library, self._base + path, headers, json.dumps(body).encode(), options)
         except NoAnswer as fault:
             raise Unavailable(fault.code) from fault
         if not 200 <= answer.status < 300:
