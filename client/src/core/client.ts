@@ -93,7 +93,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     if (next.ended && epoch !== next.epoch) drop();
     // Other tabs take what they know of it, and leave the rest.
     if (event.own && next !== former) channel?.postMessage({ id: former.seen?.session.id, ...event });
-    for (const [name, detail] of effects) emit(name, detail);
+    for (const [name, detail = next.view] of effects) emit(name, detail);
     if (next.view !== former.view) emit("change");
     arm();
   };

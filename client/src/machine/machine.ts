@@ -71,8 +71,13 @@ export type Change =
 
 export type Event = Change & Context;
 
-/** What to tell the application's listeners. */
-export type Effect = { readonly [Name in keyof AuthEvents]: readonly [Name, AuthEvents[Name]] }[keyof AuthEvents];
+/** What to tell the application's listeners; what says who is signed in tells them the view. */
+export type Effect = {
+  readonly [Name in keyof AuthEvents]: readonly [
+    Name,
+    ...(AuthEvents[Name] extends SignedInState ? [detail?: undefined] : [detail: AuthEvents[Name]]),
+  ];
+}[keyof AuthEvents];
 
 type Step = readonly [State, ...Effect[]];
 type Rules = {
@@ -103,6 +108,13 @@ export const INITIAL: State = {
 const SLACK = 1000;
 /** It need not be known more often that a person is there. */
 const ACT_INTERVAL = 1000;
+/**
+ * A warning that stands goes when there is more than so many times its head start left, not at once when the end moves.
+ *
+ * Why: each refresh says anew when the end is, off by a rounded second and by the time its answer travels. That must not
+ * take a warning away and bring it back. What answers it moves the end by twice the head start or more.
+ */
+const HOLD = 1.5;
 
 /** The view as one of somebody signed in, if it is. */
 export const signedIn = (view: AuthState): SignedInState | undefined => ("user" in view ? view : undefined);
@@ -130,19 +142,21 @@ const rules: Rules = {
           : session.created_at <= known.created_at);
     if (late) return [state];
 
-    const former = signedIn(view)?.user;
+    const former = signedIn(view);
     const lifetime = expires_in * 1000;
     const idle = session.inactivity_expires_in * 1000;
     const next: SignedInState = freeze({
       status: "authenticated",
       // The same person stays the same object: what depends on the user alone need not run again.
-      user: former && JSON.stringify(former) === JSON.stringify(user) ? former : freeze(user),
+      user: former && JSON.stringify(former.user) === JSON.stringify(user) ? former.user : freeze(user),
       session: freeze({
         ...session,
         accessEndsAt: at + lifetime,
         inactivityEndsAt: at + idle,
         absoluteEndsAt: at + session.absolute_expires_in * 1000,
       }),
+      // A new token answers no warning.
+      warning: same ? former?.warning : undefined,
     });
     const name = !seen || ended ? "signedIn" : seen.user.id === user.id ? "refreshed" : "userChanged";
     return [
@@ -159,7 +173,7 @@ const rules: Rules = {
         idleTimeout: same ? max(state.idleTimeout, idle) : idle,
         seen: answer,
       },
-      [name, next],
+      [name],
     ];
   },
 
@@ -204,9 +218,10 @@ const rules: Rules = {
   hide: (state) =>
     state.view.status === "anonymous" ? [state] : [{ ...state, view: INITIAL.view, token: null, dueAt: 0 }],
 
-  // While a warning stands only its answer counts: a mouse that trembles says nothing about a person.
-  acted: (state, { at, stay }) =>
-    (stay ? at <= state.activeAt : signedIn(state.view)?.warning || at < state.activeAt + ACT_INTERVAL)
+  // While a warning stands only its answer counts: a mouse that trembles says nothing about a person. What another tab
+  // took for a person's act is one.
+  acted: (state, { at, own, stay }) =>
+    (stay ? at <= state.activeAt : (own && signedIn(state.view)?.warning) || at < state.activeAt + ACT_INTERVAL)
       ? [state]
       : [{ ...state, activeAt: at }],
 
@@ -216,15 +231,15 @@ const rules: Rules = {
     if (!view) return [state];
     const endsAt = sessionEnd(state, view);
     if (at >= endsAt + SLACK) return rules.hide(state, { ...event, type: "hide" });
-    const { warning: former, ...rest } = view;
+    const { warning: former } = view;
     const warning: Warning | undefined =
-      at < endsAt - headStart(state, lead)
+      at < endsAt - headStart(state, lead) * (former ? HOLD : 1)
         ? undefined
         : freeze({ kind: endsAt < view.session.absoluteEndsAt ? "inactivity" : "absolute", endsAt });
     if (former?.endsAt === warning?.endsAt) return [state];
     return [
-      { ...state, view: freeze(warning ? { ...rest, warning } : rest) },
-      ...(warning && !former ? ([["idleWarning", warning]] as const) : []),
+      { ...state, view: freeze({ ...view, warning }) },
+      ...(warning && warning.kind !== former?.kind ? ([["idleWarning", warning]] as const) : []),
     ];
   },
 

@@ -51,7 +51,7 @@ export type SignedInState = {
   readonly status: "authenticated" | "degraded";
   readonly user: User;
   readonly session: Session;
-  readonly warning?: Warning;
+  readonly warning?: Warning | undefined;
 };
 
 /** What an application sees. Frozen, and the same object for as long as nothing changes. */
@@ -79,7 +79,7 @@ export type AuthEvents = {
   refreshed: SignedInState;
   /** A refresh failed without saying anything about the session; told once until one succeeds. */
   degraded: { readonly error: unknown };
-  /** A warning begins. Its end is a snapshot without one. */
+  /** A warning begins, or turns into one of the other kind. Its end is a snapshot without one. */
   idleWarning: Warning;
   /** An API wants a stronger or fresher login (RFC 9470); `challenge` is its `WWW-Authenticate`. */
   stepUp: { readonly challenge: string };

@@ -54,6 +54,7 @@ const LATER = AT + 1_760_000;
 const newer = answer({ left: 86_000 });
 const EVENTS: Record<string, Change & Partial<Context>> = {
   granted: { type: "granted", answer: newer },
+  "granted with no more time": { type: "granted", answer: answer({ left: 86_000, idle: 40 }) },
   "granted under an older epoch": { type: "granted", answer: newer, epoch: -1 },
   "granted to another user": {
     type: "granted",
@@ -80,6 +81,7 @@ const EVENTS: Record<string, Change & Partial<Context>> = {
   "failed under an older epoch": { ...failed, epoch: -1 },
   hide: { type: "hide" },
   acted: { type: "acted", stay: false },
+  "acted elsewhere": { type: "acted", stay: false, own: false },
   stay: { type: "acted", stay: true },
   tick: { type: "tick" },
   "tick past the end": { type: "tick", at: AT + 2_000_000 },
@@ -94,7 +96,7 @@ const describeStep = (state: State, event: Change & Partial<Context>): string =>
     view.status,
     "reason" in view ? view.reason : "",
     "user" in view ? view.user.id : "",
-    "warning" in view ? `warned:${view.warning?.kind}` : "",
+    "warning" in view && view.warning ? `warned:${view.warning.kind}` : "",
     next.token ? "token" : "",
     next.epoch > state.epoch ? "epoch+" : "",
     next.retryAt > LATER ? "cools" : "",
@@ -150,6 +152,40 @@ describe("the machine", () => {
     expect(nextAt(SIGNED_IN, LEAD, false)).toBe(AT + 1_740_000);
     expect(nextAt(STATES["authenticated, warned"] as State, LEAD, false)).toBe(AT + 1_801_000);
     expect(nextAt(STATES["anonymous, never"] as State, LEAD, true)).toBe(Infinity);
+  });
+
+  it("whatever refreshes say of the end, off by rounding and travel, the person is warned once and without a break", () => {
+    const END = 1_800_000;
+    const refresh = fc.record({ passes: fc.integer({ min: 100, max: 30_000 }), travels: fc.nat(9_900) });
+    fc.assert(
+      fc.property(fc.array(refresh, { minLength: 20, maxLength: 60 }), (refreshes) => {
+        let [state]: readonly [State, ...unknown[]] = apply(INITIAL, granted);
+        const told: string[] = [];
+        let passed = 1_700_000;
+        for (const { passes, travels } of refreshes) {
+          passed += passes;
+          const idle = Math.floor((END - passed - travels) / 1000);
+          if (idle < 0) break;
+          const warned = "warning" in state.view && state.view.warning;
+          const more = answer({ left: 86_400 - passed / 1000, idle });
+          const [next, ...effects] = apply(state, { type: "granted", answer: more }, { at: AT + passed });
+          told.push(...effects.map(([name]) => name).filter((name) => name === "idleWarning"));
+          if (warned) expect(next.view).toHaveProperty("warning.kind", "inactivity");
+          state = next;
+        }
+        expect(told.length).toBeLessThanOrEqual(1);
+      }),
+    );
+  });
+
+  it("tells of another warning when what was stayed for meets the absolute end", () => {
+    const short = { type: "granted", answer: answer({ left: 1_820 }) } as const;
+    const warned = following(INITIAL, short, { type: "tick", at: AT + 1_790_000 });
+    expect(warned.view).toHaveProperty("warning.kind", "inactivity");
+    const [next, ...effects] = apply(warned, { type: "acted", stay: true }, { at: AT + 1_795_000 });
+    const warning = { kind: "absolute", endsAt: AT + 1_820_000 };
+    expect(next.view).toHaveProperty("warning", warning);
+    expect(effects).toEqual([["idleWarning", warning]]);
   });
 
   const change = fc.oneof(
