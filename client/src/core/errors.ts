@@ -63,10 +63,11 @@ export class AuthError extends Error {
   }
 }
 
-/** Read the error of an answer. One that is not this server's says nothing but its status. */
-export const readError = async (response: Response): Promise<AuthError> => {
-  const { code, reason, request_id } = (await response.json().catch(() => 0)) || {};
-  return new AuthError(typeof code === "string" ? (code as ErrorCode) : "unexpected_answer", response.status, {
+/** Let an answer pass if it is one of success. An error that is not this server's says nothing but its status. */
+export const accept = async (response: Response): Promise<Response> => {
+  if (response.ok) return response;
+  const { code, reason, request_id } = (await response.json().catch(() => 0)) ?? {};
+  throw new AuthError(typeof code === "string" ? (code as ErrorCode) : "unexpected_answer", response.status, {
     requestId: request_id,
     retryAfter: Number(response.headers.get("retry-after")) || undefined,
     // Why by the code: gateways answer with a `reason`, too, and theirs must not sign anybody out.

@@ -28,7 +28,8 @@ export type Channel = {
 export type Environment = {
   fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
   setTimeout(callback: () => void, milliseconds?: number): unknown;
-  clearTimeout(timer: never): void;
+  setInterval(callback: () => void, milliseconds: number): unknown;
+  clearInterval(timer: never): void;
   /** Never goes back; may stand still while the device sleeps. */
   readonly performance: { now(): number };
   /** May be wrong and may jump. */
@@ -66,7 +67,7 @@ export type AuthClientOptions = {
 
 export type TokenOptions = {
   /** Seconds the token has to last at least, where its lifetime allows. */
-  minTtl?: number;
+  minTtl?: number | undefined;
   signal?: AbortSignal | null | undefined;
 };
 
