@@ -6,6 +6,7 @@
 import type { Change, Context } from "../machine/machine.ts";
 import type { Answer } from "../machine/types.ts";
 
+/** What a tab tells the others: what has changed in it, as the machine takes it. */
 type Message = Change & Pick<Context, "at" | "id">;
 type Loose = Record<string, unknown> | null | undefined;
 

@@ -83,6 +83,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       id: former.seen?.session.id,
       own: true,
       ...change,
+      // Last, for another tab's message is taken as it is.
       random: environment.Math.random(),
       lead,
     } as MachineEvent;
@@ -159,7 +160,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       dispatch({ type: "ended", reason: state.seen ? "logout" : "never", own: false });
   };
 
-  // Why nothing is ever aborted: Chromium stores the cookies of a `keepalive` answer all the same (measured).
+  /**
+   * Let this be what is under way; `counts` tells it whether it still is.
+   *
+   * Why nothing is ever aborted: Chromium stores the cookies of a `keepalive` answer all the same (measured).
+   */
   const fly = (run: (counts: () => boolean) => Promise<void>): Promise<void> => {
     const counts = () => flight === mine;
     const mine = locked(() => run(counts)).finally(() => {

@@ -1,5 +1,5 @@
 /**
- * What the client knows and how that changes: `step(state, event) -> state`, and what to tell of it: `news(former, state)`.
+ * What the client knows and how that changes, `step(state, event) -> state`, and what to tell of it, `news(former, state)`.
  *
  * Owns: every rule about who is signed in, which token counts, when to refresh, when to warn and when to cool down.
  * Must not hold: a clock, randomness, the network, the page. Times come in with the events, in milliseconds on a clock
