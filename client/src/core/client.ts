@@ -176,8 +176,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   /** Refresh, or join what is under way, or do nothing within a cool-down. The state says how it went. */
   const refresh = async (): Promise<void> => {
-    const { token, retryAt } = state;
-    if (!flight && now() < retryAt) return;
+    const { token } = state;
+    if (!flight && now() < state.retryAt) return;
     const flown =
       flight ??
       fly(async (counts) => {
@@ -284,7 +284,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     listening = new AbortController();
     heartbeat = environment.setInterval(look, HEARTBEAT);
     for (const name of "pointerdown pointermove keydown visibilitychange focus online pageshow pagehide".split(" "))
-      environment.addEventListener?.(name, happens, { capture: true, signal: listening.signal });
+      environment.addEventListener(name, happens, { capture: true, signal: listening.signal });
     if (environment.BroadcastChannel) {
       channel = new environment.BroadcastChannel(base);
       channel.onmessage = ({ data }) => hear(data);

@@ -57,9 +57,12 @@ export class AuthError extends Error {
 
   constructor(code: ErrorCode, status = 0, more: Pick<AuthError, "retryAfter" | "requestId" | "reason"> = {}) {
     super(code);
-    const retryable =
-      code !== "session_changed" && (!status || status > 499 || status === 429 || code === "session_behind");
-    Object.assign(this, { name: "AuthError", code, status, retryable }, more);
+    Object.assign(this, more, {
+      name: "AuthError",
+      code,
+      status,
+      retryable: code === "session_behind" || status === 429 || status > 499 || (!status && code !== "session_changed"),
+    });
   }
 }
 

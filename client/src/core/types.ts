@@ -36,8 +36,8 @@ export type Environment = {
   readonly Date: { now(): number };
   readonly Math: { random(): number };
   readonly AbortSignal: { timeout(milliseconds: number): AbortSignal };
-  /** Where the events of the page and of the person arrive. */
-  addEventListener?(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
+  /** Where the events of the page and of the person arrive: wherever there is a `document`. */
+  addEventListener(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
   /** Without it (server, edge, worker) `start` does nothing. */
   readonly document?: { cookie: string; readonly visibilityState: string };
   readonly location?: { readonly href: string; readonly origin: string; readonly hostname: string };
