@@ -168,7 +168,7 @@ class Keyturn:
 
     async def authenticate_async(self, token: str) -> Principal:
         """Do as `authenticate`, for code that takes a Verifier as well."""
-        return self.auth.authenticate(token)
+        return await self.auth.authenticate_async(token)
 
     # -- start, ready, close
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from secrets import token_hex
 from typing import Final, NamedTuple
@@ -69,6 +69,15 @@ class SignInTooWeak(StepUpRequired):
         super().__init__()
         self.max_age: Final = max_age
         self.amr: Final = amr
+
+
+def values_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """Return every value of a header, as it came: a framework's own mapping may join, drop or decode them.
+
+    Args:
+        headers: names in lower case, as in an ASGI scope.
+    """
+    return [value for each, value in headers if each == name]
 
 
 def bearer(values: Sequence[bytes]) -> str:

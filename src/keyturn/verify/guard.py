@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from keyturn.core.errors import InvalidToken, Refused, Unavailable
 from keyturn.core.model import Principal
@@ -77,6 +77,26 @@ ANYBODY: Final = Requirement()
 """A valid token and nothing more."""
 
 
+class Identified(NamedTuple):
+    """Who a request acts as, or why nobody: what a middleware leaves for the routes, which ask for what they need."""
+
+    guard: Guard
+    principal: Principal | None
+    refused: Refused | None = None
+
+    def demand(self, requirement: Requirement = ANYBODY) -> Principal:
+        """Return the principal.
+
+        Why it raises: a route that forgets to look at the result must not run for nobody (Next.js CVE-2025-29927).
+
+        Raises: InvalidToken, Forbidden, StepUpRequired, Unavailable.
+        """
+        if self.principal is None:
+            raise self.refused or InvalidToken("authorization_header")
+        self.guard.ensure(self.principal, requirement)
+        return self.principal
+
+
 class Guard:
     """Find out who a request acts as, and whether that is enough.
 
@@ -112,6 +132,20 @@ class Guard:
         if requirement is not ANYBODY:
             requirement.ensure(principal, self._clock())
         return principal
+
+    def identify(self, authorization: Sequence[bytes]) -> Identified:
+        """Find out who a request acts as, and refuse nobody yet."""
+        try:
+            return Identified(self, self.check(authorization))
+        except Refused as refused:
+            return Identified(self, None, refused)
+
+    async def identify_async(self, authorization: Sequence[bytes]) -> Identified:
+        """Do as `identify` without blocking the event loop."""
+        try:
+            return Identified(self, await self.check_async(authorization))
+        except Refused as refused:
+            return Identified(self, None, refused)
 
     def ensure(self, principal: Principal, requirement: Requirement) -> None:
         """Ask more of a principal that is known already. Raises: Forbidden, StepUpRequired."""
