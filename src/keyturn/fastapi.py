@@ -30,7 +30,7 @@ from keyturn.core.model import Principal
 from keyturn.verify.fastapi import BEARER, PrincipalRefused, TokenAuth, answer_refusal, translate
 from keyturn.web import server_credential
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import read_request
+from keyturn.web.asgi import NEVER_FOUND, read_request
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.config import WebConfig
 from keyturn.web.documentation import DOCUMENTED, Documented
@@ -216,8 +216,11 @@ class _Endpoint:
         parameter = request.path_params.get("session_id", "")
         timeout = self.application.config.body_timeout
         message = read_request(request.scope, request.receive, timeout, parameter=parameter)
+        application = self.application
+        # FastAPI has found the route by the decoded path.
+        known = message.path != NEVER_FOUND
         try:
-            return translate(await self.application.run(self.route, message))
+            return translate(await (application.run(self.route, message) if known else application.respond(message)))
         except ClientGone:
             return Response(status_code=400)  # nobody is there to read it
 
