@@ -66,10 +66,10 @@ class Requirement:
 
         Spec: RFC 6750 3.1; RFC 9470 3; OWASP ASVS 5.0 7.5.3, 8.2.1, 8.3.1.
         """
-        if not principal.scopes.issuperset(self.scopes):
+        if self.scopes and not principal.scopes.issuperset(self.scopes):
             raise ScopeMissing(self.scopes)
         too_old = self.max_age is not None and now - principal.authenticated_at > self.max_age
-        if too_old or not set(self.amr).issubset(principal.amr):
+        if too_old or (self.amr and not set(self.amr).issubset(principal.amr)):
             raise SignInTooWeak(self.max_age, self.amr)
 
 

@@ -25,8 +25,8 @@ from keyturn.verify.keys import KeysWanted, KnownKeys
 
 _logger = logging.getLogger(__name__)
 
-_MOST_WAITS: Final = 2
-"""For the keys, and for the revocations."""
+_WAITS: Final = ("keys", "revocations")
+"""What a judgement waits for at most, each once."""
 
 
 class Verifier:
@@ -93,7 +93,7 @@ class Verifier:
             InvalidToken: for every token that must not be believed, revoked ones included.
             Unavailable: nobody can tell: the server has not answered yet.
         """
-        for _ in range(_MOST_WAITS):
+        for _ in _WAITS:
             try:
                 return self._judge(token)
             except Waits as waits:
@@ -103,7 +103,7 @@ class Verifier:
 
     async def authenticate_async(self, token: str) -> Principal:
         """Do as `authenticate`; what has to be loaded never blocks the event loop."""
-        for _ in range(_MOST_WAITS):
+        for _ in _WAITS:
             try:
                 return self._judge(token)
             except Waits as waits:
