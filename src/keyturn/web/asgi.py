@@ -26,7 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
 
-_NEVER_FOUND: Final = "\0"
+NEVER_FOUND: Final = "\0"
+"""The path of a request whose path is spelled in a way that is not the contract's."""
 _CONNECTION_CLOSE: Final = (b"connection", b"close")
 
 
@@ -119,7 +120,7 @@ def read_request(scope: Scope, receive: Receive, body_timeout: float, *, paramet
         path = path[len(root) :]
     # Why: every path of the contract is spelled in one way. An encoded one would slip past a proxy's rules.
     if b"%" in scope.get("raw_path", b""):
-        path = _NEVER_FOUND
+        path = NEVER_FOUND
     client = scope.get("client")
     return Request(
         scope["method"],
