@@ -59,7 +59,6 @@ _SERVER: Final = APIKeyHeader(
 )
 _PROBLEM_REF: Final = {"$ref": f"#/components/schemas/{KeyturnProblem.__name__}"}
 _PROBLEM_TYPE: Final = "application/problem+json"
-_OPERATIONS: Final = frozenset({"healthz", "readyz", "metrics"})
 _CSRF_HEADER: Final[dict[str, Any]] = {
     "name": "X-Keyturn",
     "in": "header",
@@ -103,11 +102,9 @@ def router(source: WebApplication | Runtime, *, operations: bool = False) -> API
     """
     application = source if isinstance(source, WebApplication) else source.web
     lifespan = None if isinstance(source, WebApplication) else _lifespan_of(source)
-    routes = [route for route in ROUTES if operations or route.name not in _OPERATIONS]
+    by_path = application.routed(operations=operations)
+    routes = [route for methods in by_path.values() for route in methods.values()]
     made = describe(application.config, routes, lambda route: _endpoint(application, route), lifespan=lifespan)
-    by_path: dict[str, dict[str, Route]] = {}
-    for route in routes:
-        by_path.setdefault(application.path_of(route), {})[route.method] = route
     for path, methods in by_path.items():
         made.add_route(path, _other_methods(application, methods), methods=[], include_in_schema=False)
     return made
