@@ -16,7 +16,6 @@ from flask import Blueprint, Flask, Request, Response, current_app, request
 
 from keyturn.web.asgi import NEVER_FOUND
 from keyturn.web.endpoints import Route
-from keyturn.web.messages import ClientGone
 from keyturn.web.messages import Response as Answer
 from keyturn.web.threaded import ThreadedNode
 from keyturn.web.wsgi import native_headers, read_environ
@@ -90,11 +89,8 @@ def _view(node: ThreadedNode, methods: Mapping[str, Route]) -> Callable[..., Res
     def answer(session_id: str = "") -> Response:
         timeout = node.web.config.body_timeout
         message = read_environ(request.environ, timeout, source=_Content(request), parameter=session_id)
-        try:
-            # A path that was percent-encoded is none of ours, although Flask has found it.
-            return _translate(node.respond(message, None if message.path == NEVER_FOUND else methods))
-        except ClientGone:
-            return Response(status=400)  # nobody is there to read it
+        # A path that was percent-encoded is none of ours, although Flask has found it.
+        return _translate(node.respond(message, None if message.path == NEVER_FOUND else methods))
 
     return answer
 

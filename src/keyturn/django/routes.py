@@ -16,7 +16,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from keyturn.web.asgi import NEVER_FOUND, read_request
 from keyturn.web.endpoints import Route
-from keyturn.web.messages import MAX_BODY_BYTES, ClientGone, Request
+from keyturn.web.messages import MAX_BODY_BYTES, Request
 from keyturn.web.messages import Response as Answer
 from keyturn.web.threaded import ThreadedNode
 from keyturn.web.wsgi import read_environ
@@ -61,10 +61,7 @@ def _view(node: ThreadedNode, methods: Mapping[str, Route]) -> Callable[..., Cor
             message = read_request(dict(request.scope), content.receive, timeout, parameter=session_id)
         else:
             message = read_environ(request.META, timeout, source=request, parameter=session_id)
-        try:
-            return _translate(await content.awaited(node, message, methods))
-        except ClientGone:
-            return HttpResponse(status=400)  # nobody is there to read it
+        return _translate(await content.awaited(node, message, methods))
 
     answer.login_required = False  # type: ignore[attr-defined]
     return csrf_exempt(answer)

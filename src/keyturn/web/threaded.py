@@ -19,12 +19,12 @@ from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, Protocol, TypeVar
 
-from keyturn.core.errors import Unavailable
+from keyturn.core.errors import InvalidRequest, Refused, Unavailable
 from keyturn.core.model import Principal
 from keyturn.web import answers
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import Route
-from keyturn.web.messages import Request, Response
+from keyturn.web.messages import ClientGone, Request, Response
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -93,7 +93,7 @@ class ThreadedNode:
         Args:
             methods: those of a path that the host has routed; None: the path is looked up.
 
-        Raises: ClientGone. As `start`, but a dependency at fault is answered with 503.
+        Raises: as `start`, but a dependency at fault is answered with 503.
         """
         return self._submit(self._respond(request, methods)).result()
 
@@ -163,12 +163,17 @@ class ThreadedNode:
             self._started = True
 
     async def _respond(self, request: Request, methods: Mapping[str, Route] | None) -> Response:
-        if not self._started:
-            try:
+        refused: Refused
+        try:
+            if not self._started:
                 await self._start()
-            except Unavailable as fault:
-                _logger.warning("the node cannot start", extra={"dependency": fault.dependency})
-                return answers.finish(answers.problem(fault, request.id), request.id)
-        if methods is None:
-            return await self.node.web.respond(request)
-        return await self.node.web.respond_at(methods, request)
+            if methods is None:
+                return await self.node.web.respond(request)
+            return await self.node.web.respond_at(methods, request)
+        except Unavailable as fault:
+            _logger.warning("the node cannot start", extra={"dependency": fault.dependency})
+            refused = fault
+        except ClientGone:
+            # The hosts of this module must have an answer, also where nobody is there to read it.
+            refused = InvalidRequest("the request ends early")
+        return answers.finish(answers.problem(refused, request.id), request.id)

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from keyturn.core import cookie
 from keyturn.core.errors import InvalidRequest, PayloadTooLarge, Refused
+from keyturn.ports import MonotonicClock
 from keyturn.web.asgi import NEVER_FOUND, ensure_awaited_by, refuse_announced
 from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone, Header, ReadBody, Request, Response
 from keyturn.web.threaded import ThreadedNode
@@ -46,11 +47,7 @@ class KeyturnWSGI:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        request = read_environ(environ, self._node.web.config.body_timeout)
-        try:
-            response = self._node.respond(request)
-        except ClientGone:
-            response = Response(400, [])  # nobody is there to read it
+        response = self._node.respond(read_environ(environ, self._node.web.config.body_timeout))
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", native_headers(response))
         return [response.body] if response.body else []
 
@@ -61,7 +58,12 @@ def native_headers(response: Response) -> list[tuple[str, str]]:
 
 
 def read_environ(
-    environ: Environ, body_timeout: float, *, source: Source | None = None, parameter: str = ""
+    environ: Environ,
+    body_timeout: float,
+    *,
+    source: Source | None = None,
+    parameter: str = "",
+    monotonic: MonotonicClock = time.monotonic,
 ) -> Request:
     """Turn a WSGI environment into a Request, and read its body.
 
@@ -69,7 +71,8 @@ def read_environ(
         source: where a host framework keeps a body of known length, which it may have read already.
         parameter: the value of the route's one path parameter, where a host has routed.
     """
-    ensure_awaited = ensure_awaited_by(environ)
+    # Before the body is read: that is time in which whoever waits may have given up.
+    ensure_awaited = ensure_awaited_by(environ, monotonic)
     headers = _headers(environ)
     path: str = environ.get("PATH_INFO", "")
     # Why: as over ASGI. Servers that tell the path as it was sent do so under one of these names.
@@ -79,7 +82,7 @@ def read_environ(
         environ["REQUEST_METHOD"],
         path,
         headers,
-        _body_reader(environ, headers, source, body_timeout),
+        _body_reader(environ, headers, source, _deadline(body_timeout, monotonic)),
         peer=environ.get("REMOTE_ADDR") or None,
         scheme=environ.get("wsgi.url_scheme", "http"),
         ensure_awaited=ensure_awaited,
@@ -120,7 +123,15 @@ def _unjoined(header: Header) -> Iterable[Header]:
 # -- the body
 
 
-def _body_reader(environ: Environ, headers: list[Header], source: Source | None, timeout: float) -> ReadBody:
+def _deadline(timeout: float, monotonic: MonotonicClock) -> Callable[[], bool]:
+    """Return a function that says whether there still is time."""
+    late_at = monotonic() + timeout
+    return lambda: monotonic() < late_at
+
+
+def _body_reader(
+    environ: Environ, headers: list[Header], source: Source | None, in_time: Callable[[], bool]
+) -> ReadBody:
     """Read the body now, and return a function that hands it out, or raises why there is none.
 
     Why now: the input belongs to the thread of the request, and the endpoint runs on another. Refusals wait until the
@@ -129,7 +140,7 @@ def _body_reader(environ: Environ, headers: list[Header], source: Source | None,
     refused: Refused | ClientGone | None = None
     content = b""
     try:
-        content = _read(environ, headers, source, timeout)
+        content = _read(environ, headers, source, in_time)
     except (Refused, ClientGone) as fault:
         refused = fault
 
@@ -141,8 +152,7 @@ def _body_reader(environ: Environ, headers: list[Header], source: Source | None,
     return read
 
 
-def _read(environ: Environ, headers: list[Header], source: Source | None, timeout: float) -> bytes:
-    late_at = time.monotonic() + timeout
+def _read(environ: Environ, headers: list[Header], source: Source | None, in_time: Callable[[], bool]) -> bytes:
     length: int | None = None
     given: Source = environ["wsgi.input"] if source is None else source
     if "HTTP_TRANSFER_ENCODING" in environ:
@@ -154,12 +164,12 @@ def _read(environ: Environ, headers: list[Header], source: Source | None, timeou
         refuse_announced(headers)
         length = int(environ.get("CONTENT_LENGTH") or 0)
     try:
-        return _read_limited(given, length, late_at)
+        return _read_limited(given, length, in_time)
     except OSError as fault:  # servers and frameworks derive from it what they raise when a client leaves in mid-body
         raise ClientGone from fault
 
 
-def _read_limited(source: Source, length: int | None, late_at: float) -> bytes:
+def _read_limited(source: Source, length: int | None, in_time: Callable[[], bool]) -> bytes:
     """Read so many bytes, or to the end where the length is unknown.
 
     Raises: PayloadTooLarge. BodyTooSlow. ClientGone: it ends early.
@@ -170,7 +180,7 @@ def _read_limited(source: Source, length: int | None, late_at: float) -> bytes:
     chunks: list[bytes] = []
     while left:
         chunk = read(left)
-        if time.monotonic() >= late_at:
+        if not in_time():
             raise BodyTooSlow("the body did not arrive in time")
         if not chunk:
             break

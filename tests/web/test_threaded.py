@@ -1,0 +1,103 @@
+"""A node on an event loop of its own: threads, forks, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from keyturn.core.errors import InvalidToken
+from keyturn.runtime import Keyturn
+from keyturn.testing import FrozenClock
+from keyturn.web.messages import Request
+from tests.services import sqlite_url, wait_until
+from tests.web.conftest import BROWSER
+from tests.web.wsgi import Outcomes, call, new_node, sign_up
+
+THREADS = 24
+ROOT = Path(__file__).parents[2]
+
+
+def test_refreshes_of_many_threads(database_url: str, scale: Callable[[int, int], int]) -> None:
+    """Of N parallel presentations of one token through N threads, exactly one confirms; all are answered."""
+    clock, outcomes = FrozenClock(), Outcomes()
+    node = new_node(database_url, database_clock=clock, sinks=[outcomes])
+    threads = scale(THREADS, 8 * THREADS)
+    gate = threading.Barrier(threads)
+
+    def refresh(cookie: str) -> int:
+        gate.wait()
+        return call(node.wsgi, path="/auth/refresh", HTTP_COOKIE=cookie).status
+
+    try:
+        first = sign_up(node.wsgi, "ada@example.com").cookie
+        child = call(node.wsgi, path="/auth/refresh", HTTP_COOKIE=first).cookie
+        clock.advance(61)
+        outcomes.seen.clear()
+        with ThreadPoolExecutor(threads) as pool:
+            assert list(pool.map(refresh, [child] * threads)) == [200] * threads
+        assert Counter(outcomes.seen) == {"confirm": 1, "rotate": threads - 1}
+    finally:
+        node.threaded.close()
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+def test_forked_workers(tmp_path: Path, when: str) -> None:
+    """A node starts in each worker after the fork; one that was started before it refuses loudly and shares nothing."""
+    command = [sys.executable, "-m", "tests.web.prefork_worker", sqlite_url(tmp_path), when]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines == ["201"] * 2 if when == "after" else all("before it forked" in line for line in lines)
+    assert done.stderr == ""
+
+
+def test_end_of_a_node(tmp_path: Path) -> None:
+    """A closed node ends its thread and says so to whoever comes after; closing twice, or what never ran, is no error."""
+    node = new_node(sqlite_url(tmp_path))
+    node.threaded.close()
+    node.threaded.start()
+    node.threaded.start()
+    thread = next(thread for thread in threading.enumerate() if thread.name == "keyturn")
+    node.threaded.close()
+    node.threaded.close()
+    wait_until(lambda: not thread.is_alive(), 10, "the end of the thread")
+    with pytest.raises(RuntimeError, match="closed"):
+        call(node.wsgi, "GET", "/healthz")
+
+
+def test_first_request_checks_a_token(tmp_path: Path) -> None:
+    """A process whose first request only brings an access token starts the node for it."""
+    one = new_node(sqlite_url(tmp_path))
+    other = Keyturn(one.settings)
+    try:
+        token = sign_up(one.wsgi, "ada@example.com").json["access_token"]
+        assert other.threaded.authenticate(token).amr == ("pwd",)
+        with pytest.raises(InvalidToken):
+            other.threaded.authenticate(token[:-1])
+    finally:
+        one.threaded.close()
+        other.threaded.close()
+
+
+def test_event_loops_of_a_host(tmp_path: Path) -> None:
+    """A node answers on whatever event loop is asked, one after the other: it has its own."""
+    node = new_node(sqlite_url(tmp_path))
+    headers = [(name.encode(), value.encode()) for name, value in BROWSER.items()]
+
+    async def nothing() -> bytes:
+        return b""
+
+    try:
+        for _ in range(2):
+            request = Request("POST", "/auth/refresh", headers, nothing)
+            assert asyncio.run(node.threaded.respond_async(request)).status == 401
+    finally:
+        node.threaded.close()
