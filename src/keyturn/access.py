@@ -13,11 +13,11 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.core.errors import Unavailable
-from keyturn.core.model import Principal, Session, SessionId, User
+from keyturn.core.model import Principal, Session, User
 from keyturn.core.policy import Policy
 from keyturn.ports import ClaimsHook, Denylist, Entropy, WallClock
 from keyturn.tokens import base64url
-from keyturn.tokens.access_token import AccessClaims, AccessTokenSigner, AccessTokenVerifier
+from keyturn.tokens.access_token import AccessTokenSigner, AccessTokenVerifier
 from keyturn.tokens.signing_key import SigningKey
 from keyturn.tokens.verified_cache import VerifiedTokenCache
 
@@ -110,7 +110,7 @@ class AccessTokens:
         Raises:
             InvalidToken: for every token that must not be believed, revoked ones included.
         """
-        return _principal(self._cache.verify(token, self._clock()))
+        return self._cache.verify(token, self._clock()).principal
 
     def _signer_at(self, now: float) -> AccessTokenSigner:
         key = self._signing.signing_key(now)
@@ -126,16 +126,3 @@ def _scope(value: object) -> str | None:
     if isinstance(value, list | tuple | set | frozenset):
         return " ".join(sorted(map(str, value)))
     raise TypeError("scope is a text or a list of texts")
-
-
-def _principal(claims: AccessClaims) -> Principal:
-    return Principal(
-        user_id=claims.subject,
-        session_id=SessionId(claims.session_id),
-        token_id=claims.token_id,
-        scopes=claims.scopes,
-        amr=claims.methods,
-        authenticated_at=claims.authenticated_at,
-        expires_at=claims.expires_at,
-        claims=claims.extra,
-    )

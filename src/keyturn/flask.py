@@ -3,6 +3,11 @@
     app = Flask(__name__)
     KeyturnFlask(Keyturn(), app)
 
+    @app.get("/notes")
+    @requires("notes")
+    def notes():
+        return {"user": current_principal.user_id}
+
 Owns: the translation to Flask. Must not decide anything. Flask is imported only here and in `keyturn.verify.flask`.
 """
 
@@ -12,15 +17,16 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Final, Protocol
 
-from flask import Blueprint, Flask, Request, Response, current_app, request
+from flask import Blueprint, Flask, Request, Response, request
 
+from keyturn.verify.flask import TokenAuth, current_principal, requires, translate
 from keyturn.web.asgi import NEVER_FOUND
 from keyturn.web.endpoints import Route
-from keyturn.web.messages import Response as Answer
+from keyturn.web.hosting import by_path, hosted_routes
 from keyturn.web.threaded import ThreadedNode
-from keyturn.web.wsgi import native_headers, read_environ
+from keyturn.web.wsgi import read_environ
 
-__all__ = ["KeyturnFlask", "Runtime"]
+__all__ = ["KeyturnFlask", "Runtime", "current_principal", "requires"]
 
 _ANY_METHOD: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
@@ -54,7 +60,7 @@ class KeyturnFlask:
     ) -> None:
         self.node: Final = runtime.threaded
         self.blueprint: Final = Blueprint("keyturn", __name__, url_prefix=url_prefix)
-        for path, methods in self.node.web.routed(operations=operations).items():
+        for path, methods in by_path(self.node.web, hosted_routes(operations=operations)).items():
             self.blueprint.add_url_rule(
                 path.replace("{", "<").replace("}", ">"),
                 endpoint=next(iter(methods.values())).name,
@@ -67,9 +73,9 @@ class KeyturnFlask:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Register the routes in an application."""
+        """Register the routes in an application, and let `requires` and `current_principal` find this node."""
         app.register_blueprint(self.blueprint)
-        app.extensions["keyturn"] = self
+        TokenAuth(self.node, app)
 
 
 class _Content:
@@ -90,14 +96,6 @@ def _view(node: ThreadedNode, methods: Mapping[str, Route]) -> Callable[..., Res
         timeout = node.web.config.body_timeout
         message = read_environ(request.environ, timeout, source=_Content(request), parameter=session_id)
         # A path that was percent-encoded is none of ours, although Flask has found it.
-        return _translate(node.respond(message, None if message.path == NEVER_FOUND else methods))
+        return translate(node.respond(message, None if message.path == NEVER_FOUND else methods))
 
     return answer
-
-
-def _translate(answer: Answer) -> Response:
-    response: Response = current_app.response_class(answer.body, answer.status, native_headers(answer))
-    if not answer.body and answer.status in {204, 304}:
-        # Flask names a type for what has no content.
-        response.headers.remove("content-type")
-    return response

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from keyturn.core.events import Event
 from keyturn.core.login import Admission, Limit
-from keyturn.core.model import Contact, RevokeReason, Session, SessionId, User, UserId
+from keyturn.core.model import Contact, Principal, RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
 from keyturn.core.secret import redacted
 
@@ -201,6 +201,22 @@ class Denylist(Protocol):
         ...
 
 
+class PrincipalSource(Protocol):
+    """Who a request acts as, by its access token: a node in this process (`Keyturn`), or a `Verifier` beside one.
+
+    What every integration of a framework takes. Both methods raise InvalidToken for a token that must not be believed,
+    and Unavailable where nobody can tell.
+    """
+
+    def authenticate(self, token: str) -> Principal:
+        """Turn an access token into a principal. Safe in any thread; a Verifier blocks while it fetches keys."""
+        ...
+
+    async def authenticate_async(self, token: str) -> Principal:
+        """Do as `authenticate` without ever blocking the event loop."""
+        ...
+
+
 class SigningKeyStore(Protocol):
     """Access-token signing keys, sealed under the secret ring, shared by all nodes."""
 
@@ -251,6 +267,7 @@ __all__ = [
     "Listing",
     "MonotonicClock",
     "Passwords",
+    "PrincipalSource",
     "RevocationFeed",
     "SessionStore",
     "SigningKeyStore",

@@ -181,6 +181,10 @@ class Keyturn:
         """Turn an access token into a principal; no I/O. Raises: InvalidToken."""
         return self.auth.authenticate(token)
 
+    async def authenticate_async(self, token: str) -> Principal:
+        """Do as `authenticate`, for code that takes a Verifier as well."""
+        return await self.auth.authenticate_async(token)
+
     # -- start, ready, close
 
     async def start(self) -> None:

@@ -14,8 +14,10 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.views.decorators.csrf import csrf_exempt
 
+from keyturn.verify.django import translate
 from keyturn.web.asgi import NEVER_FOUND, read_request
 from keyturn.web.endpoints import Route
+from keyturn.web.hosting import by_path, hosted_routes
 from keyturn.web.messages import MAX_BODY_BYTES, Request
 from keyturn.web.messages import Response as Answer
 from keyturn.web.threaded import ThreadedNode
@@ -43,7 +45,7 @@ def urls(runtime: Runtime, *, operations: bool = False) -> list[URLPattern]:
             _view(node, methods),
             name=f"keyturn_{next(iter(methods.values())).name}",
         )
-        for route, methods in node.web.routed(operations=operations).items()
+        for route, methods in by_path(node.web, hosted_routes(operations=operations)).items()
     ]
 
 
@@ -114,12 +116,9 @@ class _Rendered(Morsel[str]):
 
 
 def _translate(answer: Answer) -> HttpResponse:
-    response = HttpResponse(answer.body, status=answer.status)
-    del response.headers["Content-Type"]
+    response = translate(answer)
     for name, value in answer.headers:
         if name == b"set-cookie":
             cookie = _Rendered(value.decode("latin-1"))
             response.cookies[cookie.key] = cookie
-        else:
-            response.headers[name.decode("latin-1")] = value.decode("latin-1")
     return response

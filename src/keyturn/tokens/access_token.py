@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from keyturn.core.errors import InvalidToken
+from keyturn.core.model import Principal, SessionId
 from keyturn.tokens import base64url
 from keyturn.tokens.jws import (
     ALGORITHM,
@@ -92,6 +93,20 @@ class AccessClaims(NamedTuple):
     def scopes(self) -> frozenset[str]:
         """The scopes as a set."""
         return frozenset((self.scope or "").split())
+
+    @property
+    def principal(self) -> Principal:
+        """Who a request with this token acts as."""
+        return Principal(
+            self.subject,
+            SessionId(self.session_id),
+            self.token_id,
+            self.scopes,
+            self.methods,
+            self.authenticated_at,
+            self.expires_at,
+            self.extra,
+        )
 
 
 class AccessTokenSigner:

@@ -22,8 +22,10 @@ class VerifiedTokenCache:
 
     Why: a client sends the same token for minutes and the signature check is most of the
     cost. Only valid tokens are kept, so garbage cannot push good ones out. Whether it has
-    expired, was revoked, or its key was withdrawn (a leak) is never cached. One per event
-    loop; it is not made for threads.
+    expired, was revoked, or its key was withdrawn (a leak) is never cached.
+
+    Threads may share it without a lock: each step is one operation on a dict, and what
+    they can lose to each other is a cached token, never a check.
 
     Two generations bound it: when the young one is full it becomes the old one and the
     former old one is dropped. Dropping costs nothing and what is in use moves back.
@@ -69,7 +71,7 @@ class VerifiedTokenCache:
             claims = self._admit(token, now)
         elif not self._verifier.still_counts(claims, now):
             # Judged anew, which names the reason.
-            del self._young[token]
+            self._young.pop(token, None)
             claims = self._verifier.verify(token, now)
         if claims.sid in self._revoked or claims.token_id in self._revoked:
             raise InvalidToken(TokenFault.REVOKED)

@@ -25,7 +25,7 @@ from keyturn.core.events import Event, EventType
 from keyturn.sinks import tell
 from keyturn.web import answers
 from keyturn.web.config import WebConfig
-from keyturn.web.endpoints import OPERATIONS, ROUTES, Call, Route, Services
+from keyturn.web.endpoints import ROUTES, Call, Route, Services
 from keyturn.web.messages import BodyTooSlow, ClientGone, Header, Request, Response
 
 _logger = logging.getLogger(__name__)
@@ -61,18 +61,6 @@ class WebApplication:
     def path_of(self, route: Route) -> str:
         """Return the path under which a route is reached, with its parameter in braces."""
         return route.path if route.rooted else self.config.base_path + route.path
-
-    def routed(self, *, operations: bool) -> dict[str, dict[str, Route]]:
-        """Return the methods of each path, for the router of a host framework; `respond_at` answers them.
-
-        Args:
-            operations: also `/healthz`, `/readyz` and `/metrics`; an application usually has its own.
-        """
-        found: dict[str, dict[str, Route]] = {}
-        for route in ROUTES:
-            if operations or route.name not in OPERATIONS:
-                found.setdefault(self.path_of(route), {})[route.method] = route
-        return found
 
     async def respond(self, request: Request) -> Response:
         """Answer any request. Raises: ClientGone, and nothing else but cancellation."""

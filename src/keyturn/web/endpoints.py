@@ -289,6 +289,3 @@ ROUTES: Final = (
     Route("metrics", "GET", "/metrics", metrics, rooted=True),
 )
 """Every route there is; what is not here is a 404."""
-
-OPERATIONS: Final = frozenset({"healthz", "readyz", "metrics"})
-"""The routes for those who run the process; an application that embeds the others usually has its own."""

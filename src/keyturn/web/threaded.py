@@ -83,8 +83,14 @@ class ThreadedNode:
 
         Raises: InvalidToken. As `start`, the first time.
         """
-        if not self._started or self._process != os.getpid():
+        if not self._is_running():
             self.start()
+        return self.node.authenticate(token)
+
+    async def authenticate_async(self, token: str) -> Principal:
+        """Do as `authenticate` without blocking the event loop."""
+        if not self._is_running():
+            await asyncio.wrap_future(self._submit(self._start()))
         return self.node.authenticate(token)
 
     def respond(self, request: Request, methods: Mapping[str, Route] | None = None) -> Response:
@@ -112,6 +118,9 @@ class ThreadedNode:
         thread.join(CLOSE_TIME)
 
     # -- on the calling thread
+
+    def _is_running(self) -> bool:
+        return self._started and self._process == os.getpid()
 
     def _submit(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
         try:
