@@ -33,10 +33,15 @@ class Outcomes:
             self.seen.append(event.data["outcome"])
 
 
-def new_node(url: str, **more: Any) -> Keyturn:
+def new_node(url: str, *, trusted_proxies: int = 0, **more: Any) -> Keyturn:
     """Make a node that nothing has started."""
     secret = SecretRing.generate(os.urandom(32))
-    return Keyturn(Settings.load(env="development", database_url=url, base_url=ORIGIN, secret=secret), **more)
+    return Keyturn(
+        Settings.load(
+            env="development", database_url=url, base_url=ORIGIN, secret=secret, trusted_proxies=trusted_proxies
+        ),
+        **more,
+    )
 
 
 class Answer(NamedTuple):

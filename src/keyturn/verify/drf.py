@@ -27,8 +27,6 @@ from rest_framework.exceptions import APIException, NotAuthenticated
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import exception_handler as default_exception_handler
-from rest_framework.views import set_rollback
 
 from keyturn.core.errors import InvalidToken, Refused
 from keyturn.core.model import Principal
@@ -148,6 +146,10 @@ def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) 
 
 def exception_handler(fault: Exception, context: Mapping[str, Any]) -> Response | HttpResponse | None:
     """Answer refusals with the same problem document as everywhere; everything else as REST framework does."""
+    # Not above: REST framework's views import the authentication classes of the settings, and with them this file.
+    from rest_framework.views import exception_handler as default_exception_handler
+    from rest_framework.views import set_rollback
+
     request = context["request"]._request  # noqa: SLF001 - as above
     if isinstance(fault, NotAuthenticated) and getattr(fault, "auth_header", None) == _CHALLENGE:
         fault = PrincipalRefused(InvalidToken("authorization_header"))
