@@ -110,7 +110,7 @@ class AccessTokens:
         Raises:
             InvalidToken: for every token that must not be believed, revoked ones included.
         """
-        return self._cache.verify(token, self._clock()).principal
+        return self._cache.authenticate(token, self._clock())
 
     def _signer_at(self, now: float) -> AccessTokenSigner:
         key = self._signing.signing_key(now)

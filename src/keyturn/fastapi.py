@@ -24,13 +24,13 @@ from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
 
 import keyturn
-from keyturn.auth import Auth
 from keyturn.core import cookie
 from keyturn.core.model import Principal
 from keyturn.verify.fastapi import BEARER, PrincipalRefused, TokenAuth, answer_refusal, translate
+from keyturn.verify.guard import Guard
 from keyturn.web import server_credential
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import read_request
+from keyturn.web.asgi import NEVER_FOUND, read_request
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.config import WebConfig
 from keyturn.web.documentation import DOCUMENTED, Documented
@@ -216,8 +216,11 @@ class _Endpoint:
         parameter = request.path_params.get("session_id", "")
         timeout = self.application.config.body_timeout
         message = read_request(request.scope, request.receive, timeout, parameter=parameter)
+        application = self.application
+        # FastAPI has found the route by the decoded path.
+        known = message.path != NEVER_FOUND
         try:
-            return translate(await self.application.run(self.route, message))
+            return translate(await (application.run(self.route, message) if known else application.respond(message)))
         except ClientGone:
             return Response(status_code=400)  # nobody is there to read it
 
@@ -241,11 +244,12 @@ def _other_methods(
 # -- who the request acts as
 
 
-def _source_of(request: Request) -> Auth:
-    return _application_of(request).services.auth
+def _guard_of(request: Request) -> Guard:
+    auth = _application_of(request).services.auth
+    return Guard(auth, clock=auth.clock)
 
 
-current_principal: Final = TokenAuth(_source_of)
+current_principal: Final = TokenAuth(_guard_of)
 """Depend on it, with the scopes a route needs; `current_principal.step_up(max_age=300)` asks for a fresh sign-in."""
 
 CurrentPrincipal = Annotated[Principal, Security(current_principal)]

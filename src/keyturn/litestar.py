@@ -82,7 +82,9 @@ def _forward(serve: ASGIApp, path: str, methods: Sequence[HttpMethod], **more: A
     async def forward() -> ASGIApp:  # it asks for nothing, so Litestar reads nothing
         return serve
 
-    return HTTPRouteHandler(path.replace("{session_id}", "{session_id:str}"), http_method=methods, **more)(forward)
+    spelled = path.replace("{session_id}", "{session_id:str}")
+    # The status is ours to set; Litestar takes a 204, its own for DELETE, as a promise that nothing is returned.
+    return HTTPRouteHandler(spelled, http_method=methods, status_code=200, **more)(forward)
 
 
 # -- what OpenAPI shows

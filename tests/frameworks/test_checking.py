@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,17 +10,15 @@ import pytest
 from keyturn.verify import Verifier
 from tests.attacks.support import Answer, send
 from tests.frameworks.adapters import Adapter, Wire
-from tests.tokens.forge import sign
 from tests.verify.publisher import Publisher
+from tests.verify.tokens import token_of_now
 
 pytestmark = pytest.mark.anyio
 
 
-def token(*, age: float = 0, scope: str = "notes admin", methods: tuple[str, ...] = ("pwd", "otp")) -> str:
-    """Return a token of now, whose sign-in is some seconds old."""
-    now = int(time.time())
-    times = {"issued_at": now, "expires_at": now + 600, "authenticated_at": now - age}
-    return sign(**times, scope=scope, methods=methods)
+def token(*, age: int = 0, scope: str = "notes admin", methods: tuple[str, ...] = ("pwd", "otp")) -> str:
+    """Return a token with everything that the routes need, unless said otherwise."""
+    return token_of_now(age=age, scope=scope, methods=methods)
 
 
 async def ask(application: Any, path: str, text: str | None) -> Answer:

@@ -36,7 +36,7 @@ async def test_sign_up_and_log_in(embedded: Wire, browser: Browser) -> None:
 
 
 async def test_refresh(ada: Browser) -> None:
-    """A refresh gives a new token, which works, and a new cookie; the other way back is the cookie that it replaced."""
+    """A refresh gives a new token, which works, and a new cookie."""
     cookie, token = ada.cookie, ada.token
     answer = await ada.refresh()
     assert answer.status == 200
@@ -272,7 +272,8 @@ async def test_address_behind_a_proxy(ada: Browser) -> None:
     """The client's address is what the one trusted proxy says, and no longer list helps to forge it."""
     forged = Browser(ada.application, email=ada.email)
     headers = [("x-forwarded-for", f"203.0.113.66, {forged.peer}")]
-    assert (await forged.send("POST", "/auth/login", {"email": ada.email, "password": PASSWORD}, headers)).status == 200
+    body = {"email": ada.email, "password": PASSWORD}
+    assert (await forged.send("POST", "/auth/login", body, headers=headers)).status == 200
     assert {each["ip"] for each in await forged.sessions()} == {ada.peer, forged.peer}
 
 
@@ -285,6 +286,6 @@ async def test_published_keys(embedded: Wire, ada: Browser) -> None:
 
 
 async def test_unknown_paths_stay_with_the_host(embedded: Wire) -> None:
-    """What is not in the contract is the host's own, operations among it."""
+    """What is not in the contract is the host's own, and the host has no such thing."""
     for path in ("/auth/unknown", "/auth"):
         assert (await send(embedded, "GET", path)).status == 404

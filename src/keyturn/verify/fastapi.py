@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Annotated, Final
 
 from fastapi import HTTPException, Request, Response, Security
+from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer, SecurityScopes
 
 from keyturn.core.errors import Refused
@@ -30,11 +31,19 @@ from keyturn.wire import values_of
 
 __all__ = ["PrincipalRefused", "TokenAuth", "answer_refusal"]
 
-BEARER: Final = HTTPBearer(
+
+class _Shown(HTTPBearer):
+    """What OpenAPI shows of a guarded route. The header is read elsewhere, strictly and as it came."""
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        """Read nothing."""
+
+
+BEARER: Final = _Shown(
     scheme_name="KeyturnAccessToken", bearerFormat="JWT", description="The access token.", auto_error=False
 )
 
-Source = PrincipalSource | Callable[[Request], PrincipalSource]
+Source = PrincipalSource | Callable[[Request], Guard]
 
 
 class PrincipalRefused(HTTPException):
@@ -57,7 +66,7 @@ class TokenAuth:
     that is passed by (Next.js CVE-2025-29927) leaves every route open.
 
     Args:
-        source: a Verifier, the Keyturn node of this process, or a function of the request that finds one.
+        source: a Verifier, the Keyturn node of this process, or a function that finds the guard of a request.
         max_age, amr: as in `Requirement`; `step_up` sets them.
         clock: seconds since the Unix epoch.
     """
@@ -71,6 +80,7 @@ class TokenAuth:
         clock: WallClock = time.time,
     ) -> None:
         self._source: Final = source
+        self._guard_of: Final = source if callable(source) else _always(Guard(source, clock=clock))
         self._clock: Final = clock
         self._max_age: Final = max_age
         self._amr: Final = tuple(amr)
@@ -92,14 +102,18 @@ class TokenAuth:
         Spec: RFC 6750 3, 3.1; RFC 9470 3; OWASP ASVS 5.0 8.2.1, 8.3.1.
         """
         headers = request.scope["headers"]
-        source = self._source(request) if callable(self._source) else self._source
+        guard = self._guard_of(request)
         requirement = _requirement(tuple(scopes.scopes), self._max_age, self._amr)
         try:
-            return await Guard(source, clock=self._clock).check_async(values_of(headers, b"authorization"), requirement)
+            return await guard.check_async(values_of(headers, b"authorization"), requirement)
         except Refused as fault:
             refused = fault
         _take_over(request)
         raise PrincipalRefused(refused, refusal(refused, values_of(headers, b"x-request-id")))
+
+
+def _always(guard: Guard) -> Callable[[Request], Guard]:
+    return lambda _request: guard
 
 
 # The routes of an application ask for a few different things, each of them at every request.

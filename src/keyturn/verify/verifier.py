@@ -141,7 +141,7 @@ class Verifier:
         return found if self._denylist is None else [*found, self._denylist.begin()]
 
     def _judge(self, token: str) -> Principal:
-        principal = self._cache.verify(token, self._clock()).principal
+        principal = self._cache.authenticate(token, self._clock())
         if self._monotonic() >= self._keys.due_at:
             self._fetching.begin()  # nobody waits for it
         return principal
