@@ -63,9 +63,10 @@ def test_end_of_a_node(tmp_path: Path) -> None:
     """A closed node ends its thread and says so to whoever comes after; closing twice, or what never ran, is no error."""
     node = new_node(sqlite_url(tmp_path))
     node.threaded.close()
+    before = set(threading.enumerate())
     node.threaded.start()
     node.threaded.start()
-    thread = next(thread for thread in threading.enumerate() if thread.name == "keyturn")
+    [thread] = [thread for thread in set(threading.enumerate()) - before if thread.name == "keyturn"]
     node.threaded.close()
     node.threaded.close()
     wait_until(lambda: not thread.is_alive(), 10, "the end of the thread")
