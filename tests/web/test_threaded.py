@@ -102,3 +102,15 @@ def test_event_loops_of_a_host(tmp_path: Path) -> None:
             assert asyncio.run(node.threaded.respond_async(request)).status == 401
     finally:
         node.threaded.close()
+
+
+def test_frameworks_that_nobody_uses() -> None:
+    """Neither Django nor Flask is loaded by a program that does not ask for it."""
+    unwanted = "{'asgiref', 'django', 'flask', 'werkzeug'}"
+    program = (
+        f"import sys, keyturn.runtime, keyturn.verify.threaded; sys.exit(', '.join({unwanted} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr.strip() == ""

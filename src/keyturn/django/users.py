@@ -74,18 +74,21 @@ class DjangoUserDirectory:
         """
         address = normalise_email(email)
         model = _model()
-        values = {model.get_email_field_name(): address.display, model.USERNAME_FIELD: address.key}
+        fields = {field.name for field in model._meta.get_fields()}  # noqa: SLF001 - a documented API in spite of its name
+        values: dict[str, object] = {model.get_email_field_name(): address.display, model.USERNAME_FIELD: address.key}
         for field, value in values.items():
-            _refuse_long(model, field, value, "email")
-        name_field = _name_field(model)
+            _refuse_long(model, field, str(value), "email")
+        name_field = next((field for field in _NAME_FIELDS if field in fields), None)
         if name is not None and name_field is not None:
             _refuse_long(model, name_field, name, "name")
             values[name_field] = name
+        if "is_active" in fields:
+            values["is_active"] = True
 
         def insert() -> Any:
             if _holders(address):
                 return None
-            made = model(**values, password=to_django(password_hash), is_active=True)
+            made = model(**values, password=to_django(password_hash))
             try:
                 with transaction.atomic():
                     made.save(force_insert=True)
@@ -161,11 +164,6 @@ def _user(row: Any) -> User:
     full_name = row.get_full_name() if hasattr(row, "get_full_name") else None
     email = getattr(row, row.get_email_field_name())
     return User(str(row.pk), email, full_name or None, disabled=not row.is_active)
-
-
-def _name_field(model: Any) -> str | None:
-    fields = {field.name for field in model._meta.get_fields()}  # noqa: SLF001 - a documented API in spite of its name
-    return next((name for name in _NAME_FIELDS if name in fields), None)
 
 
 def _refuse_long(model: Any, field: str, value: str, member: str) -> None:

@@ -100,7 +100,8 @@ def _headers(environ: Environ) -> list[Header]:
         found.append((b"content-length", announced.encode("latin-1")))
     content_type = environ.get("CONTENT_TYPE") or ""
     # wsgiref, and Django's runserver with it, makes up this type for a request that has neither type nor body.
-    if content_type and (content_type != "text/plain" or announced or "HTTP_TRANSFER_ENCODING" in environ):
+    has_body = announced not in {"", "0"} or "HTTP_TRANSFER_ENCODING" in environ
+    if content_type and (has_body or content_type != "text/plain"):
         found.append((b"content-type", content_type.encode("latin-1")))
     return [header for one in found for header in _unjoined(one)]
 
