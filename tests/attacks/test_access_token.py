@@ -26,7 +26,7 @@ from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import ORIGIN, Answer, Browser, query, send
 from tests.services import sqlite_url
 from tests.tokens.forge import ABSENT, OTHER_KEY, es256, members, segment
-from tests.verify.publisher import publishing
+from tests.verify.publisher import PATIENCE, publishing
 
 pytestmark = pytest.mark.anyio
 
@@ -77,7 +77,7 @@ def service(sqlite_node: Keyturn, clock: FrozenClock) -> Iterator[Any]:
     """A service that checks the node's tokens by the keys it publishes, fetched over HTTP."""
     with publishing() as publisher:
         publisher.body = sqlite_node.signing.jwks(clock()).body
-        verifier = Verifier(ORIGIN, jwks_url=f"{publisher.base}/.well-known/jwks.json", clock=clock)
+        verifier = Verifier(ORIGIN, jwks_url=f"{publisher.base}/.well-known/jwks.json", clock=clock, timeout=PATIENCE)
         assert verifier.load()
         yield TokenMiddleware(_me, verifier, clock=clock)
 

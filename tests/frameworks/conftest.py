@@ -16,7 +16,7 @@ from tests.frameworks.adapters import ADAPTERS, Adapter, Wire
 from tests.frameworks.directory import OwnUsers
 from tests.services import sqlite_url
 from tests.tokens.forge import AUDIENCE, ISSUER
-from tests.verify.publisher import Publisher, publishing
+from tests.verify.publisher import PATIENCE, Publisher, publishing
 
 
 async def _scopes(user: User, _session: Session) -> Mapping[str, object]:
@@ -78,7 +78,9 @@ def publisher() -> Iterator[Publisher]:
 @pytest.fixture(scope="session")
 def verifier_of() -> Callable[[Publisher], Verifier]:
     """Make a Verifier of what is published, by this machine's clock."""
-    return lambda publisher: Verifier(ISSUER, AUDIENCE, jwks_url=f"{publisher.base}/.well-known/jwks.json")
+    return lambda publisher: Verifier(
+        ISSUER, AUDIENCE, jwks_url=f"{publisher.base}/.well-known/jwks.json", timeout=PATIENCE
+    )
 
 
 @pytest.fixture(scope="session")

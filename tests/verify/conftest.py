@@ -10,7 +10,7 @@ import pytest
 from keyturn.testing import FrozenClock
 from keyturn.verify import Verifier
 from tests.tokens.forge import AUDIENCE, ISSUER, NOW
-from tests.verify.publisher import Publisher, publishing
+from tests.verify.publisher import PATIENCE, Publisher, publishing
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def make_verifier(publisher: Publisher, monotonic: FrozenClock) -> Iterator[Call
             "jwks_url": f"{publisher.base}/.well-known/jwks.json",
             "clock": lambda: NOW,
             "monotonic": monotonic,
+            "timeout": PATIENCE,
             **changes,
         }
         made.append(Verifier(**arguments))

@@ -10,6 +10,9 @@ from threading import Thread
 from keyturn.tokens.signing_key import SigningKey, SigningKeyRing, etag
 from tests.tokens.forge import KEY, NOW
 
+PATIENCE = 30.0
+"""Seconds that tests wait for what takes milliseconds, on a machine that has other things to do."""
+
 
 def key_set(*keys: SigningKey) -> bytes:
     """Return the JWK set of these keys."""
@@ -56,6 +59,11 @@ class Publisher:
         request.wfile.write(body)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: whoever asked had a limit to its patience, which is what some tests are about."""
+
+
 @contextmanager
 def publishing() -> Iterator[Publisher]:
     """Run a Publisher on a free port."""
@@ -68,7 +76,7 @@ def publishing() -> Iterator[Publisher]:
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name is the base class's
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _Server(("127.0.0.1", 0), Handler) as server:
         publisher.port = server.server_address[1]
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -12,7 +13,8 @@ from starlette.authentication import requires as starlette_requires
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from keyturn.verify import Verifier
 from keyturn.verify.starlette import TokenUser, on_error, requires, token_middleware
@@ -85,3 +87,33 @@ def test_fault_of_another_backend() -> None:
     """What another backend raises is a 401 of ours, too."""
     request = Request({"type": "http", "headers": []})
     assert on_error(request, AuthenticationError("no")).status_code == 401
+
+
+@pytest.mark.parametrize("scope", ["notes", "other"])
+async def test_websocket(make_verifier: Callable[..., Verifier], scope: str) -> None:
+    """A guarded WebSocket is accepted for who may come in, and closed before that for everybody else."""
+
+    @requires("notes")
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    app = Starlette(
+        routes=[WebSocketRoute("/talk", talk)], middleware=[token_middleware(make_verifier(clock=time.time))]
+    )
+    sent: list[Any] = []
+
+    async def take(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    headers = [(name.encode(), value.encode()) for name, value in bearer(scope=scope)]
+    await app({"type": "websocket", "path": "/talk", "headers": headers, "subprotocols": []}, receive, take)
+    assert sent[0]["type"] == ("websocket.accept" if scope == "notes" else "websocket.close")
+
+
+async def test_what_is_no_endpoint() -> None:
+    """A function that is called without a request cannot be guarded, and does not run."""
+    with pytest.raises(TypeError, match="endpoint"):
+        await requires()(anybody)(1)  # type: ignore[arg-type]

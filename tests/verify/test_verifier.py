@@ -17,7 +17,7 @@ from keyturn.verify import Verifier
 from keyturn.verify.keys import KEEP_TIME
 from tests.services import wait_until
 from tests.tokens.forge import KEY, NOW, OTHER_KEY, SESSION_ID, forge, sign, signer, with_claims, with_header
-from tests.verify.publisher import Publisher, key_set
+from tests.verify.publisher import PATIENCE, Publisher, key_set
 
 pytestmark = pytest.mark.anyio
 
@@ -78,21 +78,21 @@ def test_unknown_key_ids_in_threads(make_verifier: Make, publisher: Publisher) -
     """Threads that want keys at the same moment wait for one fetch."""
     verifier = make_verifier()
     gate = Event()
-    publisher.before = lambda: gate.wait(10)
+    publisher.before = lambda: gate.wait(PATIENCE)
     with ThreadPoolExecutor(16) as threads:
         waiting = [threads.submit(outcome, verifier, sign(token_id=str(number))) for number in range(16)]
-        wait_until(lambda: len(publisher.requests) == 1, 10, "the first request")
+        wait_until(lambda: len(publisher.requests) == 1, PATIENCE, "the first request")
         gate.set()
-        assert {each.result(10) for each in waiting} == {"ada"}
+        assert {each.result(PATIENCE) for each in waiting} == {"ada"}
     assert len(publisher.requests) == 1
 
 
 async def test_event_loop_while_keys_are_fetched(verifier: Verifier, publisher: Publisher) -> None:
     """The event loop goes on while keys are fetched, and who gives up takes nothing from the others."""
     gate = Event()
-    publisher.before = lambda: gate.wait(10)
+    publisher.before = lambda: gate.wait(PATIENCE)
     waiting = [asyncio.create_task(outcome_async(verifier, sign())) for _ in range(50)]
-    await asyncio.to_thread(wait_until, lambda: bool(publisher.requests), 10, "the request")
+    await asyncio.to_thread(wait_until, lambda: bool(publisher.requests), PATIENCE, "the request")
     waiting[0].cancel()
     gate.set()
     assert await asyncio.gather(*waiting[1:]) == ["ada"] * 49
@@ -117,7 +117,7 @@ def test_withdrawn_key(verifier: Verifier, publisher: Publisher, monotonic: Froz
     publisher.body = key_set(OTHER_KEY)
     monotonic.advance(301)
     assert outcome(verifier, token) == "ada"  # it is fetched beside the requests
-    wait_until(lambda: outcome(verifier, token) == "invalid_token", 10, "the news")
+    wait_until(lambda: outcome(verifier, token) == "invalid_token", PATIENCE, "the news")
 
 
 def test_stale_set_that_has_not_changed(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
@@ -125,8 +125,8 @@ def test_stale_set_that_has_not_changed(verifier: Verifier, publisher: Publisher
     assert outcome(verifier, sign()) == "ada"
     monotonic.advance(301)
     assert outcome(verifier, sign()) == "ada"
-    wait_until(lambda: len(publisher.requests) == 2, 10, "the second request")
-    wait_until(lambda: verifier._keys.due_at > 600, 10, "the 304")
+    wait_until(lambda: len(publisher.requests) == 2, PATIENCE, "the second request")
+    wait_until(lambda: verifier._keys.due_at > 600, PATIENCE, "the 304")
     assert publisher.requests[1] is not None
     assert outcome(verifier, sign()) == "ada"
     assert len(publisher.requests) == 2
@@ -200,7 +200,7 @@ def test_nobody_listens(make_verifier: Make) -> None:
 def test_server_that_does_not_answer(make_verifier: Make, publisher: Publisher) -> None:
     """Nobody waits longer than said for a server that hangs."""
     gate = Event()
-    publisher.before = lambda: gate.wait(10)
+    publisher.before = lambda: gate.wait(PATIENCE)
     try:
         assert outcome(make_verifier(timeout=0.05), sign()) == "unavailable"
     finally:
@@ -274,9 +274,9 @@ async def test_load_while_the_server_is_down(verifier: Verifier, publisher: Publ
 def test_forked_worker(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
     """A worker that was forked while its parent fetched does not wait for the parent's thread."""
     gate = Event()
-    publisher.before = lambda: gate.wait(10)
+    publisher.before = lambda: gate.wait(PATIENCE)
     pending = verifier._fetching.begin()
-    wait_until(lambda: len(publisher.requests) == 1, 10, "the parent's request")
+    wait_until(lambda: len(publisher.requests) == 1, PATIENCE, "the parent's request")
     child = os.fork()
     if child == 0:
         gate.set()
@@ -285,7 +285,7 @@ def test_forked_worker(verifier: Verifier, publisher: Publisher, monotonic: Froz
             status = 0 if outcome(verifier, sign()) == "ada" else 1
         finally:
             os._exit(status)
-    wait_until(lambda: len(publisher.requests) == 2, 10, "the child's request")
+    wait_until(lambda: len(publisher.requests) == 2, PATIENCE, "the child's request")
     gate.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     pending.wait()

@@ -22,8 +22,9 @@ from typing import Any, Final, ParamSpec
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from keyturn.core.errors import InvalidToken, Refused
 from keyturn.core.model import Principal
@@ -34,6 +35,9 @@ from keyturn.wire import values_of
 __all__ = ["TokenBackend", "TokenRefused", "TokenUser", "on_error", "requires", "token_middleware"]
 
 Parameters = ParamSpec("Parameters")
+
+_POLICY_VIOLATION: Final = 1008
+"""Spec: RFC 6455 7.4.1."""
 
 
 class TokenRefused(AuthenticationError):
@@ -121,30 +125,41 @@ def requires(
     def decorate(endpoint: Callable[Parameters, Any]) -> Callable[Parameters, Any]:
         @wraps(endpoint)
         async def guarded_async(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
-            refused = _refuse((*args, *kwargs.values()), requirement)
-            return await endpoint(*args, **kwargs) if refused is None else refused
+            connection = _connection_among((*args, *kwargs.values()))
+            refused = _refused(connection, requirement)
+            if refused is None:
+                return await endpoint(*args, **kwargs)
+            if isinstance(connection, WebSocket):
+                return await connection.close(_POLICY_VIOLATION, refused.code)
+            return _answer(connection, refused)
 
         @wraps(endpoint)
         def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
-            refused = _refuse((*args, *kwargs.values()), requirement)
-            return endpoint(*args, **kwargs) if refused is None else refused
+            connection = _connection_among((*args, *kwargs.values()))
+            refused = _refused(connection, requirement)
+            return endpoint(*args, **kwargs) if refused is None else _answer(connection, refused)
 
         return guarded_async if iscoroutinefunction(endpoint) else guarded
 
     return decorate
 
 
-def _refuse(arguments: Iterable[object], requirement: Requirement) -> Response | None:
-    """Return the answer to a request that lacks something; None when it may pass."""
-    # An endpoint is a function of a request, or a method of an HTTPEndpoint.
-    request = next(argument for argument in arguments if isinstance(argument, Request))
-    user = request.scope.get("user")
+def _connection_among(arguments: Iterable[object]) -> HTTPConnection:
+    """Find what an endpoint is called for: it is a function of a request, or a method of an HTTPEndpoint."""
+    for argument in arguments:
+        if isinstance(argument, HTTPConnection):
+            return argument
+    raise TypeError("only an endpoint, which takes a request or a WebSocket, can be guarded")
+
+
+def _refused(connection: HTTPConnection, requirement: Requirement) -> Refused | None:
+    user = connection.scope.get("user")
     try:
         if not isinstance(user, TokenUser):
             raise InvalidToken("authorization_header")
         user.ensure(requirement)
     except Refused as refused:
-        return _answer(request, refused)
+        return refused
     return None
 
 

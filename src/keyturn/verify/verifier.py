@@ -160,9 +160,13 @@ class Verifier:
         try:
             reply = self._source.fetch(self._keys.etag)
             self._keys.learn(reply, self._monotonic())
+            return
         except (FetchFault, ValueError) as fault:
-            self._keys.fail(self._monotonic())
             _logger.warning("the keys could not be fetched from %s: %s", self._source.url, fault)
+        except Exception:
+            # Whatever it was, the next request has to wait its time: or every token would make one.
+            _logger.exception("the keys could not be fetched from %s", self._source.url)
+        self._keys.fail(self._monotonic())
 
     def _forget(self) -> None:
         """See to it that a forked worker waits for no thread of its parent."""
