@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tests.django import project  # sets Django up, which what follows needs to be imported
+from tests.django import project as project  # sets Django up, which what follows needs to be imported
 
 # isort: split
 from django.core.handlers.asgi import ASGIHandler
@@ -24,6 +24,7 @@ from keyturn.runtime import Keyturn
 from keyturn.verify import drf
 from keyturn.verify.django import requires
 from keyturn.verify.ninja import TokenAuth, install
+from tests.frameworks.asgi_hosts import lifespan
 
 Routes = list[URLPattern | URLResolver]
 
@@ -142,10 +143,7 @@ def asgi(host: project.Host) -> Any:
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
+            await lifespan(receive, send)
             return
         project.HOST.set(host)
         await application(scope, receive, send)

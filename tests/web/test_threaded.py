@@ -74,6 +74,21 @@ def test_end_of_a_node(tmp_path: Path) -> None:
         call(node.wsgi, "GET", "/healthz")
 
 
+def test_loop_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a free file descriptor says so, hangs nobody, and tries again with the next request."""
+
+    def fail() -> asyncio.AbstractEventLoop:
+        raise OSError("too many open files")
+
+    node = new_node(sqlite_url(tmp_path))
+    with monkeypatch.context() as broken:
+        broken.setattr(asyncio.events, "new_event_loop", fail)
+        with pytest.raises(OSError, match="too many"):
+            call(node.wsgi, "GET", "/healthz")
+    assert call(node.wsgi, "GET", "/healthz").status == 200
+    node.threaded.close()
+
+
 def test_first_request_checks_a_token(tmp_path: Path) -> None:
     """A process whose first request only brings an access token starts the node for it."""
     one = new_node(sqlite_url(tmp_path))

@@ -164,7 +164,14 @@ class ThreadedNode:
             except Exception:
                 _logger.exception("the node did not close")
 
-        asyncio.run(live())
+        try:
+            with asyncio.Runner() as runner:
+                runner.get_loop()  # which may fail, and then there is no coroutine that nobody awaits
+                runner.run(live())
+        except Exception as fault:
+            if begun.done():
+                raise
+            begun.set_exception(fault)  # nobody may wait for a loop that there never will be
 
     async def _start(self) -> None:
         async with self._starting:
