@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -14,7 +16,13 @@ from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest, HttpResponse
 from django.middleware.common import CommonMiddleware
+from django.test import AsyncRequestFactory
 from django.urls import resolve
+
+from keyturn.django.routes import Content
+from keyturn.runtime import Keyturn
+from keyturn.web.asgi import read_request
+from keyturn.web.messages import ClientGone
 
 
 def test_life_of_a_session(ada: Person) -> None:
@@ -98,3 +106,33 @@ def test_every_view_without_login(stranger: Person) -> None:
         return middleware.process_view(request, view.func, view.args, view.kwargs) is None
 
     assert [passes(path) for path in ("/auth/login", "/auth/me", "/class", "/rest/user")] == [True] * 4
+
+
+def test_client_that_leaves(node: Keyturn) -> None:
+    """Django cancels the view of a client that has left; nothing of its request is judged from then on."""
+    node.threaded.start()
+    frozen, thawed = threading.Event(), threading.Event()
+
+    def freeze() -> None:
+        frozen.set()
+        thawed.wait()
+
+    async def leave() -> None:
+        request = AsyncRequestFactory().post("/auth/refresh")
+        content = Content(request)
+        message = read_request(dict(request.scope), content.receive, 10.0)
+        view = asyncio.ensure_future(content.awaited(node.threaded, message, {}))
+        await asyncio.sleep(0)
+        view.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await view
+        with pytest.raises(ClientGone):
+            message.ensure_awaited()
+
+    assert node.threaded._loop is not None
+    node.threaded._loop.call_soon_threadsafe(freeze)
+    frozen.wait()
+    try:
+        asyncio.run(leave())
+    finally:
+        thawed.set()

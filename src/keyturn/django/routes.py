@@ -58,7 +58,7 @@ def _view(node: ThreadedNode, methods: Mapping[str, Route]) -> Callable[..., Cor
 
     async def answer(request: HttpRequest, session_id: str = "") -> HttpResponse:
         timeout = node.web.config.body_timeout
-        content = _Content(request)
+        content = Content(request)
         if isinstance(request, ASGIRequest):
             message = read_request(dict(request.scope), content.receive, timeout, parameter=session_id)
         else:
@@ -69,7 +69,7 @@ def _view(node: ThreadedNode, methods: Mapping[str, Route]) -> Callable[..., Cor
     return csrf_exempt(answer)
 
 
-class _Content:
+class Content:
     """A request as Django has received it: the whole body is here, and Django cancels the view when the client goes.
 
     It has the two marks that uvicorn sets on its own object, which `keyturn.web.asgi` reads.

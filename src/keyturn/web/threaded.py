@@ -120,7 +120,7 @@ class ThreadedNode:
     # -- on the calling thread
 
     def _is_running(self) -> bool:
-        return self._started and self._process == os.getpid()
+        return self._started and self._loop is not None and self._process == os.getpid()
 
     def _submit(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
         try:
