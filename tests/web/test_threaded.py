@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,27 @@ def test_end_of_a_node(tmp_path: Path) -> None:
     for use in (lambda: call(node.wsgi, "GET", "/healthz"), lambda: node.threaded.authenticate("x")):
         with pytest.raises(RuntimeError, match="closed"):
             use()
+
+
+def test_end_of_a_process(tmp_path: Path) -> None:
+    """A process that ends in an orderly way has written what waited for the next second."""
+    program = """
+import sys
+from keyturn.testing import FrozenClock
+from tests.web.wsgi import call, new_node, sign_up
+
+clock = FrozenClock()
+node = new_node(sys.argv[1], database_clock=clock)
+cookie = sign_up(node.wsgi, "ada@example.com").cookie
+clock.advance(100)
+assert call(node.wsgi, path="/auth/refresh", json_body={"idle_seconds": 0}, HTTP_COOKIE=cookie).status == 200
+"""
+    command = [sys.executable, "-c", program, sqlite_url(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    with closing(sqlite3.connect(tmp_path / "keyturn.db")) as database:
+        rows = database.execute("SELECT last_active_at - created_at FROM keyturn_sessions").fetchall()
+    assert rows == [(100.0,)]
 
 
 def test_loop_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
