@@ -5,13 +5,13 @@ the server around it. `warm`: the same token again, as a client sends it for ten
 time. All tokens but one peer's are ES256 with the same key; the peers have their key parsed and at hand. `HS256` is
 fastapi-users' default: quicker to check, and whoever can check can also sign, so it has no bound when cold.
 
-To add a framework: write a function that returns its `Pair`s, in a file of its own, and name it in PAIRS.
+To add a framework: write a function that returns its `Pair`s and name it in PAIRS, here or in `frameworks_wsgi.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -282,7 +282,7 @@ def litestar(bench: Bench) -> list[Pair]:
     return [Pair("Litestar", "its own JWT middleware", ask, ask_theirs)]
 
 
-PAIRS: list[Callable[[Bench], list[Pair]]] = [fastapi, starlette, asgi, litestar]
+PAIRS: list[Callable[[Bench], Iterable[Pair]]] = [fastapi, starlette, asgi, litestar]
 
 # -- measuring
 
@@ -329,10 +329,12 @@ def _costs(check: Check, texts: Sequence[str], calls: int) -> tuple[float, float
 
 def run(*, quick: bool = False) -> list[Figure]:
     """Measure every pair in turn in every round, so that a busy machine slows both alike."""
+    from bench import frameworks_wsgi  # which is made of what is above
+
     rounds, calls = QUICK if quick else (ROUNDS, CALLS)
     figures: list[Figure] = []
     with prepared() as bench:
-        for pair in (pair for made in PAIRS for pair in made(bench)):
+        for pair in (pair for made in (*PAIRS, *frameworks_wsgi.PAIRS) for pair in made(bench)):
             cold: list[float] = []
             warm: list[float] = []
             taken: list[float] = []

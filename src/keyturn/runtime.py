@@ -46,6 +46,8 @@ from keyturn.tokens.refresh_token import RefreshTokens
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.endpoints import Services
+from keyturn.web.threaded import ThreadedNode
+from keyturn.web.wsgi import KeyturnWSGI
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -74,6 +76,8 @@ class Keyturn:
         auth: the use cases.
         users: who can sign in.
         asgi: the routes as a plain ASGI application with a lifespan of its own.
+        threaded: this node on an event loop of its own, for hosts that call it from threads: Django and Flask.
+        wsgi: the routes as a plain WSGI application, with whose first request this node starts.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class Keyturn:
             sinks=self._sinks,
             clock=clock,
         )
+        self.threaded = ThreadedNode(self)
         self._clock = clock
         self._started = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -147,9 +152,14 @@ class Keyturn:
             describe_device=describe,
         )
 
-    @cached_property
+    @property
     def web(self) -> WebApplication:
         """The routes over HTTP values, for a framework's adapter."""
+        return self._web
+
+    @cached_property
+    def _web(self) -> WebApplication:
+        # A property of its own, for type checkers take a cached one for no part of a protocol.
         observe = None if self.metrics is None else self.metrics.observe
         return WebApplication(self.services, self.settings.web_config(), observe=observe)
 
@@ -157,6 +167,11 @@ class Keyturn:
     def asgi(self) -> KeyturnASGI:
         """The routes as a plain ASGI application, which starts and closes this node with its lifespan."""
         return KeyturnASGI(self.web, startup=[self.start], shutdown=[self.close])
+
+    @cached_property
+    def wsgi(self) -> KeyturnWSGI:
+        """The routes as a plain WSGI application, with whose first request this node starts."""
+        return KeyturnWSGI(self.threaded)
 
     @asynccontextmanager
     async def lifespan(self, _app: Any = None) -> AsyncGenerator[None]:

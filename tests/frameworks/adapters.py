@@ -14,10 +14,11 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 import uvicorn
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from keyturn.ports import PrincipalSource
 from keyturn.runtime import Keyturn
-from tests.frameworks import asgi_hosts
+from tests.frameworks import asgi_hosts, django_hosts, flask_hosts
 from tests.services import wait_until
 
 START_TIMEOUT = 30.0
@@ -69,11 +70,61 @@ def asgi(name: str, embedding: Callable[[Keyturn], Any], checking: Callable[[Pri
     )
 
 
+@contextmanager
+def werkzeug_running(application: Any) -> Iterator[int]:
+    """Run a WSGI application in a server of this process, with a thread for each connection; yield its port."""
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_QuietHandler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="werkzeug")
+    thread.start()
+    try:
+        yield server.port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """Log nothing: there are hundreds."""
+
+
+@contextmanager
+def closing_its_node(node: Keyturn, running: AbstractContextManager[int]) -> Iterator[int]:
+    """Run a server whose application has a node on a thread of its own, and close the node at the end of the process."""
+    with running as port:
+        yield port
+    node.threaded.close()
+
+
+def flask() -> Adapter:
+    """Make the adapter of Flask."""
+    return Adapter(
+        "flask",
+        lambda node: closing_its_node(node, werkzeug_running(flask_hosts.flask(node))),
+        lambda source: werkzeug_running(flask_hosts.flask_checking(source)),
+    )
+
+
+def django(name: str, running: Callable[[Any], AbstractContextManager[int]], serve: Any, routes: Any) -> Adapter:
+    """Make the adapter of one way to write a Django project and to serve it."""
+    return Adapter(
+        name,
+        lambda node: closing_its_node(node, running(serve(django_hosts.with_node(node, routes)))),
+        lambda source: running(serve(django_hosts.only_checking(source, routes))),
+    )
+
+
 ADAPTERS = [
     asgi("asgi", asgi_hosts.plain, asgi_hosts.plain_checking),
     asgi("fastapi", asgi_hosts.fastapi, asgi_hosts.fastapi_checking),
     asgi("starlette", asgi_hosts.starlette, asgi_hosts.starlette_checking),
     asgi("litestar", asgi_hosts.litestar, asgi_hosts.litestar_checking),
+    flask(),
+    django("django-wsgi", werkzeug_running, django_hosts.wsgi, django_hosts.DJANGO_ROUTES),
+    django("django-asgi", uvicorn_running, django_hosts.asgi, django_hosts.DJANGO_ROUTES),
+    django("rest-framework", werkzeug_running, django_hosts.wsgi, django_hosts.REST_ROUTES),
+    django("django-ninja", uvicorn_running, django_hosts.asgi, django_hosts.NINJA_ROUTES),
 ]
 
 

@@ -37,6 +37,13 @@ NEEDS = {
 }
 
 
+async def lifespan(receive: Any, send: Any) -> None:
+    """Answer for an application that has nothing to start and nothing to close."""
+    for phase in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{phase}.complete"})
+
+
 async def application(scope: Any, _receive: Any, send: Any) -> None:
     """The routes of the host."""
     if scope["path"] == "/open":
@@ -54,10 +61,7 @@ def plain_checking(source: PrincipalSource) -> Any:
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
+            await lifespan(receive, send)
         else:
             await guarded(scope, receive, send)
 
