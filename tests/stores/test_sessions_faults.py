@@ -129,7 +129,7 @@ async def test_sqlite_that_another_process_holds(sqlite_database_url: str) -> No
 async def test_pool_without_a_free_connection(postgres_url: str) -> None:
     """Waiting for a connection is bounded, and then a fault."""
     engine = open_engine(postgres_url, pool_size=1, connect_timeout=0.2)
-    async with engine.autocommit(), engine.autocommit():
+    async with engine.autocommit():
         with pytest.raises(Unavailable):
             await ping(engine)
     await engine.close()
