@@ -79,6 +79,34 @@ class SessionStore(Protocol):
         ...
 
 
+class Presented(NamedTuple):
+    """A decision that has become true, and the session's user."""
+
+    decision: Decision
+    user: User | None
+    """None: deleted, or there is no such session."""
+
+
+class SessionsWithUsers(Protocol):
+    """Sessions, each with its user: a store that has both in one database reads them at once, `apart.Apart` does it for others."""
+
+    def present_with_user(self, session_id: SessionId, judge: Judge) -> Awaitable[Presented]:
+        """Do as `SessionStore.present`, and read the user no earlier than the session; only of an accepted one it counts.
+
+        In one database both are read by one statement. There, disabling or deleting a user ends their sessions in the same
+        transaction: the swap of a decision that was made before it hits no row, and both are read again.
+        """
+        ...
+
+    async def open_with_user(self, user: User, admit: Admit) -> Opened:
+        """Do as `SessionStore.open`, and read the user again: after it, or under its lock on the user.
+
+        What ends a user's sessions takes that lock after it has changed the user, or together with it: so a change that
+        was too late to be read here ends the session that is opened here.
+        """
+        ...
+
+
 class Upkeep(Protocol):
     """What one elected node does from time to time."""
 
@@ -99,6 +127,13 @@ class Credential(NamedTuple):
     def __repr__(self) -> str:
         """Show nothing of it."""
         return redacted(self)
+
+
+class Opened(NamedTuple):
+    """A login that was admitted, and the user at that moment; None: deleted."""
+
+    admission: Admission
+    credential: Credential | None
 
 
 class UserDirectory(Protocol):
@@ -273,10 +308,13 @@ __all__ = [
     "Judge",
     "Listing",
     "MonotonicClock",
+    "Opened",
     "Passwords",
+    "Presented",
     "PrincipalSource",
     "RevocationFeed",
     "SessionStore",
+    "SessionsWithUsers",
     "SigningKeyStore",
     "Throttle",
     "Upkeep",

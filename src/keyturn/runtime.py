@@ -17,6 +17,7 @@ from random import uniform
 from typing import TYPE_CHECKING, Any
 
 from keyturn.access import AccessTokens
+from keyturn.apart import Apart
 from keyturn.auth import Auth
 from keyturn.background import end
 from keyturn.breaches import BreachCheck
@@ -124,6 +125,7 @@ class Keyturn:
             policy=policy,
             sessions=self.sessions,
             users=self.users,
+            with_users=self.sessions if users is None else Apart(self.sessions, users),
             throttle=self._throttle(database_clock),
             passwords=self.passwords,
             password_policy=PasswordPolicy(policy.password_min_length, ("keyturn",)),
@@ -299,7 +301,6 @@ class Keyturn:
             policy=self.policy,
             denylist=self.denylist,
             claims=claims,
-            entropy=os.urandom,
             clock=clock,
         )
 

@@ -57,6 +57,7 @@ _ENCODE: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LATEST: Final = 2**53
 _MAX_TEXT: Final = 2048
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class AccessClaims(NamedTuple):
@@ -326,9 +327,13 @@ def _typed_claims(payload: JsonObject, kid: str) -> AccessClaims:
         # null is a value too: a claim that is present has its type.
         scope=_text(payload["scope"]) if "scope" in payload else None,
         client_id=_text(payload["client_id"]) if "client_id" in payload else None,
-        extra=MappingProxyType({name: _frozen(value) for name, value in payload.items() if name not in OWN_CLAIMS}),
+        extra=_NONE if payload.keys() <= OWN_CLAIMS else _extra(payload),
         kid=kid,
     )
+
+
+def _extra(payload: JsonObject) -> Mapping[str, Any]:
+    return MappingProxyType({name: _frozen(value) for name, value in payload.items() if name not in OWN_CLAIMS})
 
 
 # Exact types, so that True is no number and 1e3 no time.

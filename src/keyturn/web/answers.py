@@ -50,8 +50,13 @@ def refresh_cookies(token: str, session: Session, now: float, same_site: SameSit
     max_age = max(0, int(session.absolute_expires_at - now)) if session.remember else None
     return [
         (b"set-cookie", cookie.render(cookie.REFRESH, token, max_age=max_age, same_site=same_site)),
-        (b"set-cookie", cookie.render(cookie.HINT, _HINT, max_age=max_age, http_only=False, same_site=same_site)),
+        _hint_cookie(max_age, same_site),
     ]
+
+
+@lru_cache(maxsize=256)
+def _hint_cookie(max_age: int | None, same_site: SameSite) -> Header:
+    return (b"set-cookie", cookie.render(cookie.HINT, _HINT, max_age=max_age, http_only=False, same_site=same_site))
 
 
 def cleared_cookies(same_site: SameSite) -> list[Header]:

@@ -62,7 +62,7 @@ class Request:
         parameter: the value of the route's one path parameter.
     """
 
-    __slots__ = ("_headers", "_read", "ensure_awaited", "id", "method", "parameter", "path", "peer", "scheme")
+    __slots__ = ("_all", "_headers", "_read", "ensure_awaited", "id", "method", "parameter", "path", "peer", "scheme")
 
     def __init__(
         self,
@@ -78,7 +78,9 @@ class Request:
     ) -> None:
         self.method: Final = method
         self.path: Final = path
-        self._headers: Final = _by_name(headers)
+        self._headers: Final = dict(headers)
+        # A header that stands there twice is rare, and then the dictionary has forgotten one.
+        self._all: Final = headers if len(self._headers) < len(headers) else None
         self._read: Final = read
         self.peer: Final = peer
         self.scheme: Final = scheme
@@ -88,12 +90,17 @@ class Request:
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return every value of a header."""
-        return self._headers.get(name, ())
+        if self._all is not None:
+            return [value for other, value in self._all if other == name]
+        value = self._headers.get(name)
+        return () if value is None else (value,)
 
     def only(self, name: bytes) -> str | None:
         """Return the value of a header that stands there exactly once, else None."""
-        values = self._headers.get(name)
-        return values[0].decode("latin-1") if values is not None and len(values) == 1 else None
+        if self._all is not None and len(self.values(name)) != 1:
+            return None
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     def cookie(self, name: bytes) -> Sequence[bytes]:
         """Return every value of a cookie, from the raw headers."""
@@ -166,15 +173,6 @@ class Request:
             problem = _describe(fault)
         # Outside the except clause: the validation error holds what was sent, passwords included.
         raise InvalidRequest(problem)
-
-
-def _by_name(headers: Sequence[Header]) -> dict[bytes, Sequence[bytes]]:
-    found: dict[bytes, Sequence[bytes]] = {name: (value,) for name, value in headers}
-    # A header that stands there twice is rare, and then the quick way has forgotten one.
-    if len(found) < len(headers):
-        for name in found:
-            found[name] = tuple([value for other, value in headers if other == name])
-    return found
 
 
 def parse_json(content: bytes) -> JsonObject:
