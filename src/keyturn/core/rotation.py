@@ -225,9 +225,7 @@ def _active_at(session: Session, contact: Contact, now: float) -> float:
     if contact.idle_seconds is None:
         return session.last_active_at
     reported = now - max(0.0, contact.idle_seconds)
-    return (
-        session.last_active_at if reported >= session.inactivity_expires_at else max(reported, session.last_active_at)
-    )
+    return max(session.last_active_at, reported if reported < session.inactivity_expires_at else 0.0)
 
 
 def _inactivity_deadline(session: Session, active_at: float, policy: Policy) -> float:
