@@ -41,6 +41,26 @@ def test_server_quick_start_takes_a_sign_up(tmp_path: Path) -> None:
     assert (tmp_path / "keyturn.secret").stat().st_mode & 0o077 == 0
 
 
+QUICK_STARTS = [
+    block
+    for section, language in [
+        ("In Next.js", "tsx?"),
+        ("In your framework", "python"),
+        ("In a Python program", "python"),
+    ]
+    for block in blocks(README, section, language)
+]
+
+
+@pytest.mark.parametrize("block", QUICK_STARTS, ids=lambda block: re.sub(r"\W+", "-", block)[:40])
+def test_quick_start_is_a_guides_word_for_word(block: str) -> None:
+    """What the tests of the guides run is what stands here, in under 15 lines of code each."""
+    code = [line for line in block.splitlines() if line.strip() and not line.startswith(("#", "//"))]
+    assert len(code) < 15
+    guides = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "guides").glob("*.md")))
+    assert block in guides
+
+
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
 def test_link_of_the_readme_leads_to_a_file(target: str) -> None:
     """Every relative link exists in the repository."""
