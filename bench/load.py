@@ -57,7 +57,8 @@ class Tally:
 
     Args:
         start: the time from which answers count for the rate and the times.
-        end: until when; afterwards no request is sent.
+        end: until when; afterwards no request is sent. A busy machine may have measured nothing by then: the first
+            answer that counts is waited for.
     """
 
     def __init__(self, start: float, end: float) -> None:
@@ -72,8 +73,12 @@ class Tally:
 
     def answer(self, sent_at: float, now: float) -> None:
         self.answered += 1
-        if self.start <= now < self.end:
+        if now >= self.start and not self.is_over(now):
             self.times.append(now - sent_at)
+            self.end = max(self.end, now)
+
+    def is_over(self, now: float) -> bool:
+        return now >= self.end and bool(self.times)
 
     def result(self) -> dict[str, object]:
         times = sorted(self.times) or [0.0]
@@ -147,11 +152,11 @@ class Connection(asyncio.Protocol, ABC):
     def go_on(self) -> None:
         if self.done.done():
             return
-        if perf_counter() < self.tally.end:
+        if self.tally.is_over(perf_counter()):
+            self.done.set_result(None)
+            self._transport.close()
+        else:
             self.send()
-            return
-        self.done.set_result(None)
-        self._transport.close()
 
 
 class Refreshing(Connection):

@@ -7,6 +7,8 @@ export default defineConfig({
   test: {
     exclude: ["test/packed/**"],
     environment: "node",
+    // Tests in real time wait for conditions, on a machine that may have other things to do.
+    testTimeout: 30_000,
     restoreMocks: true,
     unstubGlobals: true,
     pool: "threads",

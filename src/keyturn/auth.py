@@ -90,7 +90,7 @@ class Auth:
         accepted = self.password_policy.check(password, (address, name or ""))
         self.passwords.reserve()
         await self._take(signup_limits(network(contact.ip), self.policy), contact)
-        user = await self.users.create(address, name, await self.passwords.hash(accepted))
+        user = await self.users.create(address, name, await self.passwords.hash_chosen(accepted))
         if user is None:
             raise Conflict("this e-mail address is taken")
         await self._keep(EventType.SIGNED_UP, user.id, None, ip=contact.ip)
@@ -255,7 +255,7 @@ class Auth:
         if not (await self.passwords.verify(old_hash, current)).ok or old_hash is None:
             raise InvalidCredentials
         await self.throttle.give_back(limits)
-        if not await self.users.replace_password_hash(user.id, old_hash, await self.passwords.hash(accepted)):
+        if not await self.users.replace_password_hash(user.id, old_hash, await self.passwords.hash_chosen(accepted)):
             raise Conflict("the password was changed meanwhile")
         await self._revoke(user.id, RevokeReason.PASSWORD_CHANGED, keep=session.id)
         await self._keep(EventType.PASSWORD_CHANGED, user.id, session.id, ip=contact.ip)

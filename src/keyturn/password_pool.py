@@ -14,7 +14,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from random import uniform
 from typing import Final, ParamSpec, TypeVar
@@ -32,6 +32,10 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+async def pass_all(_password: str) -> None:
+    """Let every password pass."""
+
+
 class PasswordPool:
     """Hash and verify passwords off the event loop, a bounded number at a time.
 
@@ -40,6 +44,7 @@ class PasswordPool:
         threads: how many run at once; the number of cores when None.
         queue_limit: how many may wait beyond those that run.
         retry_after: seconds that a refused caller is told to wait, at least; at most three times that.
+        screen: raises when a password must not be chosen.
 
     Spec: ASVS 5.0 15.4.4 (fair use of resources), 2.4.1.
     """
@@ -51,6 +56,7 @@ class PasswordPool:
         threads: int | None = None,
         queue_limit: int = DEFAULT_QUEUE_LIMIT,
         retry_after: float = 2.0,
+        screen: Callable[[str], Awaitable[None]] = pass_all,
     ) -> None:
         count = threads if threads is not None else os.cpu_count() or 1
         if count < 1 or queue_limit < 0:
@@ -58,6 +64,7 @@ class PasswordPool:
         self._hasher: Final = hasher
         self._limit: Final = count + queue_limit
         self._retry_after: Final = retry_after
+        self._screen: Final = screen
         self._lock: Final = threading.Lock()
         self._taken = 0
         self._closed = False
@@ -83,6 +90,14 @@ class PasswordPool:
             PasswordRefused: the password is too long or no text.
         """
         return await self._run(self._hasher.hash, password)
+
+    async def hash_chosen(self, password: str) -> str:
+        """Return the hash of a password that passes the screen; it waits there in no slot of this pool.
+
+        Raises: as `hash`, and what the screen raises.
+        """
+        await self._screen(password)
+        return await self.hash(password)
 
     async def verify(self, stored: str | None, password: str | Secret) -> Verified:
         """Check a password; see `PasswordHasher.verify`.

@@ -178,6 +178,13 @@ class Passwords(Protocol):
 
     async def hash(self, password: str) -> str: ...
 
+    async def hash_chosen(self, password: str) -> str:
+        """Hash a password that somebody chooses now, unless it is known from a breach.
+
+        Raises: PasswordRefused: it is. Nobody is asked about a password that is only checked.
+        """
+        ...
+
     async def verify(self, stored: str | None, password: str) -> Verified:
         """Check a password; without a hash (unknown user) do the same work and say no."""
         ...

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from keyturn.access import AccessTokens
 from keyturn.auth import Auth
+from keyturn.background import end
+from keyturn.breaches import BreachCheck
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.core.events import Event
 from keyturn.core.model import Principal
 from keyturn.devices import describe, warm_up
 from keyturn.observability import EventLog, Metrics
-from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool
+from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
 from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory, WallClock
 from keyturn.settings import Settings
 from keyturn.signing import Signing
@@ -110,7 +112,10 @@ class Keyturn:
         self.signing = Signing(
             SqlSigningKeys(self.engine), secrets, schedule=_schedule(self), on_event=self._record, clock=clock
         )
-        self.passwords = _password_pool(settings)
+        self.breaches = (
+            None if settings.breach_url is None else BreachCheck(settings.breach_url, record=self._record, clock=clock)
+        )
+        self.passwords = _password_pool(settings, pass_all if self.breaches is None else self.breaches.screen)
         self.auth = Auth(
             policy=policy,
             sessions=self.sessions,
@@ -242,10 +247,10 @@ class Keyturn:
         """Finish what is pending and let everything go; safe to call twice and after a failed start."""
         self._started = False
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         self.passwords.close()
+        if self.breaches is not None:
+            self.breaches.close()
         await self.sessions.close()
         if self.denylist is not None:
             await self.denylist.close()
@@ -298,10 +303,11 @@ def _metrics() -> Metrics | None:
         return None
 
 
-def _password_pool(settings: Settings) -> PasswordPool:
+def _password_pool(settings: Settings, screen: Callable[[str], Awaitable[None]]) -> PasswordPool:
     imports = ImportCosts(settings.imported_bcrypt_rounds or 0, settings.imported_pbkdf2_iterations)
     hasher = PasswordHasher(imports=imports)
-    return PasswordPool(hasher, threads=settings.login_threads, queue_limit=settings.login_queue or DEFAULT_QUEUE_LIMIT)
+    limit = settings.login_queue or DEFAULT_QUEUE_LIMIT
+    return PasswordPool(hasher, threads=settings.login_threads, queue_limit=limit, screen=screen)
 
 
 def _connect(redis_url: str) -> Redis:

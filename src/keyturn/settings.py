@@ -30,6 +30,7 @@ _MIN_SSR_KEY_BYTES: Final = 32
 _MIN_METRICS_TOKEN: Final = 20
 _METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _SSR_KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_BREACH_URL: Final = r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?$"
 _SEPARATOR: Final = re.compile(r"[,\s]+")
 
 FILED: Final = ("secret", "database_url", "redis_url", "ssr_keys", "metrics_token")
@@ -108,6 +109,8 @@ class Settings(BaseSettings):
     address_drift: Drift | None = None
     max_sessions: int | None = None
     password_min_length: int | None = None
+    breach_url: str | None = Field(default=None, pattern=_BREACH_URL)
+    """The range of a corpus of breached passwords: `https://host/range`. None: passwords are not looked up."""
 
     signup: Literal["open", "closed"] = "open"
     denylist: bool = True
@@ -338,6 +341,9 @@ class Settings(BaseSettings):
             yield Finding("debug", f"{PREFIX}DEBUG is on", fatal=True)
         for problem in self._policy_problems():
             yield Finding("policy", problem, fatal=True)
+        if self.breach_url is not None and self.breach_url.startswith("http://"):
+            text = f"{PREFIX}BREACH_URL is not https: anybody on its way says which passwords are good"
+            yield Finding("breach_url_http", text, fatal=True)
         if self.log_level == "debug":
             yield Finding(
                 "log_level_debug", f"{PREFIX}LOG_LEVEL is debug: logs say more than they need to", fatal=False

@@ -36,6 +36,8 @@ class World:
     settle: int
     tail: int = 1
     request_limit: int = 1
+    landing_limit: int | None = None
+    """How old an answer may be when its cookie is stored; None: `request_limit`, as a client gives both up together."""
     crash_loss: int = 3
     tick: int = 10
     crashes: bool = True
@@ -254,11 +256,12 @@ class Model:
     def _tick(self, state: State) -> State:
         """Let one tick pass: what is older than its bound is gone."""
         limit, loss, oldest = (self.world.request_limit, self.world.crash_loss, self.world.settle)
+        landing = limit if self.world.landing_limit is None else self.world.landing_limit
         return state._replace(
             confirmed_age=min(state.confirmed_age + 1, self.world.tail),
             history=tuple((age + 1, token) for age, token in state.history if age < loss),
             requests=tuple(m._replace(age=m.age + 1) for m in state.requests if m.age < limit),
-            answers=tuple(m._replace(age=m.age + 1) for m in state.answers if m.age < limit),
+            answers=tuple(m._replace(age=m.age + 1) for m in state.answers if m.age < landing),
             ages=tuple(min(age + 1, oldest) for age in state.ages),
         )
 

@@ -57,6 +57,18 @@ def test_settle_time_at_its_bound(limit: int, loss: int) -> None:
     assert explore(World(settle=bound + 1, tail=limit, request_limit=limit, crash_loss=loss)).complete
 
 
+@pytest.mark.parametrize(("limit", "landing", "loss"), [(1, 2, 0), (1, 4, 0), (1, 3, 1), (2, 3, 0)])
+def test_settle_time_where_answers_land_later_than_requests_are_given_up(limit: int, landing: int, loss: int) -> None:
+    """When an answer may be A old, which the server cannot bound, the exact inequality is S > 2A + L + F."""
+    bound = 2 * landing + limit + loss
+
+    def found(settle: int) -> Exploration:
+        return explore(World(settle=settle, tail=limit, request_limit=limit, landing_limit=landing, crash_loss=loss))
+
+    assert found(bound).counterexample is not None
+    assert found(bound + 1).complete
+
+
 def test_settle_floor() -> None:
     """The floor that the policy enforces is the model's bound, and what is shipped stands on it."""
     assert SETTLE_FLOOR == 3 * REQUEST_LIMIT + CRASH_LOSS

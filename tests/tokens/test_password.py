@@ -219,25 +219,6 @@ def test_policy_returns_the_normal_form() -> None:
     assert normal_password(Secret("e\u0301")) == "\u00e9"
 
 
-def test_password_breached() -> None:
-    """A breach corpus is asked last, with the normal form, and only about passwords that pass the rest."""
-    asked: list[str] = []
-
-    def breached(password: str) -> bool:
-        asked.append(password)
-        return password.startswith("known")
-
-    policy = PasswordPolicy(breached=breached)
-    assert policy.check("unknown e\u0301 phrase") == "unknown \u00e9 phrase"
-    with pytest.raises(PasswordRefused) as refused:
-        policy.check("known from a breach")
-    assert refused.value.reason is PasswordFault.BREACHED
-    assert (refused.value.code, refused.value.status) == ("invalid_request", 422)
-    with pytest.raises(PasswordRefused):
-        policy.check("short")
-    assert asked == ["unknown \u00e9 phrase", "known from a breach"]
-
-
 def test_context_of_the_site() -> None:
     """Words of the site count like words of the user; short words and the rest do not."""
     policy = PasswordPolicy(8, context=("https://notes.example.com",))

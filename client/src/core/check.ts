@@ -3,11 +3,14 @@
  *
  * Owns: the shape of answers and of other tabs' messages. Must not hold: what is done with them.
  */
-import type { Answer, Message, Reason } from "../machine/types.ts";
+import type { Change, Context } from "../machine/machine.ts";
+import type { Answer } from "../machine/types.ts";
 
+/** What a tab tells the others: what has changed in it, as the machine takes it. */
+type Message = Change & Pick<Context, "at" | "id">;
 type Loose = Record<string, unknown> | null | undefined;
 
-const isText = (value: unknown): value is string => typeof value === "string" && value !== "";
+const isText = (value: unknown): value is string => !!value && typeof value === "string";
 const isNumber = (value: unknown): value is number => Number.isFinite(value) && (value as number) >= 0;
 
 /** Whether this is an answer with an access token. Members that are not known are none of our business. */
@@ -19,12 +22,14 @@ export const isAnswer = (value: unknown): value is Answer => {
   );
 };
 
-/** Read another tab's message, and nothing but what is known of it; anything else on the channel is undefined. */
-export const readMessage = (data: unknown): Message | undefined => {
-  const { type, at, answer, id, reason, stay } = (data as Loose) ?? {};
-  if (type === "ended" && (id === undefined || isText(id)) && isText(reason))
-    return { type, id, reason: reason as Reason };
-  if (type === "acted" && isNumber(at)) return { type, at, stay: stay === true };
-  if (type === "granted" && isNumber(at) && isAnswer(answer)) return { type, at, answer };
-  return undefined;
+/**
+ * Whether this is a message of another tab. Its `id` is only compared, and `stay` only asked for; whose event it is, and
+ * what else it may say, is not taken from it.
+ */
+export const isMessage = (data: unknown): data is Message => {
+  const { type, at, answer, reason } = (data ?? {}) as Record<string, unknown>;
+  return (
+    isNumber(at) &&
+    (type === "acted" || (type === "ended" && isText(reason)) || (type === "granted" && isAnswer(answer)))
+  );
 };

@@ -57,16 +57,20 @@ export class AuthError extends Error {
 
   constructor(code: ErrorCode, status = 0, more: Pick<AuthError, "retryAfter" | "requestId" | "reason"> = {}) {
     super(code);
-    const retryable =
-      code !== "session_changed" && (!status || status > 499 || status === 429 || code === "session_behind");
-    Object.assign(this, { name: "AuthError", code, status, retryable }, more);
+    Object.assign(this, more, {
+      name: "AuthError",
+      code,
+      status,
+      retryable: code === "session_behind" || status === 429 || status > 499 || (!status && code !== "session_changed"),
+    });
   }
 }
 
-/** Read the error of an answer. One that is not this server's says nothing but its status. */
-export const readError = async (response: Response): Promise<AuthError> => {
-  const { code, reason, request_id } = (await response.json().catch(() => 0)) || {};
-  return new AuthError(typeof code === "string" ? (code as ErrorCode) : "unexpected_answer", response.status, {
+/** Let an answer pass if it is one of success. An error that is not this server's says nothing but its status. */
+export const accept = async (response: Response): Promise<Response> => {
+  if (response.ok) return response;
+  const { code, reason, request_id } = (await response.json().catch(() => 0)) ?? {};
+  throw new AuthError(typeof code === "string" ? (code as ErrorCode) : "unexpected_answer", response.status, {
     requestId: request_id,
     retryAfter: Number(response.headers.get("retry-after")) || undefined,
     // Why by the code: gateways answer with a `reason`, too, and theirs must not sign anybody out.

@@ -28,15 +28,16 @@ export type Channel = {
 export type Environment = {
   fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
   setTimeout(callback: () => void, milliseconds?: number): unknown;
-  clearTimeout(timer: never): void;
+  setInterval(callback: () => void, milliseconds: number): unknown;
+  clearInterval(timer: never): void;
   /** Never goes back; may stand still while the device sleeps. */
   readonly performance: { now(): number };
   /** May be wrong and may jump. */
   readonly Date: { now(): number };
   readonly Math: { random(): number };
   readonly AbortSignal: { timeout(milliseconds: number): AbortSignal };
-  /** Where the events of the page and of the person arrive. */
-  addEventListener?(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
+  /** Where the events of the page and of the person arrive: wherever there is a `document`. */
+  addEventListener(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
   /** Without it (server, edge, worker) `start` does nothing. */
   readonly document?: { cookie: string; readonly visibilityState: string };
   readonly location?: { readonly href: string; readonly origin: string; readonly hostname: string };
@@ -66,7 +67,7 @@ export type AuthClientOptions = {
 
 export type TokenOptions = {
   /** Seconds the token has to last at least, where its lifetime allows. */
-  minTtl?: number;
+  minTtl?: number | undefined;
   signal?: AbortSignal | null | undefined;
 };
 

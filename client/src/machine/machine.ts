@@ -1,36 +1,36 @@
 /**
- * What the client knows and how that changes: `step(state, event) -> [state, effects]`.
+ * What the client knows and how that changes, `step(state, event) -> state`, and what to tell of it, `news(former, state)`.
  *
  * Owns: every rule about who is signed in, which token counts, when to refresh, when to warn and when to cool down.
  * Must not hold: a clock, randomness, the network, the page. Times come in with the events, in milliseconds on a clock
  * that includes sleep. Its own tsconfig has no DOM and no types, so that none of those even compile here.
  */
+import { ACT_INTERVAL, HOLD, SLACK } from "../limits.ts";
 import type { Answer, AuthEvents, AuthState, Identity, Reason, SignedInState, Warning } from "./types.ts";
 
 /** Everything the client knows. */
 export type State = {
   /** What the application sees. */
   readonly view: AuthState;
-  /** Raised when another session begins or this one ends; a result that was asked for under a lower one is dropped. */
+  /** Raised when another session begins or this one ends; what was asked for under a lower one is void. */
   readonly epoch: number;
-  /** The access token, when it was asked for and when it expires. There is none unless somebody is signed in. */
-  readonly token: string | null;
+  /** The access token and when it was asked for. There is none unless somebody is signed in. */
+  readonly token?: string | undefined;
   readonly at: number;
-  readonly endsAt: number;
   /** When to refresh without being asked. */
   readonly dueAt: number;
   /** No refresh before then: the cool-down after `failures` in a row, the last of them `error`. */
   readonly retryAt: number;
   readonly failures: number;
-  readonly error: Failure | null;
+  readonly error?: Failure | undefined;
   /** When a person last acted, in any tab. The server has been told when that was before `at`. */
   readonly activeAt: number;
   /** The longest time to the end for want of activity that the server has granted: its inactivity timeout. */
   readonly idleTimeout: number;
   /** The newest session known: what is older than it is late. */
-  readonly seen: Identity | null;
+  readonly seen?: Identity | undefined;
   /** Whether that has ended. */
-  readonly ended: boolean;
+  readonly ended?: boolean | undefined;
 };
 
 /** An error as far as it matters here: seconds that the server asked to wait. */
@@ -40,8 +40,8 @@ export type Failure = { readonly retryAfter?: number | undefined };
 export type Context = {
   /** When it happened. */
   readonly at: number;
-  /** The epoch under which what led to it was begun. */
-  readonly epoch: number;
+  /** The session it happened to. */
+  readonly id?: string | undefined;
   /** Whether it happened in this tab; another tab said so otherwise. */
   readonly own: boolean;
   /** Somewhere from 0 to 1. */
@@ -51,19 +51,16 @@ export type Context = {
 };
 
 export type Change =
-  /** An answer with an access token. A render server's has none. */
-  | {
-      readonly type: "granted";
-      readonly answer: Answer | (Identity & { readonly access_token: null; readonly expires_in: 0 });
-    }
-  /** The session has ended: this one, or if another tab says so the one with this id (whichever, without one). */
-  | { readonly type: "ended"; readonly reason: Reason; readonly id?: string | undefined }
+  /** An answer with an access token; a render server's has none. */
+  | { readonly type: "granted"; readonly answer: Answer | (Identity & Partial<Answer>) }
+  /** The session has ended; if another tab says so the one with its id, whichever without one. */
+  | { readonly type: "ended"; readonly reason: Reason }
   /** A refresh failed, which says nothing about the session. */
   | { readonly type: "failed"; readonly error: Failure }
   /** Nothing may be shown until the server has been asked: back from the page cache, or past an end. */
   | { readonly type: "hide" }
   /** A person acted; `stay` when that was the answer to a warning. */
-  | { readonly type: "acted"; readonly stay: boolean }
+  | { readonly type: "acted"; readonly stay?: boolean | undefined }
   /** Time has passed. It has with every other event, too. */
   | { readonly type: "tick" }
   /** The network is back. */
@@ -71,12 +68,13 @@ export type Change =
 
 export type Event = Change & Context;
 
-/** What to tell the application's listeners. */
-export type Effect = { readonly [Name in keyof AuthEvents]: readonly [Name, AuthEvents[Name]] }[keyof AuthEvents];
+/** Something to tell the application's listeners, unless there is no detail. */
+export type News = {
+  readonly [Name in keyof AuthEvents]: readonly [name: Name, detail: AuthEvents[Name] | false | 0 | undefined];
+}[keyof AuthEvents];
 
-type Step = readonly [State, ...Effect[]];
 type Rules = {
-  readonly [Type in Event["type"]]: (state: State, event: Extract<Change, { type: Type }> & Context) => Step;
+  readonly [Type in Event["type"]]: (state: State, event: Extract<Change, { type: Type }> & Context) => State;
 };
 
 const { freeze } = Object;
@@ -86,160 +84,149 @@ const { max, min } = Math;
 export const INITIAL: State = {
   view: freeze({ status: "unknown" }),
   epoch: 0,
-  token: null,
   at: 0,
-  endsAt: 0,
   dueAt: 0,
   retryAt: 0,
   failures: 0,
-  error: null,
   activeAt: -Infinity,
   idleTimeout: 0,
-  seen: null,
-  ended: false,
 };
 
-/** The server's clock and ours round differently; past an end by this much it is over for both. */
-const SLACK = 1000;
-/** It need not be known more often that a person is there. */
-const ACT_INTERVAL = 1000;
-
-/** The view as one of somebody signed in, if it is. */
-export const signedIn = (view: AuthState): SignedInState | undefined => ("user" in view ? view : undefined);
-
-/** When the session ends if nobody acts from now on. Acts that the server has not heard of yet count. */
-const sessionEnd = ({ activeAt, idleTimeout }: State, { session }: SignedInState): number =>
-  min(max(session.inactivityEndsAt, activeAt + idleTimeout), session.absoluteEndsAt);
+/** A view read without asking first of which kind it is: what others have it has not. */
+type AnyView = Partial<SignedInState & { readonly reason: Reason }>;
 
 /** How long before the end to warn: never more than half of a short timeout, or the warning would never be gone. */
 const headStart = (state: State, lead: number): number => min(lead, state.idleTimeout / 2);
 
+/** Show nothing until the server has been asked. */
+const hide = (state: State): State =>
+  state.ended ? state : { ...state, view: INITIAL.view, token: undefined, dueAt: 0 };
+
+/** Let time pass: a warning comes or goes, or an end is past. */
+const pass = (state: State, { at, lead }: Context): State => {
+  const { session, warning: former } = state.view as AnyView;
+  if (!session) return state;
+  // Acts that the server has not heard of yet count.
+  const endsAt = min(max(session.inactivityEndsAt, state.activeAt + state.idleTimeout), session.absoluteEndsAt);
+  if (at >= endsAt + SLACK) return hide(state);
+  const warning: Warning | undefined =
+    at < endsAt - headStart(state, lead) * (former ? HOLD : 1)
+      ? undefined
+      : freeze({ kind: endsAt < session.absoluteEndsAt ? "inactivity" : "absolute", endsAt });
+  return former?.endsAt === warning?.endsAt
+    ? state
+    : { ...state, view: freeze({ ...(state.view as SignedInState), warning }) };
+};
+
 const rules: Rules = {
-  granted(state, { answer, at, epoch, own, random }) {
-    const { view, seen, ended } = state;
-    const { user, session, expires_in } = answer;
+  granted(state, { answer, at, own, random }) {
+    const { view, epoch, activeAt, idleTimeout, seen, ended } = state;
+    const { session, access_token, expires_in = 0 } = answer;
     const known = seen?.session;
     const same = known?.id === session.id;
     // Another tab's answer counts when it is newer. Not by a clock, for tabs have none in common that can be trusted:
     // `absolute_expires_in` only falls while a session lives, and a later session has a later `created_at`.
-    const late = own
-      ? epoch !== state.epoch
-      : known &&
-        (same
-          ? ended || session.absolute_expires_in > known.absolute_expires_in
-          : session.created_at <= known.created_at);
-    if (late) return [state];
+    const late =
+      !own &&
+      known &&
+      (same
+        ? ended || session.absolute_expires_in > known.absolute_expires_in
+        : session.created_at <= known.created_at);
+    if (late) return state;
 
-    const former = signedIn(view)?.user;
+    // The same person stays the same object: what depends on the user alone need not run again.
+    const user =
+      JSON.stringify(answer.user) === JSON.stringify(seen?.user) ? (seen as Identity).user : freeze(answer.user);
     const lifetime = expires_in * 1000;
     const idle = session.inactivity_expires_in * 1000;
-    const next: SignedInState = freeze({
-      status: "authenticated",
-      // The same person stays the same object: what depends on the user alone need not run again.
-      user: former && JSON.stringify(former) === JSON.stringify(user) ? former : freeze(user),
-      session: freeze({
-        ...session,
-        accessEndsAt: at + lifetime,
-        inactivityEndsAt: at + idle,
-        absoluteEndsAt: at + session.absolute_expires_in * 1000,
+    return {
+      ...INITIAL,
+      view: freeze({
+        status: "authenticated",
+        user,
+        session: freeze({
+          ...session,
+          accessEndsAt: at + lifetime,
+          inactivityEndsAt: at + idle,
+          absoluteEndsAt: at + session.absolute_expires_in * 1000,
+        }),
+        // A new token answers no warning; whether it still stands is judged in the same step.
+        warning: (view as AnyView).warning,
       }),
-    });
-    const name = !seen || ended ? "signedIn" : seen.user.id === user.id ? "refreshed" : "userChanged";
-    return [
-      {
-        ...INITIAL,
-        view: next,
-        epoch: state.epoch + +(!same || ended),
-        token: answer.access_token,
-        at,
-        endsAt: at + lifetime,
-        // Why jitter: what began together must not refresh together. Never within a second: no hot loop.
-        dueAt: at + max(1000, lifetime * (0.85 + 0.1 * random)),
-        activeAt: state.activeAt,
-        idleTimeout: same ? max(state.idleTimeout, idle) : idle,
-        seen: answer,
-      },
-      [name, next],
-    ];
+      epoch: same && !ended ? epoch : epoch + 1,
+      token: access_token,
+      at,
+      // Why jitter: what began together must not refresh together. Never within a second: no hot loop.
+      dueAt: at + max(1000, lifetime * (0.85 + 0.1 * random)),
+      activeAt,
+      idleTimeout: same ? max(idleTimeout, idle) : idle,
+      seen: { user, session },
+    };
   },
 
-  ended(state, { reason, epoch, own, id }) {
-    const { view, seen, activeAt } = state;
+  ended(state, { reason, own, id }) {
+    const { view, epoch, activeAt, seen, ended } = state;
     // An end that is known already must not disturb a login that is under way.
-    if (own ? epoch !== state.epoch : state.ended || (id && seen && id !== seen.session.id)) return [state];
-    const why = reason === "logout" && !own ? "logout_other_tab" : reason;
-    const anonymous = view.status === "anonymous";
-    return [
-      {
-        ...INITIAL,
-        view: anonymous ? view : freeze({ status: "anonymous", reason: why }),
-        epoch: state.epoch + 1,
-        dueAt: Infinity,
-        activeAt,
-        // Remembered, so that no straggler brings it back.
-        seen,
-        ended: true,
-      },
-      ...(anonymous || reason === "never" ? [] : ([["signedOut", { reason: why }]] as const)),
-    ];
+    if (!own && (ended || (id && seen && id !== seen.session.id))) return state;
+    return {
+      ...INITIAL,
+      view: ended
+        ? view
+        : freeze({ status: "anonymous", reason: reason === "logout" && !own ? "logout_other_tab" : reason }),
+      epoch: epoch + 1,
+      dueAt: Infinity,
+      activeAt,
+      // Remembered, so that no straggler brings it back.
+      seen,
+      ended: true,
+    };
   },
 
-  failed(state, { error, at, epoch, random }) {
-    if (epoch !== state.epoch) return [state];
+  failed(state, { error, at, random }) {
     const { view, failures } = state;
     // What the server asks for is done, up to an hour: a slip there must not cost a day.
     const wait = max(min(error.retryAfter ?? 0, 3600), min(60, 2 ** failures) * (1 + random / 2));
-    return [
-      {
-        ...state,
-        view: signedIn(view) ? freeze({ ...(view as SignedInState), status: "degraded" }) : view,
-        error,
-        failures: failures + 1,
-        retryAt: at + wait * 1000,
-      },
-      ...(failures ? [] : ([["degraded", { error }]] as const)),
-    ];
+    return {
+      ...state,
+      view: "user" in view ? freeze({ ...view, status: "degraded" }) : view,
+      error,
+      failures: failures + 1,
+      retryAt: at + wait * 1000,
+    };
   },
 
-  hide: (state) =>
-    state.view.status === "anonymous" ? [state] : [{ ...state, view: INITIAL.view, token: null, dueAt: 0 }],
+  hide,
 
-  // While a warning stands only its answer counts: a mouse that trembles says nothing about a person.
-  acted: (state, { at, stay }) =>
-    (stay ? at <= state.activeAt : signedIn(state.view)?.warning || at < state.activeAt + ACT_INTERVAL)
-      ? [state]
-      : [{ ...state, activeAt: at }],
+  // While a warning stands only its answer counts: a mouse that trembles says nothing about a person. What another tab
+  // took for a person's act is one.
+  acted: (state, { at, own, stay }) =>
+    (stay ? at <= state.activeAt : (own && (state.view as AnyView).warning) || at < state.activeAt + ACT_INTERVAL)
+      ? state
+      : { ...state, activeAt: at },
 
-  tick(state, event) {
-    const { at, lead } = event;
-    const view = signedIn(state.view);
-    if (!view) return [state];
-    const endsAt = sessionEnd(state, view);
-    if (at >= endsAt + SLACK) return rules.hide(state, { ...event, type: "hide" });
-    const { warning: former, ...rest } = view;
-    const warning: Warning | undefined =
-      at < endsAt - headStart(state, lead)
-        ? undefined
-        : freeze({ kind: endsAt < view.session.absoluteEndsAt ? "inactivity" : "absolute", endsAt });
-    if (former?.endsAt === warning?.endsAt) return [state];
-    return [
-      { ...state, view: freeze(warning ? { ...rest, warning } : rest) },
-      ...(warning && !former ? ([["idleWarning", warning]] as const) : []),
-    ];
-  },
+  tick: (state) => state,
 
   // The back-off was a guess about the network and is void now; what the server asked for is not.
-  online: (state) => [{ ...state, failures: 0, retryAt: state.error?.retryAfter ? state.retryAt : 0 }],
+  online: (state) => ({ ...state, failures: 0, retryAt: state.error?.retryAfter ? state.retryAt : 0 }),
 };
 
-/**
- * Apply an event, and the time at which it happens. The rules above are the whole of it; an event that means nothing here
- * returns the same state.
- */
-export const step = (state: State, event: Event): Step => {
-  const [next, ...effects] = (rules[event.type] as (state: State, event: Event) => Step)(state, event);
-  const [last, ...warnings] = rules.tick(next, { ...event, type: "tick" });
-  return [last, ...effects, ...warnings];
+/** Apply an event, and the time at which it happens. An event that means nothing here returns the same state. */
+export const step = (state: State, event: Event): State =>
+  pass((rules[event.type] as (state: State, event: Event) => State)(state, event), event);
+
+/** What has happened from one state to the next. */
+export const news = (former: State, { view, failures, error, seen, ended }: State): readonly News[] => {
+  const { user, reason, warning } = view as AnyView;
+  const known = !former.ended && former.seen?.user.id;
+  return [
+    [
+      !known ? "signedIn" : known === seen?.user.id ? "refreshed" : "userChanged",
+      seen !== former.seen && user && (view as SignedInState),
+    ],
+    ["signedOut", ended && !former.ended && reason !== "never" && (view as { reason: Reason })],
+    ["degraded", failures && !former.failures && { error }],
+    ["idleWarning", (former.view as AnyView).warning?.kind !== warning?.kind && warning],
+  ];
 };
 
 /**
@@ -248,26 +235,20 @@ export const step = (state: State, event: Event): Step => {
  * A token that lives shorter than that would never do and be refreshed for every request, so no more than a twentieth of
  * its life is asked for.
  */
-export const usable = ({ token, at, endsAt }: State, now: number, spare: number): boolean =>
-  !!token && now + min(spare, (endsAt - at) / 20) < endsAt;
+export const usable = ({ view, at }: State, now: number, spare: number): boolean => {
+  // Who is not signed in, or only as a render server found it, has no token, and nothing that ends later than now.
+  const endsAt = (view as AnyView).session?.accessEndsAt ?? 0;
+  return now + min(spare, (endsAt - at) / 20) < endsAt;
+};
 
 /**
  * When to refresh without being asked: when the token gets old, or when the server would end a session whose person has
  * acted since it was last told. Never within a cool-down.
  */
 export const refreshAt = (state: State, lead: number): number => {
+  const { view, at, dueAt, retryAt, activeAt } = state;
+  const { session } = view as AnyView;
   const before = headStart(state, lead);
-  const view = signedIn(state.view);
-  const tellAt =
-    view && state.activeAt > state.at ? max(view.session.inactivityEndsAt - before, state.at + before / 4) : Infinity;
-  return max(min(state.dueAt, tellAt), state.retryAt);
-};
-
-/** When to look again: at a refresh if `awake`, at a warning, at an end. */
-export const nextAt = (state: State, lead: number, awake: boolean): number => {
-  const view = signedIn(state.view);
-  return min(
-    awake ? refreshAt(state, lead) : Infinity,
-    view ? sessionEnd(state, view) + (view.warning ? SLACK : -headStart(state, lead)) : Infinity,
-  );
+  const tellAt = session && activeAt > at ? max(session.inactivityEndsAt - before, at + before / 4) : Infinity;
+  return max(min(dueAt, tellAt), retryAt);
 };

@@ -1,7 +1,7 @@
 /**
  * The values the client is made of.
  *
- * Owns: what an application sees (`AuthState`) and what travels between tabs and the server. Must not hold: behaviour.
+ * Owns: what an application sees (`AuthState`) and what the server says. Must not hold: behaviour.
  */
 import type { components } from "../contract.ts";
 
@@ -51,7 +51,7 @@ export type SignedInState = {
   readonly status: "authenticated" | "degraded";
   readonly user: User;
   readonly session: Session;
-  readonly warning?: Warning;
+  readonly warning?: Warning | undefined;
 };
 
 /** What an application sees. Frozen, and the same object for as long as nothing changes. */
@@ -59,15 +59,6 @@ export type AuthState =
   | { readonly status: "unknown" }
   | { readonly status: "anonymous"; readonly reason: Reason }
   | SignedInState;
-
-/** What tabs of one browser tell each other; the machine takes them as events of its own. */
-export type Message =
-  /** A new access token, asked for at `at`. */
-  | { readonly type: "granted"; readonly at: number; readonly answer: Answer }
-  /** The session with this id (whichever, without one) has ended. */
-  | { readonly type: "ended"; readonly reason: Reason; readonly id: string | undefined }
-  /** A person acted; `stay` when they answered a warning. */
-  | { readonly type: "acted"; readonly at: number; readonly stay: boolean };
 
 /** What `auth.on` listeners are told, by event. */
 export type AuthEvents = {
@@ -79,7 +70,7 @@ export type AuthEvents = {
   refreshed: SignedInState;
   /** A refresh failed without saying anything about the session; told once until one succeeds. */
   degraded: { readonly error: unknown };
-  /** A warning begins. Its end is a snapshot without one. */
+  /** A warning begins, or turns into one of the other kind. Its end is a snapshot without one. */
   idleWarning: Warning;
   /** An API wants a stronger or fresher login (RFC 9470); `challenge` is its `WWW-Authenticate`. */
   stepUp: { readonly challenge: string };

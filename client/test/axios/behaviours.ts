@@ -3,6 +3,7 @@ import axios, { type AxiosAdapter, type AxiosInstance } from "axios";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { attachAuth } from "../../src/axios/index.ts";
 import { type AuthClient, AuthError, createAuthClient } from "../../src/index.ts";
+import { eventually } from "../eventually.ts";
 import { type Browser, makeBrowser, type Server, startServer } from "./server.ts";
 
 const REFRESH = "POST /auth/refresh";
@@ -210,7 +211,7 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       const release = server.hold(REFRESH);
       const controller = new AbortController();
       const asked = failure(api.get("/profile", { signal: controller.signal }));
-      await vi.waitFor(() => expect(server.count(REFRESH)).toBe(1));
+      await eventually(() => expect(server.count(REFRESH)).toBe(1));
       controller.abort();
       expect(axios.isCancel(await asked)).toBe(true);
       release();
@@ -224,7 +225,7 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       const release = server.hold(REFRESH);
       const controller = new AbortController();
       const asked = failure(api.get("/profile", { signal: controller.signal }));
-      await vi.waitFor(() => expect(server.count(REFRESH)).toBe(2));
+      await eventually(() => expect(server.count(REFRESH)).toBe(2));
       controller.abort();
       expect(axios.isCancel(await asked)).toBe(true);
       release();
@@ -237,10 +238,10 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       const release = server.hold("GET /api/profile");
       const controller = new AbortController();
       const asked = failure(api.get("/profile", { signal: controller.signal }));
-      await vi.waitFor(() => expect(server.count("GET /api/profile")).toBe(1));
+      await eventually(() => expect(server.count("GET /api/profile")).toBe(1));
       controller.abort();
       expect(axios.isCancel(await asked)).toBe(true);
-      await vi.waitFor(() => expect(server.last("GET /api/profile")?.aborted()).toBe(true));
+      await eventually(() => expect(server.last("GET /api/profile")?.aborted()).toBe(true));
       release();
       expect(server.count("GET /api/profile")).toBe(1);
     });
@@ -249,7 +250,7 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       const release = server.hold(REFRESH);
       const source = axios.CancelToken.source();
       const asked = failure(api.get("/profile", { cancelToken: source.token }));
-      await vi.waitFor(() => expect(server.count(REFRESH)).toBe(1));
+      await eventually(() => expect(server.count(REFRESH)).toBe(1));
       source.cancel();
       release();
       expect(axios.isCancel(await asked)).toBe(true);
@@ -260,7 +261,7 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       await auth.getToken();
       const release = server.hold("GET /api/profile");
       const asked = failure(api.get("/profile"));
-      await vi.waitFor(() => expect(server.count("GET /api/profile")).toBe(1));
+      await eventually(() => expect(server.count("GET /api/profile")).toBe(1));
       await auth.login({ email: "bob@example.org", password: "a long enough one" });
       release();
       const error = await asked;
@@ -350,7 +351,7 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       server.expireTokens();
       const release = server.hold("GET /api/profile");
       const asked = failure(api.get("/profile"));
-      await vi.waitFor(() => expect(server.count("GET /api/profile")).toBe(1));
+      await eventually(() => expect(server.count("GET /api/profile")).toBe(1));
       detach();
       release();
       expect((await asked).response?.status).toBe(401);

@@ -175,7 +175,8 @@ export const makeBrowser = (server: Server, { hint = true } = {}) => {
       return response;
     },
     setTimeout: (callback, milliseconds) => setTimeout(callback, milliseconds),
-    clearTimeout: (timer) => clearTimeout(timer),
+    setInterval: (callback, milliseconds) => setInterval(callback, milliseconds),
+    clearInterval: (timer) => clearInterval(timer),
     performance: { now: () => performance.now() + ahead },
     Date: { now: () => Date.now() + ahead },
     Math,

@@ -67,6 +67,42 @@ describe("idle", () => {
     expect(tab.state.warning).toBeDefined();
   });
 
+  it("refreshes while a warning stands, and is neither answered by them nor warned again", async () => {
+    const { world, tab } = await idle();
+    const other = await world.signedIn();
+    const warned = () => [tab, other].map((one) => one.state.warning?.kind);
+    for (const one of [tab, other]) one.client.warnAt(300);
+    await world.run(1_510_000);
+    const before = world.server.count(REFRESH);
+    const broken: unknown[] = [];
+    for (const one of [tab, other]) one.client.subscribe(() => broken.push(...warned().filter((kind) => !kind)));
+    await world.run(250_000);
+    expect(world.server.count(REFRESH)).toBe(before + 1);
+    expect(warned()).toEqual(["inactivity", "inactivity"]);
+    expect(broken).toEqual([]);
+    for (const one of [tab, other]) expect(one.names().filter((name) => name === "idleWarning")).toHaveLength(1);
+  });
+
+  it("an act that another tab took for one closes the warning here, too", async () => {
+    const { world, tab } = await idle();
+    const other = await world.signedIn();
+    other.client.warnAt(30);
+    await world.run(1_750_000);
+    expect([tab.state.warning?.kind, other.state.warning]).toEqual(["inactivity", undefined]);
+    other.act();
+    await world.run(10);
+    expect(tab.state.warning).toBeUndefined();
+  });
+
+  it("tells listeners what the snapshot says", async () => {
+    const { world, tab } = await idle();
+    const told: unknown[] = [];
+    tab.client.on("refreshed", (detail) => told.push(detail === tab.client.getSnapshot()));
+    tab.client.warnAt(300);
+    await world.run(1_700_000);
+    expect(told).toEqual([true, true, true]);
+  });
+
   it("at the end asks the server, which ends the session for want of activity", async () => {
     const { world, tab } = await idle();
     await world.run(1_803_000);

@@ -26,7 +26,7 @@ describe("load", () => {
       keepalive: true,
       cache: "no-store",
       redirect: "error",
-      credentials: "same-origin",
+      credentials: "include",
     });
     expect(call?.headers.get("x-keyturn")).toBe("1");
     expect(call?.headers.get("content-type")).toBe("application/json");

@@ -241,8 +241,11 @@ describe("the end from elsewhere", () => {
     const world = new World();
     const tab = await world.signedIn();
     const [channel] = world.channels;
-    channel?.receive({ type: "ended", id: "f".repeat(32), reason: "revoked" });
+    const at = world.time;
+    channel?.receive({ type: "ended", at, id: "f".repeat(32), reason: "revoked" });
     expect(tab.status).toBe("authenticated");
+    channel?.receive({ type: "ended", at, id: tab.state.session?.id, reason: "revoked" });
+    expect(tab.status).toBe("anonymous");
   });
 });
 

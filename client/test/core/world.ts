@@ -265,6 +265,17 @@ export class World {
     return this.nextTimer++;
   }
 
+  setInterval(run: () => void, milliseconds: number): number {
+    const id = this.nextTimer++;
+    const wait = () => this.timers.set(id, { at: this.monotonic() + milliseconds, run: beat });
+    const beat = () => {
+      wait();
+      run();
+    };
+    wait();
+    return id;
+  }
+
   /** Let time pass, and what happens in it happen in order. */
   async run(milliseconds: number): Promise<void> {
     const until = this.monotonic() + milliseconds;
@@ -333,7 +344,8 @@ const environmentOf = (tab: Tab): Environment => {
       });
     },
     setTimeout: (run, milliseconds) => world.setTimeout(() => tab.closed || run(), milliseconds),
-    clearTimeout: (timer) => void world.timers.delete(timer as number),
+    setInterval: (run, milliseconds) => world.setInterval(() => tab.closed || run(), milliseconds),
+    clearInterval: (timer) => void world.timers.delete(timer as number),
     performance: { now: () => world.monotonic() },
     Date: { now: () => world.date() },
     Math: { random: () => world.random },

@@ -5,7 +5,7 @@ import {
   type Context,
   type Event,
   INITIAL,
-  nextAt,
+  news,
   refreshAt,
   type State,
   step,
@@ -31,8 +31,12 @@ const answer = (
   },
 });
 
-const apply = (state: State, change: Change, context: Partial<Context> = {}) =>
-  step(state, { at: AT, epoch: state.epoch, own: true, random: 0.5, lead: LEAD, ...change, ...context } as Event);
+type Effect = readonly [name: string, detail: unknown];
+/** The state that follows, and what is told of it. */
+const apply = (state: State, change: Change, context: Partial<Context> = {}): [State, ...Effect[]] => {
+  const next = step(state, { at: AT, own: true, random: 0.5, lead: LEAD, ...change, ...context } as Event);
+  return [next, ...news(state, next).filter(([, detail]) => detail)];
+};
 const following = (state: State, ...changes: (Change & Partial<Context>)[]): State =>
   changes.reduce((known, change) => apply(known, change)[0], state);
 
@@ -52,9 +56,11 @@ const STATES: Record<string, State> = {
 };
 const LATER = AT + 1_760_000;
 const newer = answer({ left: 86_000 });
+const { user, session } = answer({ left: 86_001 });
 const EVENTS: Record<string, Change & Partial<Context>> = {
   granted: { type: "granted", answer: newer },
-  "granted under an older epoch": { type: "granted", answer: newer, epoch: -1 },
+  "granted to a render server": { type: "granted", answer: { user, session } },
+  "granted with no more time": { type: "granted", answer: answer({ left: 86_000, idle: 40 }) },
   "granted to another user": {
     type: "granted",
     answer: answer({ user: "u2", session: "s2", created: "2026-02-01T00:00:00.000Z" }),
@@ -72,14 +78,13 @@ const EVENTS: Record<string, Change & Partial<Context>> = {
     own: false,
   },
   ended: { type: "ended", reason: "revoked" },
-  "ended under an older epoch": { type: "ended", reason: "revoked", epoch: -1 },
   "ended elsewhere": { type: "ended", reason: "logout", id: "s1", own: false },
   "ended elsewhere, another": { type: "ended", reason: "logout", id: "s9", own: false },
   "ended elsewhere, whichever": { type: "ended", reason: "revoked", own: false },
   failed,
-  "failed under an older epoch": { ...failed, epoch: -1 },
   hide: { type: "hide" },
   acted: { type: "acted", stay: false },
+  "acted elsewhere": { type: "acted", stay: false, own: false },
   stay: { type: "acted", stay: true },
   tick: { type: "tick" },
   "tick past the end": { type: "tick", at: AT + 2_000_000 },
@@ -94,7 +99,7 @@ const describeStep = (state: State, event: Change & Partial<Context>): string =>
     view.status,
     "reason" in view ? view.reason : "",
     "user" in view ? view.user.id : "",
-    "warning" in view ? `warned:${view.warning?.kind}` : "",
+    "warning" in view && view.warning ? `warned:${view.warning.kind}` : "",
     next.token ? "token" : "",
     next.epoch > state.epoch ? "epoch+" : "",
     next.retryAt > LATER ? "cools" : "",
@@ -145,11 +150,38 @@ describe("the machine", () => {
     expect(usable(short, AT + 10_000, 0)).toBe(false);
   });
 
-  it("looks again at the refresh, at the warning and at the end, whichever is first", () => {
-    expect(nextAt(SIGNED_IN, LEAD, true)).toBe(AT + 540_000);
-    expect(nextAt(SIGNED_IN, LEAD, false)).toBe(AT + 1_740_000);
-    expect(nextAt(STATES["authenticated, warned"] as State, LEAD, false)).toBe(AT + 1_801_000);
-    expect(nextAt(STATES["anonymous, never"] as State, LEAD, true)).toBe(Infinity);
+  it("whatever refreshes say of the end, off by rounding and travel, the person is warned once and without a break", () => {
+    const END = 1_800_000;
+    const refresh = fc.record({ passes: fc.integer({ min: 100, max: 30_000 }), travels: fc.nat(9_900) });
+    fc.assert(
+      fc.property(fc.array(refresh, { minLength: 20, maxLength: 60 }), (refreshes) => {
+        let [state]: readonly [State, ...unknown[]] = apply(INITIAL, granted);
+        const told: string[] = [];
+        let passed = 1_700_000;
+        for (const { passes, travels } of refreshes) {
+          passed += passes;
+          const idle = Math.floor((END - passed - travels) / 1000);
+          if (idle < 0) break;
+          const warned = "warning" in state.view && state.view.warning;
+          const more = answer({ left: 86_400 - passed / 1000, idle });
+          const [next, ...effects] = apply(state, { type: "granted", answer: more }, { at: AT + passed });
+          told.push(...effects.map(([name]) => name).filter((name) => name === "idleWarning"));
+          if (warned) expect(next.view).toHaveProperty("warning.kind", "inactivity");
+          state = next;
+        }
+        expect(told.length).toBeLessThanOrEqual(1);
+      }),
+    );
+  });
+
+  it("tells of another warning when what was stayed for meets the absolute end", () => {
+    const short = { type: "granted", answer: answer({ left: 1_820 }) } as const;
+    const warned = following(INITIAL, short, { type: "tick", at: AT + 1_790_000 });
+    expect(warned.view).toHaveProperty("warning.kind", "inactivity");
+    const [next, ...effects] = apply(warned, { type: "acted", stay: true }, { at: AT + 1_795_000 });
+    const warning = { kind: "absolute", endsAt: AT + 1_820_000 };
+    expect(next.view).toHaveProperty("warning", warning);
+    expect(effects).toEqual([["idleWarning", warning]]);
   });
 
   const change = fc.oneof(
@@ -186,11 +218,13 @@ describe("the machine", () => {
           const view: AuthState = next.view;
           expect(Object.isFrozen(view)).toBe(true);
           expect(next.epoch).toBeGreaterThanOrEqual(state.epoch);
-          if (next.token !== null) {
+          if (next.token) {
             expect("user" in view && `token of ${view.user.id}`).toBe(next.token);
-            expect(next.ended).toBe(false);
+            expect(next.ended).toBeFalsy();
           }
-          if (view.status === "anonymous") expect(next.token).toBeNull();
+          expect(!!next.ended).toBe(view.status === "anonymous");
+          if (next.ended) expect(next.token).toBeUndefined();
+          if (!next.token) expect(usable(next, at, 0)).toBe(false);
           const shown = (one: AuthState) => ("user" in one ? one.user.id : null);
           // Somebody else is never shown without a word, and a sign-out is said exactly when it happens.
           const names = effects.map(([name]) => name);

@@ -5,6 +5,7 @@ import { expect, test, vi } from "vitest";
 import { createAuthClient } from "../../src/index.ts";
 import { AuthLoading, AuthProvider, SignedIn, SignedOut, useAuth, useSession, useUser } from "../../src/react/index.ts";
 import { makeIdentity } from "../axios/server.ts";
+import { eventually } from "../eventually.ts";
 import { hydrate, makeWorld, REFRESH, watch } from "./page.tsx";
 
 const world = makeWorld();
@@ -54,9 +55,9 @@ test("rendered as signed in: taken over without a complaint, never shown as anyt
   const seen = watch(page.container);
   const refreshed = vi.fn();
   world.auth.on("refreshed", refreshed);
-  await vi.waitFor(() => expect(world.server.count(REFRESH)).toBe(1));
+  await eventually(() => expect(world.server.count(REFRESH)).toBe(1));
   expect(await world.auth.getToken()).toBe("token-1");
-  await vi.waitFor(() => expect(refreshed).toHaveBeenCalled());
+  await eventually(() => expect(refreshed).toHaveBeenCalled());
   expect(seen).toEqual(["authenticated adasigned in"]);
 });
 
@@ -65,20 +66,20 @@ test("rendered without knowing: loading is taken over, then signed in", async ()
   expect(html).toBe("loading");
   const page = hydrate(html, here(<Parts />));
   const seen = watch(page.container);
-  await vi.waitFor(() => expect(page.text()).toBe("signed in"));
+  await eventually(() => expect(page.text()).toBe("signed in"));
   expect(seen.filter(Boolean)).toEqual(["loading", "signed in"]);
 });
 
 test("rendered as signed in, but the session has ended since: signed out, with the reason", async () => {
   world.server.identity = null;
   const page = hydrate(renderThere(<Status />, "ada"), here(<Status />, "ada"));
-  await vi.waitFor(() => expect(page.text()).toBe("anonymous expired"));
+  await eventually(() => expect(page.text()).toBe("anonymous expired"));
 });
 
 test("rendered as one user, but the cookie is another's: that one is shown", async () => {
   world.server.identity = makeIdentity("bob", 5);
   const page = hydrate(renderThere(<Status />, "ada"), here(<Status />, "ada"));
-  await vi.waitFor(() => expect(page.text()).toBe("authenticated bob"));
+  await eventually(() => expect(page.text()).toBe("authenticated bob"));
 });
 
 test("the two clocks are hours apart and times are shown: no complaint, then the browser's times", async () => {
@@ -86,13 +87,13 @@ test("the two clocks are hours apart and times are shown: no complaint, then the
   const html = renderThere(<Ends />, "ada");
   expect(html).toContain("0 3600000 86400000");
   const page = hydrate(html, here(<Ends />, "ada"));
-  await vi.waitFor(() => expect(Number(page.text().split(" ")[0])).toBeGreaterThan(7 * 3600_000));
+  await eventually(() => expect(Number(page.text().split(" ")[0])).toBeGreaterThan(7 * 3600_000));
 });
 
 test("StrictMode: one refresh, one channel, one set of listeners", async () => {
   const html = renderThere(<Status />, "ada");
   const page = hydrate(html, <StrictMode>{here(<Status />, "ada")}</StrictMode>);
-  await vi.waitFor(() => expect(world.server.count(REFRESH)).toBe(1));
+  await eventually(() => expect(world.server.count(REFRESH)).toBe(1));
   await world.auth.getToken();
   expect(page.text()).toBe("authenticated ada");
   expect(world.server.count(REFRESH)).toBe(1);
@@ -103,10 +104,10 @@ test("StrictMode: one refresh, one channel, one set of listeners", async () => {
 test("an effect that depends on the user runs once, though the user is rendered, taken over and verified", async () => {
   const greet = vi.fn();
   hydrate(renderThere(<Greets greet={greet} />, "ada"), here(<Greets greet={greet} />, "ada"));
-  await vi.waitFor(() => expect(world.server.count(REFRESH)).toBe(1));
+  await eventually(() => expect(world.server.count(REFRESH)).toBe(1));
   await world.auth.getToken();
   await world.auth.renew("token-1");
-  await vi.waitFor(() => expect(greet).toHaveBeenCalled());
+  await eventually(() => expect(greet).toHaveBeenCalled());
   expect(greet.mock.calls).toEqual([["ada"]]);
 });
 
@@ -133,11 +134,11 @@ test("a part that hydrates after another user has signed in: no complaint, and i
   const html = renderThere(tree, "ada");
   opened = false;
   const page = hydrate(html, here(tree, "ada"));
-  await vi.waitFor(() => expect(world.auth.getSnapshot().status).toBe("authenticated"));
+  await eventually(() => expect(world.auth.getSnapshot().status).toBe("authenticated"));
   await world.auth.login({ email: "bob@example.org", password: "a long enough one" });
-  await vi.waitFor(() => expect(page.text()).toBe("authenticated boblate ada"));
+  await eventually(() => expect(page.text()).toBe("authenticated boblate ada"));
   open();
-  await vi.waitFor(() => expect(page.text()).toBe("authenticated boblate bob"));
+  await eventually(() => expect(page.text()).toBe("authenticated boblate bob"));
 });
 
 const Late = ({ late }: { late: { read: () => void } }) => {

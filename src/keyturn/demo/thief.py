@@ -9,6 +9,7 @@ import asyncio
 from typing import Final
 
 from keyturn.auth import Auth
+from keyturn.background import end
 from keyturn.core.errors import Refused
 from keyturn.core.model import Contact
 from keyturn.demo.decisions import Acting, acting
@@ -42,9 +43,7 @@ class Thieves:
 
     async def close(self) -> None:
         """Send all of them home."""
-        for task in list(self._tasks.values()):
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await end(self._tasks.values())
 
     def _forget(self, viewer: str, done: asyncio.Task[None]) -> None:
         if self._tasks.get(viewer) is done:

@@ -18,6 +18,7 @@ from heapq import heappop, heappush
 from math import isfinite
 from typing import TypeAlias
 
+from keyturn.background import end
 from keyturn.core.errors import Unavailable
 from keyturn.ports import RevocationFeed, WallClock
 
@@ -150,9 +151,7 @@ class MemoryDenylist:
     async def close(self) -> None:
         """Stop following. What is known stays denied."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         self._current = False
         self._loaded.clear()
 

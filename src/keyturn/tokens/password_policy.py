@@ -1,15 +1,15 @@
 """Which passwords may be chosen.
 
 Owns the rules for a new password and its normal form. Must not hash anything
-(`password` does) and must not be asked at login: a rule that became stricter does not
-lock anyone out.
+(`password` does) or ask anybody (`keyturn.breaches` does), and must not be asked at login:
+a rule that became stricter does not lock anyone out.
 """
 
 from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -94,15 +94,12 @@ class PasswordPolicy:
     Attributes:
         min_length: characters (code points in NFC), at least 8.
         context: words of the site, such as its name and host.
-        breached: asks whether a password is in a breach corpus; None asks nobody. It
-            decides itself what an outage of the corpus means.
 
-    Spec: NIST SP 800-63B-4 section 3.1.1.2; ASVS 5.0 6.2.1-6.2.5, 6.2.9-6.2.12.
+    Spec: NIST SP 800-63B-4 section 3.1.1.2; ASVS 5.0 6.2.1-6.2.5, 6.2.9-6.2.11.
     """
 
     min_length: int = MIN_LENGTH_ALONE
     context: tuple[str, ...] = ()
-    breached: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a length that no policy may allow."""
@@ -127,8 +124,6 @@ class PasswordPolicy:
             raise PasswordRefused(PasswordFault.COMMON)
         if _is_made_of(folded, (*self.context, *context)):
             raise PasswordRefused(PasswordFault.CONTEXT)
-        if self.breached is not None and self.breached(normal):
-            raise PasswordRefused(PasswordFault.BREACHED)
         return normal
 
 

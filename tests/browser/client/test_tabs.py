@@ -32,9 +32,9 @@ HOSTILE = """() => {
     { type: "granted", at: 0, answer: answer("x", { user: { id: 1 } }) },
     { type: "granted", at: 0, answer: answer("x", { session: [] }) },
     { type: "granted", at: 0, answer: answer("x", { session: { id: "1", created_at: 1 } }) },
-    { type: "ended" }, { type: "ended", id: 1, reason: "logout" }, { type: "ended", id: null },
-    { type: "ended", id: null, reason: {} },
-    { type: "ended", id: "f".repeat(32), reason: "logout" },
+    { type: "ended" }, { type: "ended", reason: "logout" }, { type: "ended", at: 0, id: 1, reason: "logout" },
+    { type: "ended", at: 0, id: null }, { type: "ended", at: 0, id: null, reason: {} },
+    { type: "ended", at: 0, id: "f".repeat(32), reason: "logout" },
     { type: "acted" }, { type: "acted", at: "now" }, { type: "acted", at: -1 }, { type: "constructor" },
     { type: "hide" }, { type: "failed", error: {} }, { type: "tick", at: 1e15 }, { type: "acted", at: 1e15, own: true },
     { type: "GRANTED", at: 0, answer: answer("x") }, { type: ["ended"], id: null, reason: "logout" }, "x".repeat(1e6)];

@@ -145,6 +145,24 @@ def test_warning_comes_a_minute_before_and_stay_in_one_tab_closes_all(idlers: Ta
     idlers.assert_nobody_was_signed_out()
 
 
+def test_refresh_while_a_warning_stands_is_no_answer_and_no_second_warning(idlers: Tabs) -> None:
+    """Both tabs go on showing what they were told once, though the end is told anew."""
+    first = idlers.sign_up(ADA)
+    [second] = idlers.open_signed_in(1, ADA)
+    for tab in (first, second):
+        tab.run("auth.warnAt(300)")
+    for _ in range((TIMEOUT - 300) // STEP + 1):
+        idlers.advance(STEP)
+    for tab in (first, second):
+        tab.shows(warning="inactivity")
+    before = len(second.events("refreshed"))
+    first.run("auth.getToken().then(token => auth.renew(token)).then(() => {})")
+    idlers.until(lambda: len(second.events("refreshed")) > before, "the new token in the other tab")
+    for tab in (first, second):
+        assert tab.says("warning") == "inactivity"
+        assert tab.events("idleWarning") == ["inactivity"]
+
+
 def test_refreshes_alone_do_not_extend_the_session(idlers: Tabs) -> None:
     """Without a person the session ends on time, after the warning, although it was refreshed until then."""
     first = idlers.sign_up(ADA)

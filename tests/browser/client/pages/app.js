@@ -12,7 +12,8 @@ const lacks = given.get("no") ?? "";
 const environment = {
   fetch: (input, init) => fetch(input, init),
   setTimeout: (callback, milliseconds) => setTimeout(callback, milliseconds / pace),
-  clearTimeout: (timer) => clearTimeout(timer),
+  setInterval: (callback, milliseconds) => setInterval(callback, milliseconds / pace),
+  clearInterval: (timer) => clearInterval(timer),
   performance: { now: () => performance.now() * pace },
   Date: { now: () => Date.now() * pace },
   Math,

@@ -1,0 +1,338 @@
+"""One sign-in of this process: who is signed in, one refresh at a time, login and logout.
+
+Owns: the state in memory, the single flight, the requests that change who is signed in and their order. Must not hold: the
+application's requests (`flow.py`), the form of answers (`grants.py`), files (`file_store.py`).
+
+A refresh runs in a thread of its own, whoever asks for it: threads wait for it, tasks of any event loop await it, and it
+goes on when all of them have gone. Between processes the store decides: what is written is what counts, and only if
+nobody else has written since it was read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future
+from random import random
+from ssl import SSLContext
+from time import monotonic, time
+from typing import Any, ClassVar, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from keyturn.client.errors import AuthError, SessionEnded, StoreFault, Unavailable, read_error
+from keyturn.client.grants import DEVICE_COOKIE, REFRESH_COOKIE, read_grant
+from keyturn.client.store import MemoryTokenStore, Stored, TokenStore, User
+from keyturn.client.wire import Answer, NoAnswer, post
+
+SPARE: Final = 10.0
+"""Seconds an access token has to last to be sent."""
+LOCK_LIMIT: Final = 5.0
+"""Seconds to wait for the refresh of another process before making one beside it."""
+CALM: Final = 5.0
+"""Seconds for which an API's 401s start no refresh after it refused even a new token."""
+_TRIES: Final = 3
+"""How often to begin again when another process was faster."""
+_LONGEST_PAUSE: Final = 60.0
+_LONGEST_RETRY_AFTER: Final = 3600.0
+"""What the server asks for is done, up to an hour: a slip there must not cost a day."""
+_LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+_COOKIE_ROUTES: Final = ("/refresh", "/login", "/signup", "/logout")
+
+
+class State(NamedTuple):
+    """What this process knows."""
+
+    stored: Stored = Stored()
+    fault: AuthError | None = None
+    """Why the last refresh brought nothing."""
+    failures: int = 0
+    retry_at: float = 0.0
+    """No refresh before then: the cool-down after `failures` in a row."""
+
+    def failed(self, fault: AuthError, now: float) -> State:
+        """Return what is known after a refresh that brought nothing; what was known stays known."""
+        if isinstance(fault, SessionEnded):
+            return State(self.stored.signed_out(fault.reason), fault)
+        if isinstance(fault, StoreFault):
+            return self._replace(fault=fault)
+        asked = min(fault.retry_after or 0.0, _LONGEST_RETRY_AFTER)
+        # Why random: what failed together must not come back together.
+        pause = min(_LONGEST_PAUSE, 2.0**self.failures) * (1 + random() / 2)  # noqa: S311 - protects nothing
+        return State(self.stored, fault, min(self.failures + 1, 10), now + max(asked, pause))
+
+
+class Clock:
+    """Seconds since the Unix epoch that never go back in this process, and go on while the machine sleeps.
+
+    The date may be wrong: when it jumps ahead that is taken for sleep, which costs one refresh.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        steady = monotonic()
+        self._ahead = max(self._ahead, time() - steady)
+        return steady + self._ahead
+
+
+class Session:
+    """One sign-in at one server.
+
+    Args:
+        base_url: where the server is reached, as its own `KEYTURN_BASE_URL`: `https://auth.example.com`.
+        base_path: where its routes are.
+        store: keeps the sign-in; in memory when None.
+        origins: where access tokens go, `scheme://host[:port]`; only to the server itself when None.
+        verify: the authorities that TLS trusts; those of the HTTP library when None.
+        proxy: through which the server is reached; the environment's when None.
+        insecure: True: plain http to another machine is allowed, where everybody on the way reads the tokens.
+
+    Raises: ValueError: an address is not of its form, or plain http.
+    """
+
+    library: ClassVar[Any]
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        base_path: str = "/auth",
+        store: TokenStore | None = None,
+        origins: Iterable[str] | None = None,
+        verify: SSLContext | None = None,
+        proxy: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self._origin = origin_of(base_url)
+        self._base = self._origin + base_path
+        self._origins = frozenset([self._origin] if origins is None else map(origin_of, origins))
+        for origin in {self._origin, *self._origins}:
+            if not insecure and origin.startswith("http://") and urlsplit(origin).hostname not in _LOCAL_HOSTS:
+                raise ValueError(f"{origin} is not https: everybody on the way would read the tokens (see `insecure`)")
+        self._store: TokenStore = MemoryTokenStore() if store is None else store
+        self._verify: SSLContext | None = verify
+        self._proxy = proxy
+        self._clock = Clock()
+        self._acted_at: float | None = None
+        self._calm_until = 0.0
+        self._state = State()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._guard = threading.Lock()
+        self._flying: Future[None] | None = None
+
+    @property
+    def user(self) -> User | None:
+        """Who the access token in memory stands for; None before the first request or login."""
+        return self._state.stored.user
+
+    def acted(self) -> None:
+        """Note that a person acts now: the next refresh tells the server.
+
+        Why: a refresh is no person. A session in which nobody acts ends after the inactivity timeout, however often a
+        program refreshes it. A login counts by itself.
+        """
+        self._acted_at = self._clock()
+
+    # -- for the application's requests
+
+    def covers(self, url: str) -> bool:
+        """Say whether an access token may go there.
+
+        The cookie's own routes get none: there it is of no use, and a refresh for their 401 would never end.
+        """
+        parts = urlsplit(url)
+        if origin_of(url) not in self._origins:
+            return False
+        address = origin_of(url) + parts.path
+        return address.removeprefix(self._base) not in _COOKIE_ROUTES or not address.startswith(self._base)
+
+    def obtain(self, spare: float, rejected: str | None = None) -> Generator[Future[None], object, Stored]:
+        """Get an access token that is not `rejected` and lasts for `spare` seconds; yields what has to be waited for.
+
+        Raises: SessionEnded; Unavailable, Refused, StoreFault: there is no such token, and none can be had now.
+        """
+        for _ in range(_TRIES):
+            state = self._state
+            if self._has(state, spare, rejected):
+                return state.stored
+            if self._clock() < state.retry_at:
+                break
+            yield self._flight(state)
+            if self._state.fault is not None:
+                break
+        state = self._state
+        if self._has(state, 0, rejected):
+            return state.stored
+        raise Unavailable("network") if state.fault is None else state.fault.anew()
+
+    def _has(self, state: State, spare: float, rejected: str | None) -> bool:
+        return state.stored.access_token != rejected and state.stored.usable(self._clock(), spare)
+
+    def calm(self) -> bool:
+        """Say whether an API's 401 may start a refresh."""
+        return self._clock() >= self._calm_until
+
+    def calm_down(self) -> None:
+        """Note that an API refused even a new access token."""
+        self._calm_until = self._clock() + CALM
+
+    # -- one refresh at a time
+
+    def _flight(self, seen: State) -> Future[None]:
+        """Join the refresh that is under way, or begin one, unless something has changed since `seen`."""
+        if self._process != os.getpid():
+            # After a fork: the thread of the flight is in the parent, and so is whoever holds the lock.
+            self._begin()
+        with self._guard:
+            if self._flying is not None:
+                return self._flying
+            flight: Future[None] = Future()
+            # Nobody who stops waiting may cancel it for the others.
+            flight.set_running_or_notify_cancel()
+            if self._state is not seen:
+                flight.set_result(None)
+                return flight
+            # A daemon, for a program that ends must not wait for it: to be killed is to lose an answer, no more.
+            threading.Thread(target=self._fly, args=(flight, seen), name="keyturn refresh", daemon=True).start()
+            self._flying = flight
+            return flight
+
+    def _fly(self, flight: Future[None], seen: State) -> None:
+        state, defect = seen, None
+        try:
+            state = State(self._renewed(seen.stored.access_token))
+        except AuthError as fault:
+            state = seen.failed(fault, self._clock())
+        except BaseException as fault:  # noqa: BLE001 - raised again where it is waited for
+            defect = fault
+        with self._guard:
+            # A login or logout that came between is newer.
+            if self._state is seen:
+                self._state = state
+            self._flying = None
+        if defect is None:
+            flight.set_result(None)
+        else:
+            flight.set_exception(defect)
+
+    def _renewed(self, stale: str | None) -> Stored:
+        """Adopt what another process has got, or refresh. Raises: AuthError."""
+        with self._store.alone(LOCK_LIMIT):
+            for _ in range(_TRIES):
+                held = self._load()
+                if held.refresh_token is None:
+                    raise SessionEnded("no_session", reason=held.reason)
+                if held.access_token != stale and held.usable(self._clock(), SPARE):
+                    return held
+                try:
+                    new = self._ask("/refresh", self._activity(), held)
+                except SessionEnded as ended:
+                    # Only if it is still this session that is kept: another process may have signed in anew.
+                    if self._store.replace(held, held.signed_out(ended.reason)):
+                        raise
+                    continue
+                if self._store.replace(held, new):
+                    return new
+        raise Unavailable("session_changed")
+
+    def _activity(self) -> dict[str, object]:
+        if self._acted_at is None:
+            return {}
+        return {"idle_seconds": round(self._clock() - self._acted_at)}
+
+    # -- login and logout
+
+    def _enter(self, path: str, body: Mapping[str, object]) -> User:
+        """Sign in and keep it; whoever was signed in before is signed out. Raises: AuthError."""
+        with self._store.alone(LOCK_LIMIT):
+            held = self._load()
+            new = self._ask(path, {name: value for name, value in body.items() if value is not None}, held)
+            # The newest login counts, whatever another process has written meanwhile.
+            while not self._store.replace(self._store.load(), new):
+                pass
+        self._adopt(new)
+        self.acted()
+        user = new.user
+        assert user is not None  # noqa: S101 - read_grant gives none without
+        return user
+
+    def _leave(self, everywhere: bool) -> None:
+        """End the session at the server, then forget it. Raises: AuthError: it is kept, so that this may be called again."""
+        with self._store.alone(LOCK_LIMIT):
+            held = self._load()
+            while held.refresh_token is not None:
+                self._post("/logout", {"everywhere": everywhere}, held)
+                if self._store.replace(held, held.signed_out("logout")):
+                    break
+                held = self._load()
+        self._adopt(held.signed_out("logout"))
+
+    def _forget(self) -> None:
+        """Forget the session without telling the server, where it lives on until it expires."""
+        while not self._store.replace(held := self._load(), held.signed_out("logout")):
+            pass
+        self._adopt(held.signed_out("logout"))
+
+    def _adopt(self, stored: Stored) -> None:
+        with self._guard:
+            self._state = State(stored)
+
+    # -- requests
+
+    def _load(self) -> Stored:
+        """Load what is kept. Raises: StoreFault: it is another server's."""
+        held = self._store.load()
+        if held.server not in {"", self._base}:
+            # Why: tokens of one server are not shown to another because a setting was changed.
+            raise StoreFault("store_foreign", detail=f"the store holds tokens of {held.server}, not of {self._base}")
+        return held
+
+    def _ask(self, path: str, body: Mapping[str, object], held: Stored) -> Stored:
+        at = self._clock()
+        return read_grant(self._post(path, body, held), held, self._base, at)
+
+    def _post(self, path: str, body: Mapping[str, object], held: Stored) -> Answer:
+        """Send what is kept with a request. Raises: AuthError: it was not answered with success."""
+        headers = {
+            "Accept": "application/json",
+            # No proxy's compressed answer, whose size would not be known before.
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            # The server's three locks against foreign pages ask this of every client.
+            "Origin": self._origin,
+            "User-Agent": "keyturn-python",
+            "X-Keyturn": "1",
+        }
+        cookies = ((REFRESH_COOKIE, held.refresh_token), (DEVICE_COOKIE, held.device_token))
+        if cookie := "; ".join(f"{name}={value}" for name, value in cookies if value is not None):
+            headers["Cookie"] = cookie
+        # Made once: to read the authorities takes a tenth of a second.
+        if self._verify is None:
+            self._verify = self.library.create_ssl_context()
+        options = {"verify": self._verify, "proxy": self._proxy}
+        try:
+            answer = post(self.library, self._base + path, headers, json.dumps(body).encode(), options)
+        except NoAnswer as fault:
+            raise Unavailable(fault.code) from fault
+        if not 200 <= answer.status < 300:
+            raise read_error(answer)
+        return answer
+
+
+def origin_of(url: str) -> str:
+    """Return `scheme://host[:port]` in lower case, with the port only where it is not the scheme's own.
+
+    Raises: ValueError: this is no http or https URL.
+    """
+    parts = urlsplit(url)
+    scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
+    if scheme not in {"http", "https"} or not host:
+        raise ValueError(f"{scheme}://{host} is not an address such as https://auth.example.com")
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}" + ("" if port in {None, 443 if scheme == "https" else 80} else f":{port}")

@@ -1,0 +1,84 @@
+"""One request to the server's cookie routes, and its answer as a value.
+
+Owns: the exchange, its limits and the cookies in it. Must not hold: what an answer means (`grants.py`), when to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+LIMIT: Final = 10.0
+"""Seconds after which a request is given up. Why: the server's settle time is made for it (docs/decisions/0013)."""
+_MAX_ANSWER: Final = 64 * 1024
+"""Bytes; a hundred times the longest answer of the contract."""
+
+
+class Answer(NamedTuple):
+    """One HTTP answer. Header names are in lower case."""
+
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    def cookie(self, name: str) -> str | None:
+        """Return the cookie that is set; None when it is left alone or removed."""
+        for key, value in self.headers:
+            if key == "set-cookie" and value.startswith(f"{name}="):
+                return value.partition(";")[0].partition("=")[2].strip() or None
+        return None
+
+
+class NoAnswer(Exception):
+    """There is none that counts; `code` says why."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def post(library: Any, url: str, headers: Mapping[str, str], content: bytes, options: Mapping[str, Any]) -> Answer:
+    """Send one POST by a client of its own, and read its answer if it comes in time.
+
+    Why a client of its own: the application's client would put the refresh cookie into its jar and send it with every
+    request to that host; it may follow redirects, wait for longer, or belong to another event loop. Why made anew: there
+    is one exchange in minutes, and none of its state can be inherited over a fork.
+
+    Args:
+        library: httpx or httpx2, which are one interface under two names.
+        options: of the client: `verify`, `proxy`.
+
+    Raises: NoAnswer: `network`, `timeout` or `unexpected_answer` (endless).
+    """
+    began = monotonic()
+    # Keeps no cookie of any domain.
+    nothing = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    try:
+        with (
+            library.Client(timeout=LIMIT, follow_redirects=False, cookies=nothing, **options) as client,
+            client.stream("POST", url, headers=headers, content=content) as response,
+        ):
+            body = b""
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > _MAX_ANSWER:
+                    raise NoAnswer("unexpected_answer")
+                _in_time(began)
+            # Why a late answer does not count: by then its cookie may be dead, and others may have gone on.
+            _in_time(began)
+            return Answer(response.status_code, [(k.lower(), v) for k, v in response.headers.multi_items()], body)
+    except library.TimeoutException:
+        raise NoAnswer("timeout") from None
+    except library.RequestError:
+        raise NoAnswer("network") from None
+
+
+def _in_time(began: float) -> None:
+    if monotonic() - began > LIMIT:
+        raise NoAnswer("timeout")

@@ -1,0 +1,303 @@
+"""What goes wrong between a program and the server: nothing is lost, and every error says what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from keyturn.client import (
+    AuthError,
+    KeyturnAuth,
+    MemoryTokenStore,
+    Refused,
+    SessionEnded,
+    StoreFault,
+    Unavailable,
+)
+from keyturn.client.errors import read_error
+from keyturn.client.wire import Answer
+from keyturn.core.events import EventType
+from tests.browser.client.site import Site
+from tests.client_python.api import Api
+from tests.client_python.people import ACCOUNT, Kind, Program, expire, open_program
+from tests.services import free_port, wait_until
+
+pytestmark = pytest.mark.anyio
+PATIENCE = 30.0
+CONTRACT = json.loads((Path(__file__).parents[2] / "spec" / "errors.json").read_text())["errors"]
+
+
+@pytest.fixture
+def store() -> MemoryTokenStore:
+    """What the program of a test keeps."""
+    return MemoryTokenStore()
+
+
+@pytest.fixture
+async def expired(site: Site, make_program: Callable[..., Any], store: MemoryTokenStore) -> Program:
+    """A program that has just started, and whose store holds an expired token."""
+    await (await make_program(store=store)).log_in()
+    expire(store)
+    made: Program = await make_program(store=store)
+    return made
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_lost_answer_is_asked_for_again_with_the_same_cookie(
+    site: Site, expired: Program, store: MemoryTokenStore, make_program: Callable[..., Any], moment: str
+) -> None:
+    """Cut off before the server had the request, or when it had answered with a cookie that nobody received."""
+    former, before = store.load(), len(site.proxy.refreshes)
+    site.proxy.drop("/auth/refresh", "before" if moment == "before" else "after")
+    with pytest.raises(Unavailable) as caught:
+        await expired.get()
+    assert (caught.value.code, caught.value.status, caught.value.retryable) == ("network", 0, True)
+    assert store.load() == former
+    # A process that starts now knows of no cool-down.
+    assert (await (await make_program(store=store)).get()).status_code == 200
+    lost, found = site.proxy.refreshes[before:]
+    assert (lost.status, found.status) == (None if moment == "before" else 200, 200)
+    assert lost.headers["cookie"] == found.headers["cookie"]
+    assert store.load().refresh_token != former.refresh_token
+
+
+async def test_unavailable_server_is_asked_once_in_a_cool_down(site: Site, expired: Program) -> None:
+    """A 503 is a typed error for each of fifty requests and one refresh; when it is over, all is well."""
+    before = len(site.proxy.refreshes)
+    site.proxy.fault("/auth/refresh", status=503, retry_after=1)
+    errors: list[AuthError] = []
+
+    async def one() -> None:
+        try:
+            await expired.get()
+        except AuthError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(one)
+    assert {(type(error), error.code, error.status, error.retry_after) for error in errors} == {
+        (Unavailable, "unexpected_answer", 503, 1.0)
+    }
+    # An error is raised anew for everybody and never shared.
+    assert len({id(error) for error in errors}) == len(errors) == 50
+    assert len(site.proxy.refreshes) - before == 1
+    # The end of a cool-down is a time; there is nothing else to wait for.
+    auth = expired.auth
+    wait_until(lambda: auth._clock() >= auth._state.retry_at, PATIENCE, "end of the cool-down")
+    assert (await expired.get()).status_code == 200
+    assert len(site.proxy.refreshes) - before == 2
+
+
+async def test_fault_before_the_token_ends_is_no_fault(
+    site: Site, make_program: Callable[..., Any], store: MemoryTokenStore
+) -> None:
+    """A refresh that is due soon fails: the token that still lasts is sent."""
+    await (await make_program(store=store)).log_in()
+    held = store.load()
+    assert store.replace(held, held._replace(expires_at=held.expires_at - held.expires_in + 20))
+    program = await make_program(store=store)
+    assert (await program.get()).status_code == 200
+    site.proxy.fault("/auth/refresh", status=503)
+    # A stream wants 30 s.
+    assert (await program.stream("/note", b"once")).status_code == 204
+
+
+async def test_gateway_that_answers_401_signs_nobody_out(site: Site, expired: Program, store: MemoryTokenStore) -> None:
+    """Only the server's own codes end a session."""
+    former = store.load()
+    site.proxy.fault("/auth/refresh", status=401)
+    with pytest.raises(Refused) as caught:
+        await expired.get()
+    assert (caught.value.code, caught.value.status) == ("unexpected_answer", 401)
+    assert store.load() == former
+
+
+async def test_answer_without_a_token_is_none(site: Site, expired: Program, store: MemoryTokenStore) -> None:
+    """A page with status 200 changes nothing."""
+    former = store.load()
+    site.proxy.fault("/auth/refresh", status=200)
+    with pytest.raises(Unavailable) as caught:
+        await expired.get()
+    assert caught.value.code == "unexpected_answer"
+    assert store.load() == former
+
+
+async def test_redirect_of_the_server_is_not_followed(api: Api, kind: Kind, stack: AsyncExitStack) -> None:
+    """Neither a password nor a cookie is sent to an address that an answer names."""
+    with Api() as stranger:
+        api.leads_to = f"{stranger.url}/caught"
+        program = await open_program(stack, kind, api.url)
+        with pytest.raises(Refused) as caught:
+            await program.log_in()
+        assert (caught.value.code, caught.value.status) == ("unexpected_answer", 307)
+        assert stranger.sent == []
+
+
+async def test_server_that_is_not_there_is_a_typed_error(kind: Kind, stack: AsyncExitStack) -> None:
+    """Nobody listens: `network`, from a login."""
+    program = await open_program(stack, kind, f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable) as caught:
+        await program.log_in()
+    assert caught.value.code == "network"
+
+
+async def test_wrong_password_is_refused_with_the_servers_code(site: Site, make_program: Callable[..., Any]) -> None:
+    """The error has the code, the status and the id by which the server's log knows the request."""
+    program = await make_program()
+    with pytest.raises(Refused) as caught:
+        await program.run(program.auth.log_in, ACCOUNT["email"], "not the right passphrase")
+    error = caught.value
+    assert (error.code, error.status, error.retryable) == ("invalid_credentials", 401, False)
+    assert error.request_id
+    assert ACCOUNT["email"] not in str(error)
+    with pytest.raises(Refused) as caught:
+        await program.run(program.auth.sign_up, **ACCOUNT)
+    assert caught.value.code == "conflict"
+
+
+async def test_foreign_origin_is_refused_and_said_so(site: Site, kind: Kind, stack: AsyncExitStack) -> None:
+    """A base URL that the server does not know as its own: `csrf_refused`, a fault of the configuration."""
+    program = await open_program(stack, kind, site.url.replace("localhost", "127.0.0.1"))
+    with pytest.raises(Refused) as caught:
+        await program.log_in()
+    assert caught.value.code == "csrf_refused"
+
+
+async def test_logout_ends_the_session_at_the_server(site: Site, program: Program) -> None:
+    """Afterwards nothing is sent, its access token is dead, and a second logout does no harm."""
+    token = await program.run(program.auth.token)
+    await program.run(program.auth.log_out)
+    await program.run(program.auth.log_out)
+    with pytest.raises(SessionEnded) as caught:
+        await program.get()
+    assert caught.value.reason == "logout"
+    answer = await program.run(program.client.get, "/api/who", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 401
+    await program.log_in()
+    assert (await program.get()).status_code == 200
+
+
+async def test_logout_that_the_server_did_not_hear_may_be_repeated(
+    site: Site, make_program: Callable[..., Any], store: MemoryTokenStore
+) -> None:
+    """The session is kept until the server has ended it; `forget` drops it all the same."""
+    program = await make_program(store=store)
+    await program.log_in()
+    site.proxy.drop("/auth/logout", "before", times=1)
+    with pytest.raises(Unavailable):
+        await program.run(program.auth.log_out)
+    assert (await program.get()).status_code == 200
+    await program.run(program.auth.log_out, everywhere=True)
+    assert store.load().refresh_token is None
+    await program.log_in()
+    await program.run(program.auth.forget)
+    with pytest.raises(SessionEnded):
+        await program.get()
+
+
+async def test_ended_session_says_why_and_leaves_the_store(
+    site: Site, make_program: Callable[..., Any], store: MemoryTokenStore
+) -> None:
+    """Another device ends it: each process is told the reason once it asks, and the tokens are gone."""
+    program, second, other = [await make_program(store=store), await make_program(store=store), await make_program()]
+    await program.log_in()
+    await second.get()
+    await other.log_in()
+    assert (await other.run(other.client.delete, f"/auth/sessions/{store.load().session_id}")).status_code == 204
+    for one in (program, second):
+        with pytest.raises(SessionEnded) as caught:
+            await one.get()
+        assert caught.value.reason == "revoked"
+    kept = store.load()
+    assert (kept.refresh_token, kept.access_token, kept.user) == (None, None, None)
+    assert (await other.get()).status_code == 200
+
+
+async def test_device_is_known_again_at_the_next_login(
+    site: Site, make_program: Callable[..., Any], store: MemoryTokenStore
+) -> None:
+    """The device cookie outlives the session, so the next login is none from a new device."""
+    program = await make_program(store=store)
+    await program.log_in()
+    await program.run(program.auth.log_out)
+    before = len(site.happened(EventType.NEW_DEVICE))
+    await program.log_in()
+    assert len(site.happened(EventType.NEW_DEVICE)) == before
+
+
+async def test_second_login_ends_the_first_session(
+    site: Site, make_program: Callable[..., Any], store: MemoryTokenStore
+) -> None:
+    """One store has one session; the server does not keep what nobody holds."""
+    program = await make_program(store=store)
+    await program.log_in()
+    first = store.load().session_id
+    await program.log_in()
+    listed = (await program.get("/auth/sessions")).json()["sessions"]
+    assert store.load().session_id != first
+    assert first not in {one["id"] for one in listed}
+
+
+async def test_activity_is_told_and_a_refresh_is_none(
+    site: Site, make_program: Callable[..., Any], store: MemoryTokenStore
+) -> None:
+    """A program that nobody has acted in says nothing; after `acted` it says how long ago."""
+    await (await make_program(store=store)).log_in()
+    program = await make_program(store=store)
+    expire(store)
+    await program.get()
+    assert site.proxy.refreshes[-1].json == {}
+    program.auth.acted()
+    site.clock.ahead += 700
+    await program.get()
+    assert 0 <= site.proxy.refreshes[-1].json["idle_seconds"] < 60
+
+
+async def test_tokens_of_one_server_are_not_shown_to_another(
+    make_program: Callable[..., Any], store: MemoryTokenStore, kind: Kind, stack: AsyncExitStack
+) -> None:
+    """A changed base URL over an old store is refused before anything is sent."""
+    await (await make_program(store=store)).log_in()
+    held = store.load()
+    with Api() as stranger:
+        program = await open_program(stack, kind, stranger.url, store=store)
+        for call in (program.get, program.log_in):
+            with pytest.raises(StoreFault) as caught:
+                await call()
+            assert caught.value.code == "store_foreign"
+        assert stranger.sent == []
+    assert store.load() == held
+
+
+@pytest.mark.parametrize("error", CONTRACT, ids=[error["code"] for error in CONTRACT])
+def test_error_of_the_contract_is_read_as_it_is_meant(error: dict[str, Any]) -> None:
+    """Who is signed out, and what may be tried again, is as `spec/errors.json` says."""
+    reasons = error.get("reasons", [None])
+    for reason in reasons:
+        body = json.dumps({"code": error["code"], "detail": "why", "reason": reason, "request_id": "0123abcd"})
+        found = read_error(Answer(error["status"], [("retry-after", "7")], body.encode()))
+        assert (found.code, found.status, found.request_id) == (error["code"], error["status"], "0123abcd")
+        assert found.retry_after == 7.0
+        assert found.retryable == error["retryable"]
+        assert isinstance(found, SessionEnded) == (error["client"] == "sign_out")
+        assert found.reason == ("" if error["client"] != "sign_out" else reason or "expired")
+        assert str(found.anew()) == str(found)
+
+
+@pytest.mark.parametrize("url", ["auth.example.com", "ftp://auth.example.com", "http://auth.example.com", "https://"])
+def test_address_that_is_not_safe_is_refused(url: str) -> None:
+    """No scheme, another one, or plain http to another machine."""
+    with pytest.raises(ValueError, match="https"):
+        KeyturnAuth(url)
+
+
+def test_plain_http_to_another_machine_has_a_loud_switch() -> None:
+    """Inside a network that protects its traffic otherwise."""
+    assert KeyturnAuth("http://auth.internal:8000", insecure=True).covers("http://auth.internal:8000/api")
