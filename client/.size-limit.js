@@ -27,7 +27,7 @@ export default [
     path: ["dist/next/index.js", "dist/react/index.js"],
     import: { "dist/next/index.js": "{ AuthProvider, Anonymous }", "dist/react/index.js": "*" },
     ignore: ["react"],
-    limit: "5.75 kB",
+    limit: "5.35 kB",
     gzip: true,
     modifyEsbuildConfig,
   },

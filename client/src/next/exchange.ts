@@ -7,8 +7,8 @@
  * for many renders at once. The exchange reads; the browser alone rotates.
  */
 import { isAnswer } from "../core/check.ts";
-import { AuthError, readError } from "../core/errors.ts";
-import { LIMIT } from "../core/limits.ts";
+import { AuthError, accept } from "../core/errors.ts";
+import { LIMIT } from "../limits.ts";
 import type { Identity } from "../machine/types.ts";
 import { hinted, readCookie } from "./cookie.ts";
 import { authorization } from "./credential.ts";
@@ -59,11 +59,12 @@ export const exchange = async (headers: Headers, environment: Environment): Prom
     if (error instanceof TypeError || error.name === "TimeoutError") throw fault(new AuthError("unavailable"));
     throw error;
   });
-  if (!response.ok) {
-    const error = await readError(response);
-    if (error.reason) return null;
-    throw fault(error.code === "unexpected_answer" ? new AuthError("unavailable", response.status) : error);
-  }
+  const error = await accept(response).then(
+    () => null,
+    (thrown: AuthError) => thrown,
+  );
+  if (error?.reason) return null;
+  if (error) throw fault(error.code === "unexpected_answer" ? new AuthError("unavailable", response.status) : error);
   const answer: unknown = await response.json().catch(() => null);
   if (!isAnswer(answer)) throw fault(new AuthError("unavailable", response.status));
   const { user, session, access_token } = answer;
