@@ -1,4 +1,4 @@
-"""The guides show what the examples are made of, and name what exists."""
+"""The guide to Next.js shows what the example is made of, and names what exists."""
 
 from __future__ import annotations
 
