@@ -9,7 +9,7 @@ import argparse
 import asyncio
 from collections.abc import Callable
 
-from bench import access_token, growth, latency, login, refresh, revocation, start
+from bench import access_token, frameworks, growth, latency, login, refresh, revocation, start
 from bench.figures import Figure, table
 
 
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Figure]]] = {
     "latency": lambda quick: latency.run(quick=quick),
     "login": lambda quick: login.run(quick=quick),
     "access_token": _access_token,
+    "frameworks": lambda quick: frameworks.run(quick=quick),
     "growth": lambda quick: asyncio.run(growth.measure(quick=quick)),
     "revocation": lambda quick: revocation.measure(*([3] if quick else [])),
     "start": lambda quick: start.measure(*([1] if quick else [])),

@@ -53,7 +53,10 @@ INSERT INTO keyturn_sessions
 SELECT decode(md5('s' || n), 'hex'), md5('u' || n / 3), 0, sha256(convert_to('t' || n, 'UTF8')), NULL,
        t, t, t, t, t + 1e6, t + 2e6, NULL, NULL, decode(md5('d' || n), 'hex'), NULL, 'Chrome on Windows', '192.0.2.7',
        '{_USER_AGENT}', 'pwd', t, true
-FROM generate_series(1, {{count}}) n, (VALUES ({{now}}::float8)) AS clock(t)
+FROM generate_series(1, {{count}}) n, (VALUES ({{now}}::float8)) AS clock(t);
+INSERT INTO keyturn_users (id, email, email_key, name, created_at)
+SELECT md5('u' || n), 'u' || n || '@example.com', 'u' || n || '@example.com', 'Ada Lovelace', {{now}}
+FROM generate_series(0, {{count}} / 3) n
 """
 
 
@@ -140,7 +143,7 @@ async def fill_postgres(server: PostgresServer, count: int) -> Subject:
     server.execute(_FILL.format(count=count, now=now), name)
     server.execute("CREATE EXTENSION pg_stat_statements", name)
     server.execute("CHECKPOINT", name)
-    server.execute("VACUUM (FREEZE, ANALYZE) keyturn_sessions", name)
+    server.execute("VACUUM (FREEZE, ANALYZE) keyturn_sessions, keyturn_users", name)
     return Subject(engine, count, now)
 
 
@@ -153,6 +156,7 @@ async def fill_sqlite(directory: Path, count: int) -> Subject:
     connection = sqlite3.connect(place / "keyturn.db")
     with connection:
         connection.executemany(f"INSERT INTO keyturn_sessions VALUES ({', '.join('?' * 21)})", sqlite_rows(count, now))
+        connection.executemany(f"INSERT INTO keyturn_users VALUES ({', '.join('?' * 8)})", sqlite_users(count, now))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     return Subject(engine, count, now)
@@ -169,6 +173,22 @@ def sqlite_rows(count: int, now: float) -> Iterator[tuple[object, ...]]:
         yield (session_id(n), user, 0, token_hash, None, *times, None, None, *who)
 
 
+def sqlite_users(count: int, now: float) -> Iterator[tuple[object, ...]]:
+    """Write the same users as `_FILL`, each of whom has three sessions."""
+    for n in range(count // 3 + 1):
+        email = f"u{n}@example.com"
+        yield (
+            md5(f"u{n}".encode(), usedforsecurity=False).hexdigest(),
+            email,
+            email,
+            "Ada Lovelace",
+            None,
+            None,
+            None,
+            now,
+        )
+
+
 async def visit_all_pages(subject: Subject) -> None:
     """Let the one backend that the store uses see every page, as one has that has been at work for a while.
 
@@ -177,7 +197,9 @@ async def visit_all_pages(subject: Subject) -> None:
     async with subject.engine.autocommit() as connection:
         await connection.exec_driver_sql("SELECT sum(length(user_agent)) FROM keyturn_sessions")
         await connection.exec_driver_sql("SET enable_seqscan = off")
+        await connection.exec_driver_sql("SELECT sum(length(email)) FROM keyturn_users")
         await connection.exec_driver_sql("SELECT count(*) FROM keyturn_sessions WHERE id >= ''")
+        await connection.exec_driver_sql("SELECT count(*) FROM keyturn_users WHERE id >= ''")
         await connection.exec_driver_sql("RESET enable_seqscan")
 
 

@@ -27,7 +27,7 @@ def without_groups(node: Keyturn) -> None:
         node.engine, denylist_lifetime=policy.denylist_lifetime, heal_time=policy.heal_time, group_size=1
     )
     node.users = SqlUsers(node.engine, denylist_lifetime=policy.denylist_lifetime, on_revoked=_nothing, group_size=1)
-    node.auth = replace(node.auth, sessions=node.sessions, users=node.users)
+    node.auth = replace(node.auth, sessions=node.sessions, with_users=node.sessions, users=node.users)
 
 
 def main() -> None:

@@ -7,22 +7,23 @@ when keys change (`signing.py`), refresh tokens.
 from __future__ import annotations
 
 import logging
-from functools import partial
+from collections.abc import Mapping
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.core.errors import Unavailable
-from keyturn.core.model import Principal, Session, SessionId, User
+from keyturn.core.model import Principal, Session, User
 from keyturn.core.policy import Policy
-from keyturn.ports import ClaimsHook, Denylist, Entropy, WallClock
+from keyturn.ports import ClaimsHook, Denylist, WallClock
 from keyturn.tokens import base64url
-from keyturn.tokens.access_token import AccessClaims, AccessTokenSigner, AccessTokenVerifier
+from keyturn.tokens.access_token import AccessTokenSigner, AccessTokenVerifier
 from keyturn.tokens.signing_key import SigningKey
 from keyturn.tokens.verified_cache import VerifiedTokenCache
 
 _logger = logging.getLogger(__name__)
-_TOKEN_ID_BYTES = 12
+TOKEN_ID_LENGTH = 12
+"""Bytes of entropy in the id of an access token."""
 
 
 class SigningKeys(Protocol):
@@ -43,7 +44,7 @@ class AccessTokens:
         policy: lifetimes and leeway.
         denylist: what was revoked before it expired; None where that is switched off.
         claims: the application's hook.
-        entropy, clock: from the operating system.
+        clock: from the operating system.
 
     Why this node's clock: an access token is judged by many services, each by its own clock, with leeway. Sessions
     are judged by the database's clock alone.
@@ -58,7 +59,6 @@ class AccessTokens:
         policy: Policy,
         denylist: Denylist | None,
         claims: ClaimsHook | None,
-        entropy: Entropy,
         clock: WallClock,
     ) -> None:
         self._signing = signing
@@ -66,38 +66,44 @@ class AccessTokens:
         self._audience = audience
         self._policy = policy
         self._claims = claims
-        self._entropy = entropy
         self._clock = clock
         self._signer: AccessTokenSigner | None = None
         verifier = AccessTokenVerifier(signing.public_key, issuer, audience, leeway=policy.clock_leeway)
         self._cache = VerifiedTokenCache(verifier, revoked=frozenset() if denylist is None else denylist)
 
-    async def issue(self, user: User, session: Session, *, lifetime: float) -> tuple[str, int]:
+    async def issue(self, user: User, session: Session, *, lifetime: float, entropy: bytes) -> tuple[str, int]:
         """Sign an access token for a session; return it with its lifetime in whole seconds.
 
         It never outlives the session.
+
+        Args:
+            lifetime: seconds.
+            entropy: `TOKEN_ID_LENGTH` fresh bytes.
 
         Raises:
             Unavailable: the application's claims hook failed; the refresh token is unharmed.
         """
         now = self._clock()
         expires_in = max(1, int(min(lifetime, session.absolute_expires_at - now)))
-        token_id = base64url.encode(self._entropy(_TOKEN_ID_BYTES))
-        sign = partial(
-            self._signer_at(now).sign,
-            subject=user.id,
-            session_id=session.id,
-            issued_at=now,
-            expires_at=int(now) + expires_in,
-            token_id=token_id,
-            authenticated_at=min(session.authenticated_at, now),
-            methods=session.amr,
-        )
+
+        def sign(scope: str | None = None, extra: Mapping[str, object] | None = None) -> str:
+            return self._signer_at(now).sign(
+                subject=user.id,
+                session_id=session.id,
+                issued_at=now,
+                expires_at=int(now) + expires_in,
+                token_id=base64url.encode(entropy),
+                authenticated_at=min(session.authenticated_at, now),
+                methods=session.amr,
+                scope=scope,
+                extra=extra,
+            )
+
         if self._claims is None:
             return sign(), expires_in
         try:
             extra = dict(await self._claims(user, session))
-            return sign(scope=_scope(extra.pop("scope", None)), extra=extra), expires_in
+            return sign(_scope(extra.pop("scope", None)), extra), expires_in
         except Exception as fault:
             # The hook is the application's code: whatever it raises or returns is a fault of ours to the client, and
             # no sign-out.
@@ -110,7 +116,7 @@ class AccessTokens:
         Raises:
             InvalidToken: for every token that must not be believed, revoked ones included.
         """
-        return _principal(self._cache.verify(token, self._clock()))
+        return self._cache.authenticate(token, self._clock())
 
     def _signer_at(self, now: float) -> AccessTokenSigner:
         key = self._signing.signing_key(now)
@@ -126,16 +132,3 @@ def _scope(value: object) -> str | None:
     if isinstance(value, list | tuple | set | frozenset):
         return " ".join(sorted(map(str, value)))
     raise TypeError("scope is a text or a list of texts")
-
-
-def _principal(claims: AccessClaims) -> Principal:
-    return Principal(
-        user_id=claims.subject,
-        session_id=SessionId(claims.session_id),
-        token_id=claims.token_id,
-        scopes=claims.scopes,
-        amr=claims.methods,
-        authenticated_at=claims.authenticated_at,
-        expires_at=claims.expires_at,
-        claims=claims.extra,
-    )

@@ -27,6 +27,7 @@ def errors() -> dict[str, Any]:
             "show": "tell the person",
             "sign_out": "forget the session and say why",
             "refresh": "get a new access token once, then try once more",
+            "step_up": "ask the person to sign in again in the way that WWW-Authenticate names, then try once more",
             "retry": "keep everything; try again later, not before Retry-After",
             "fix": "a programming or configuration error",
         },

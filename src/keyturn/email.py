@@ -8,6 +8,7 @@ two parts of the program, and one of them is somebody else's.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 from unicodedata import normalize
 
@@ -26,6 +27,8 @@ class Email(NamedTuple):
     key: str
 
 
+# Every login asks more than once for the same address.
+@lru_cache(maxsize=256)
 def normalise_email(text: str) -> Email:
     """Return the one address that a text is.
 

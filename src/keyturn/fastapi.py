@@ -9,39 +9,37 @@
     @app.get("/admin")
     async def admin(principal: Annotated[Principal, Security(current_principal, scopes=["admin"])]): ...
 
-Owns: the translation to FastAPI and what its OpenAPI shows. Must not decide anything. FastAPI is imported only here.
+Owns: the routes in FastAPI and what its OpenAPI shows. Must not decide anything. Who a request acts as is found in
+`verify/fastapi.py`, which also serves applications beside the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, Security
+from fastapi import APIRouter, FastAPI, Request, Response, Security
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import iter_route_contexts
-from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer, SecurityScopes
+from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
 
 import keyturn
 from keyturn.core import cookie
-from keyturn.core.errors import Forbidden, InvalidToken, Refused
 from keyturn.core.model import Principal
-from keyturn.web import answers, server_credential
+from keyturn.verify.fastapi import BEARER, PrincipalRefused, TokenAuth, answer_refusal, translate
+from keyturn.verify.guard import Guard
+from keyturn.web import server_credential
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import read_request
+from keyturn.web.asgi import NEVER_FOUND, read_request
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.config import WebConfig
 from keyturn.web.documentation import DOCUMENTED, Documented
 from keyturn.web.endpoints import ROUTES, Route
-from keyturn.web.messages import ClientGone, bearer, request_id
-from keyturn.web.messages import Response as Answer
+from keyturn.web.hosting import Runtime, by_path, hosted_routes, lifespan_of
+from keyturn.web.messages import ClientGone
 
 __all__ = ["CurrentPrincipal", "PrincipalRefused", "Runtime", "current_principal", "install", "router"]
 
-BEARER: Final = HTTPBearer(
-    scheme_name="KeyturnAccessToken", bearerFormat="JWT", description="The access token.", auto_error=False
-)
 _COOKIE: Final = APIKeyCookie(
     name=cookie.REFRESH.decode(),
     scheme_name="KeyturnRefreshCookie",
@@ -59,7 +57,6 @@ _SERVER: Final = APIKeyHeader(
 )
 _PROBLEM_REF: Final = {"$ref": f"#/components/schemas/{KeyturnProblem.__name__}"}
 _PROBLEM_TYPE: Final = "application/problem+json"
-_OPERATIONS: Final = frozenset({"healthz", "readyz", "metrics"})
 _CSRF_HEADER: Final[dict[str, Any]] = {
     "name": "X-Keyturn",
     "in": "header",
@@ -73,17 +70,6 @@ _SESSION_ID: Final[dict[str, Any]] = {
     "required": True,
     "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
 }
-
-
-class Runtime(Protocol):
-    """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
-
-    @property
-    def web(self) -> WebApplication: ...
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
 
 
 class _ProblemResponse(JSONResponse):
@@ -102,13 +88,10 @@ def router(source: WebApplication | Runtime, *, operations: bool = False) -> API
         operations: also `/healthz`, `/readyz` and `/metrics`; an application usually has its own.
     """
     application = source if isinstance(source, WebApplication) else source.web
-    lifespan = None if isinstance(source, WebApplication) else _lifespan_of(source)
-    routes = [route for route in ROUTES if operations or route.name not in _OPERATIONS]
+    lifespan = None if isinstance(source, WebApplication) else lifespan_of(source)
+    routes = hosted_routes(operations=operations)
     made = describe(application.config, routes, lambda route: _endpoint(application, route), lifespan=lifespan)
-    by_path: dict[str, dict[str, Route]] = {}
-    for route in routes:
-        by_path.setdefault(application.path_of(route), {})[route.method] = route
-    for path, methods in by_path.items():
+    for path, methods in by_path(application, routes).items():
         made.add_route(path, _other_methods(application, methods), methods=[], include_in_schema=False)
     return made
 
@@ -117,7 +100,7 @@ def install(app: FastAPI, source: WebApplication | Runtime, *, operations: bool 
     """Include the routes and make `CurrentPrincipal` find them, also from applications mounted below this one."""
     app.include_router(router(source, operations=operations))
     app.state.keyturn = source if isinstance(source, WebApplication) else source.web
-    app.add_exception_handler(PrincipalRefused, _answer_refusal)
+    app.add_exception_handler(PrincipalRefused, answer_refusal)
 
 
 def describe(
@@ -218,18 +201,6 @@ def _extra(route: Route, documented: Documented) -> dict[str, Any]:
     return extra
 
 
-def _lifespan_of(runtime: Runtime) -> Any:
-    @asynccontextmanager
-    async def lifespan(_app: object) -> AsyncGenerator[None]:
-        await runtime.start()
-        try:
-            yield
-        finally:
-            await runtime.close()
-
-    return lifespan
-
-
 # -- requests and answers
 
 
@@ -245,8 +216,11 @@ class _Endpoint:
         parameter = request.path_params.get("session_id", "")
         timeout = self.application.config.body_timeout
         message = read_request(request.scope, request.receive, timeout, parameter=parameter)
+        application = self.application
+        # FastAPI has found the route by the decoded path.
+        known = message.path != NEVER_FOUND
         try:
-            return _translate(await self.application.run(self.route, message))
+            return translate(await (application.run(self.route, message) if known else application.respond(message)))
         except ClientGone:
             return Response(status_code=400)  # nobody is there to read it
 
@@ -262,62 +236,21 @@ def _other_methods(
 
     async def answer(request: Request) -> Response:
         message = read_request(request.scope, request.receive, application.config.body_timeout)
-        return _translate(await application.respond_at(methods, message))
+        return translate(await application.respond_at(methods, message))
 
     return answer
-
-
-def _translate(answer: Answer) -> Response:
-    response = Response(answer.body, answer.status)
-    # As they are: a dict of headers would lose all but one Set-Cookie.
-    response.raw_headers = answer.headers
-    return response
 
 
 # -- who the request acts as
 
 
-class PrincipalRefused(HTTPException):
-    """A request without a valid access token, or without a scope it needs. Carries the finished answer."""
-
-    def __init__(self, refused: Refused, answer: Answer) -> None:
-        """Keep status and headers where any handler of HTTPException finds them."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
-        # A handler that writes its own body knows its own type.
-        headers.pop("content-type")
-        headers.pop("content-length")
-        super().__init__(refused.status, refused.title, headers)
-        self.answer: Final = answer
+def _guard_of(request: Request) -> Guard:
+    auth = _application_of(request).services.auth
+    return Guard(auth, clock=auth.clock)
 
 
-async def current_principal(
-    request: Request, scopes: SecurityScopes, _shown: Annotated[object, Security(BEARER)]
-) -> Principal:
-    """Return who the request acts as.
-
-    Why here and not in a middleware: a route that forgets to ask has no principal to act for, whereas a middleware
-    that is passed by (Next.js CVE-2025-29927) leaves every route open.
-
-    Raises: PrincipalRefused: 401 `invalid_token`, or 403 `forbidden` naming the scopes needed.
-    Spec: RFC 6750 3, 3.1; OWASP ASVS 5.0 8.2.1, 8.3.1.
-    """
-    headers = request.scope["headers"]
-    try:
-        token = bearer([value for name, value in headers if name == b"authorization"])
-        principal = _application_of(request).services.auth.authenticate(token)
-        if not principal.scopes.issuperset(scopes.scopes):
-            raise Forbidden
-        return principal
-    except (InvalidToken, Forbidden) as fault:
-        refused: Refused = fault
-    identity = request_id([value for name, value in headers if name == b"x-request-id"])
-    answer = answers.problem(refused, identity)
-    if isinstance(refused, Forbidden):
-        challenge = f'Bearer error="insufficient_scope", scope="{scopes.scope_str}"'
-        answer.headers.append((b"www-authenticate", challenge.encode("latin-1")))
-    _take_over(request)
-    raise PrincipalRefused(refused, answers.finish(answer, identity))
-
+current_principal: Final = TokenAuth(_guard_of)
+"""Depend on it, with the scopes a route needs; `current_principal.step_up(max_age=300)` asks for a fresh sign-in."""
 
 CurrentPrincipal = Annotated[Principal, Security(current_principal)]
 """Declare a parameter of this type: the route then needs a valid access token."""
@@ -336,20 +269,3 @@ def _application_of(request: Request) -> WebApplication:
     if not isinstance(found, WebApplication):
         raise TypeError("app.state.keyturn is not a Keyturn")
     return found
-
-
-async def _answer_refusal(_request: Request, refused: Exception) -> Response:
-    if not isinstance(refused, PrincipalRefused):
-        raise refused
-    return _translate(refused.answer)
-
-
-def _take_over(request: Request) -> None:
-    """See to it that a refusal is answered with its problem document although nobody registered a handler for it.
-
-    Starlette keeps the application's handlers in the scope. Should it stop to, FastAPI's own handler still answers
-    with the right status and headers.
-    """
-    handlers = request.scope.get("starlette.exception_handlers")
-    if isinstance(handlers, tuple) and isinstance(handlers[0], dict):
-        handlers[0].setdefault(PrincipalRefused, _answer_refusal)

@@ -161,7 +161,7 @@ class Metrics:
 
     async def emit(self, event: Event) -> None:
         """Count one event."""
-        kind = event.type.value
+        kind = event.type
         self._events[kind] = self._events.get(kind, 0) + 1
         outcome = event.data.get("outcome")
         if outcome is not None:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from keyturn.core.events import Event
 from keyturn.core.login import Admission, Limit
-from keyturn.core.model import Contact, RevokeReason, Session, SessionId, User, UserId
+from keyturn.core.model import Contact, Principal, RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
 from keyturn.core.secret import redacted
 
@@ -79,6 +79,34 @@ class SessionStore(Protocol):
         ...
 
 
+class Presented(NamedTuple):
+    """A decision that has become true, and the session's user."""
+
+    decision: Decision
+    user: User | None
+    """None: deleted, or there is no such session."""
+
+
+class SessionsWithUsers(Protocol):
+    """Sessions, each with its user: a store that has both in one database reads them at once, `apart.Apart` does it for others."""
+
+    def present_with_user(self, session_id: SessionId, judge: Judge) -> Awaitable[Presented]:
+        """Do as `SessionStore.present`, and read the user no earlier than the session; only of an accepted one it counts.
+
+        In one database both are read by one statement. There, disabling or deleting a user ends their sessions in the same
+        transaction: the swap of a decision that was made before it hits no row, and both are read again.
+        """
+        ...
+
+    async def open_with_user(self, user: User, admit: Admit) -> Opened:
+        """Do as `SessionStore.open`, and read the user again: after it, or under its lock on the user.
+
+        What ends a user's sessions takes that lock after it has changed the user, or together with it: so a change that
+        was too late to be read here ends the session that is opened here.
+        """
+        ...
+
+
 class Upkeep(Protocol):
     """What one elected node does from time to time."""
 
@@ -99,6 +127,13 @@ class Credential(NamedTuple):
     def __repr__(self) -> str:
         """Show nothing of it."""
         return redacted(self)
+
+
+class Opened(NamedTuple):
+    """A login that was admitted, and the user at that moment; None: deleted."""
+
+    admission: Admission
+    credential: Credential | None
 
 
 class UserDirectory(Protocol):
@@ -208,6 +243,22 @@ class Denylist(Protocol):
         ...
 
 
+class PrincipalSource(Protocol):
+    """Who a request acts as, by its access token: a node in this process (`Keyturn`), or a `Verifier` beside one.
+
+    What every integration of a framework takes. Both methods raise InvalidToken for a token that must not be believed,
+    and Unavailable where nobody can tell.
+    """
+
+    def authenticate(self, token: str) -> Principal:
+        """Turn an access token into a principal. Safe in any thread; a Verifier blocks while it fetches keys."""
+        ...
+
+    async def authenticate_async(self, token: str) -> Principal:
+        """Do as `authenticate` without ever blocking the event loop."""
+        ...
+
+
 class SigningKeyStore(Protocol):
     """Access-token signing keys, sealed under the secret ring, shared by all nodes."""
 
@@ -257,9 +308,13 @@ __all__ = [
     "Judge",
     "Listing",
     "MonotonicClock",
+    "Opened",
     "Passwords",
+    "Presented",
+    "PrincipalSource",
     "RevocationFeed",
     "SessionStore",
+    "SessionsWithUsers",
     "SigningKeyStore",
     "Throttle",
     "Upkeep",

@@ -17,6 +17,7 @@ from random import uniform
 from typing import TYPE_CHECKING, Any
 
 from keyturn.access import AccessTokens
+from keyturn.apart import Apart
 from keyturn.auth import Auth
 from keyturn.background import end
 from keyturn.breaches import BreachCheck
@@ -46,6 +47,8 @@ from keyturn.tokens.refresh_token import RefreshTokens
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.endpoints import Services
+from keyturn.web.threaded import ThreadedNode
+from keyturn.web.wsgi import KeyturnWSGI
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -74,6 +77,8 @@ class Keyturn:
         auth: the use cases.
         users: who can sign in.
         asgi: the routes as a plain ASGI application with a lifespan of its own.
+        threaded: this node on an event loop of its own, for hosts that call it from threads: Django and Flask.
+        wsgi: the routes as a plain WSGI application, with whose first request this node starts.
     """
 
     def __init__(
@@ -120,6 +125,7 @@ class Keyturn:
             policy=policy,
             sessions=self.sessions,
             users=self.users,
+            with_users=self.sessions if users is None else Apart(self.sessions, users),
             throttle=self._throttle(database_clock),
             passwords=self.passwords,
             password_policy=PasswordPolicy(policy.password_min_length, ("keyturn",)),
@@ -129,6 +135,7 @@ class Keyturn:
             sinks=self._sinks,
             clock=clock,
         )
+        self.threaded = ThreadedNode(self)
         self._clock = clock
         self._started = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -147,9 +154,14 @@ class Keyturn:
             describe_device=describe,
         )
 
-    @cached_property
+    @property
     def web(self) -> WebApplication:
         """The routes over HTTP values, for a framework's adapter."""
+        return self._web
+
+    @cached_property
+    def _web(self) -> WebApplication:
+        # A property of its own, for type checkers take a cached one for no part of a protocol.
         observe = None if self.metrics is None else self.metrics.observe
         return WebApplication(self.services, self.settings.web_config(), observe=observe)
 
@@ -157,6 +169,11 @@ class Keyturn:
     def asgi(self) -> KeyturnASGI:
         """The routes as a plain ASGI application, which starts and closes this node with its lifespan."""
         return KeyturnASGI(self.web, startup=[self.start], shutdown=[self.close])
+
+    @cached_property
+    def wsgi(self) -> KeyturnWSGI:
+        """The routes as a plain WSGI application, with whose first request this node starts."""
+        return KeyturnWSGI(self.threaded)
 
     @asynccontextmanager
     async def lifespan(self, _app: Any = None) -> AsyncGenerator[None]:
@@ -170,6 +187,10 @@ class Keyturn:
     def authenticate(self, token: str) -> Principal:
         """Turn an access token into a principal; no I/O. Raises: InvalidToken."""
         return self.auth.authenticate(token)
+
+    async def authenticate_async(self, token: str) -> Principal:
+        """Do as `authenticate`, for code that takes a Verifier as well."""
+        return await self.auth.authenticate_async(token)
 
     # -- start, ready, close
 
@@ -280,7 +301,6 @@ class Keyturn:
             policy=self.policy,
             denylist=self.denylist,
             claims=claims,
-            entropy=os.urandom,
             clock=clock,
         )
 

@@ -1,4 +1,4 @@
-"""Attacks on access tokens, over the real application with its real key.
+"""Attacks on access tokens, over the real application with its real key, and over a service that only checks tokens.
 
 `tests/tokens/test_access_token_attacks.py` holds the same attacks against the verifier, each with its reason; here only
 what a caller sees counts: one answer for all of them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from keyturn.runtime import Keyturn
 from keyturn.testing import FrozenClock
 from keyturn.tokens import base64url
 from keyturn.tokens.signing_key import SigningKey
+from keyturn.verify import Verifier
+from keyturn.verify.asgi import TokenMiddleware, principal_of
 from tests.attacks.conftest import lighten, settings_of
-from tests.attacks.support import Answer, Browser, query, send
+from tests.attacks.support import ORIGIN, Answer, Browser, query, send
 from tests.services import sqlite_url
 from tests.tokens.forge import ABSENT, OTHER_KEY, es256, members, segment
+from tests.verify.publisher import PATIENCE, publishing
 
 pytestmark = pytest.mark.anyio
 
@@ -30,8 +34,9 @@ pytestmark = pytest.mark.anyio
 class Forger:
     """Takes a good token apart and puts it together again, with the node's own key where the attack needs that."""
 
-    def __init__(self, node: Keyturn, token: str, now: float) -> None:
+    def __init__(self, node: Keyturn, token: str, now: float, application: Any = None) -> None:
         self.node, self.token, self.now = node, token, now
+        self.application = application or node.asgi
         head, payload, _ = token.split(".")
         self.header: dict[str, Any] = json.loads(base64url.decode(head))
         self.payload: dict[str, Any] = json.loads(base64url.decode(payload))
@@ -45,9 +50,13 @@ class Forger:
         covered = f"{head}.{segment(members(self.payload, payload or {}))}"
         return f"{covered}.{es256(covered, key or self.key)}"
 
+    async def present(self, token: str) -> Answer:
+        """Present a token."""
+        return await send(self.application, "GET", "/auth/me", headers=[("authorization", f"Bearer {token}")])
+
     async def refused(self, token: str) -> Answer:
         """Present a token and see the one answer that every bad token gets."""
-        answer = await send(self.node.asgi, "GET", "/auth/me", headers=[("authorization", f"Bearer {token}")])
+        answer = await self.present(token)
         assert (answer.status, answer.code) == (401, "invalid_token")
         assert answer.header("www-authenticate") == 'Bearer error="invalid_token"'
         assert answer.json()["detail"] == "The access token is not valid"
@@ -56,16 +65,34 @@ class Forger:
         return answer
 
 
-@pytest.fixture
-def forger(sqlite_node: Keyturn, bob: Browser, clock: FrozenClock) -> Forger:
-    """A forger with a good token and, unlike any real one, with the node's key."""
-    return Forger(sqlite_node, bob.token, clock())
+async def _me(scope: Any, _receive: Any, sends: Any) -> None:
+    """The one route of a service beside the node."""
+    body = principal_of(scope).user_id.encode()
+    await sends({"type": "http.response.start", "status": 200, "headers": []})
+    await sends({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def service(sqlite_node: Keyturn, clock: FrozenClock) -> Iterator[Any]:
+    """A service that checks the node's tokens by the keys it publishes, fetched over HTTP."""
+    with publishing() as publisher:
+        publisher.body = sqlite_node.signing.jwks(clock()).body
+        verifier = Verifier(ORIGIN, jwks_url=f"{publisher.base}/.well-known/jwks.json", clock=clock, timeout=PATIENCE)
+        assert verifier.load()
+        yield TokenMiddleware(_me, verifier, clock=clock)
+
+
+@pytest.fixture(params=["node", "service"])
+def forger(
+    request: pytest.FixtureRequest, sqlite_node: Keyturn, bob: Browser, clock: FrozenClock, service: Any
+) -> Forger:
+    """A forger with a good token and, unlike any real one, with the node's key; at the node and at a service beside it."""
+    return Forger(sqlite_node, bob.token, clock(), service if request.param == "service" else None)
 
 
 async def test_the_forger_can_sign(forger: Forger) -> None:
     """Without a change, what the forger signs is accepted: so each refusal below is for the change alone."""
-    bearer = [("authorization", f"Bearer {forger.make()}")]
-    assert (await send(forger.node.asgi, "GET", "/auth/me", headers=bearer)).status == 200
+    assert (await forger.present(forger.make())).status == 200
 
 
 @pytest.mark.parametrize("alg", ["none", "None", "nOnE", "", [], ["none"], None, ABSENT, "ES384", "RS256", "HS256"])
@@ -179,8 +206,9 @@ async def test_huge_and_deep(forger: Forger) -> None:
         await forger.refused(f"{covered}.{es256(covered, forger.key)}")
 
 
-async def test_claims_of_another_session(forger: Forger) -> None:
+async def test_claims_of_another_session(sqlite_node: Keyturn, bob: Browser, clock: FrozenClock) -> None:
     """Even well signed, a session or a user that does not exist is nobody."""
+    forger = Forger(sqlite_node, bob.token, clock())
     await forger.refused(forger.make(payload={"sid": "0" * 32}))
     await forger.refused(forger.make(payload={"sub": "0" * 32}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,15 @@ class InterruptedUsers(SqlUsers):
         return credential
 
 
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncGenerator[tuple[Keyturn, InterruptedUsers]]:
-    """A node over SQLite with a directory that can be interrupted."""
+@pytest.fixture(params=["apart", "together"])
+async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Keyturn, InterruptedUsers]]:
+    """A node over SQLite with a directory that can be interrupted, asked after the sessions or read together with them."""
     settings = Settings.load(env="development", database_url=f"sqlite:///{tmp_path}/keyturn.db")
     with_engine = Keyturn(settings)
     users = InterruptedUsers(with_engine.engine, denylist_lifetime=with_engine.policy.denylist_lifetime)
     node = Keyturn(settings, users=users)
+    if request.param == "together":
+        node.auth = replace(node.auth, with_users=node.sessions)
     async with with_engine.lifespan(), node.lifespan():
         yield node, users
 

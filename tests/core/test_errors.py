@@ -19,6 +19,7 @@ CONTRACT = {
     "no_session": 401,
     "session_ended": 401,
     "session_behind": 401,
+    "insufficient_user_authentication": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -39,7 +40,7 @@ def test_codes() -> None:
 def test_refusal(refusal: type[errors.Refused]) -> None:
     """Each has a title, something the client does, and retries only what may help."""
     assert refusal.title
-    assert refusal.client in {"show", "sign_out", "refresh", "retry", "fix"}
+    assert refusal.client in {"show", "sign_out", "refresh", "step_up", "retry", "fix"}
     assert refusal.retryable == (refusal.client == "retry")
 
 

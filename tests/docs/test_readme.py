@@ -3,90 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from tests.services import free_port, wait_until
+from tests.docs.shell import ROOT, USER, Shell, blocks
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-USER = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
-
-
-def blocks(section: str, language: str) -> list[str]:
-    """Return the code blocks of a language under a heading."""
-    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert found, (section, language)
-    return found
-
-
-class Shell:
-    """Runs blocks as a user with the virtual environment on the path would, in an empty directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.port = free_port()
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEYTURN_")}
-        path = f"{Path(sys.executable).parent}:{inherited['PATH']}"
-        self.environment = {**inherited, "PATH": path, "PORT": str(self.port)}
-
-    def run(self, block: str) -> str:
-        """Run a block to its end."""
-        command = ["bash", "-euo", "pipefail", "-c", block]
-        done = subprocess.run(
-            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    @contextmanager
-    def running(self, block: str) -> Iterator[httpx2.Client]:
-        """Run a block that ends in a server, wait for its answer, and stop it as an operator would."""
-        log = self.directory / "log"
-        command = ["bash", "-euo", "pipefail", "-c", block]
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=self.directory,
-                env=self.environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
-
-                def answers() -> bool:
-                    assert process.poll() is None, log.read_text()
-                    try:
-                        client.get("/.well-known/jwks.json").raise_for_status()
-                    except httpx2.TransportError:
-                        return False
-                    return True
-
-                wait_until(answers, 60, "the start")
-                yield client
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
 
 
 def test_fastapi_quick_start_answers_hello_to_a_user_who_signed_up(tmp_path: Path) -> None:
     """The application as it is printed: the routes work, and `/hello` wants an access token."""
     section = "In a FastAPI application"
-    (tmp_path / "app.py").write_text(blocks(section, "python")[0])
+    (tmp_path / "app.py").write_text(blocks(README, section, "python")[0])
     shell = Shell(tmp_path)
-    with shell.running(blocks(section, "sh")[0]) as client:
+    with shell.running(blocks(README, section, "sh")[0]) as client:
         origin = {"X-Keyturn": "1", "Origin": f"http://127.0.0.1:{shell.port}"}
         signed_up = client.post("/auth/signup", json=USER, headers=origin)
         assert signed_up.status_code == 201, signed_up.text
@@ -98,7 +30,7 @@ def test_fastapi_quick_start_answers_hello_to_a_user_who_signed_up(tmp_path: Pat
 
 def test_server_quick_start_takes_a_sign_up(tmp_path: Path) -> None:
     """A secret, a clean bill from the doctor, a production server; the printed curl command signs a user up."""
-    start, sign_up = blocks("As a server of its own", "sh")
+    start, sign_up = blocks(README, "As a server of its own", "sh")
     shell = Shell(tmp_path)
     with shell.running(start) as client:
         answer = json.loads(shell.run(sign_up))

@@ -17,8 +17,7 @@ from keyturn.core.model import RevokeReason, SessionId
 from keyturn.core.rotation import Outcome
 from keyturn.stores.engine import AsyncConnection, Engine, check_durability, normalise, open_engine, ping
 from keyturn.stores.migrations import migrate
-from keyturn.stores.revocations import decode
-from keyturn.stores.revoking import Denied, deny_ids, notices
+from keyturn.stores.revoking import Denied, deny_ids
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
@@ -129,7 +128,7 @@ async def test_sqlite_that_another_process_holds(sqlite_database_url: str) -> No
 async def test_pool_without_a_free_connection(postgres_url: str) -> None:
     """Waiting for a connection is bounded, and then a fault."""
     engine = open_engine(postgres_url, pool_size=1, connect_timeout=0.2)
-    async with engine.autocommit(), engine.autocommit():
+    async with engine.autocommit():
         with pytest.raises(Unavailable):
             await ping(engine)
     await engine.close()
@@ -244,15 +243,6 @@ async def test_url_that_is_not_supported(url: str) -> None:
     with pytest.raises(ValueError, match=r"SQLite|supported|malformed") as caught:
         open_engine(url)
     assert "secret" not in str(caught.value)
-
-
-async def test_notices() -> None:
-    """Any number of entries comes through whole, in notices that PostgreSQL takes."""
-    entries = [Denied(f"{number:032x}", 1_800_000_000.123456 + number) for number in range(250)]
-    written = list(notices(entries))
-    assert [entry for notice in written for entry in decode(notice)] == entries
-    assert max(map(len, written)) < 8000
-    assert list(notices([])) == []
 
 
 async def test_denial_that_is_repeated(engine: Engine) -> None:

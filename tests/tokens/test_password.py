@@ -197,6 +197,19 @@ def test_imported_hash_out_of_bounds(stored: str) -> None:
     assert parse_imported_hash(stored) is None
 
 
+def test_bcrypt_of_a_digest() -> None:
+    """Django's bcrypt is of the password's digest: any length fits, all of it counts, and neither form passes for the other."""
+    password = "violet otters juggle quietly, every day of the week, in all the weather there is"
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    of_digest = "bcrypt_sha256$" + bcrypt.hashpw(digest.encode(), bcrypt.gensalt(4)).decode()
+    hasher = PasswordHasher(PasswordProfile(64, 1))
+    assert hasher.verify(of_digest, password) == Verified(ok=True, needs_rehash=True)
+    assert not hasher.verify(of_digest, password[:-1]).ok
+    assert not hasher.verify(of_digest, digest).ok
+    assert not hasher.verify(of_digest.removeprefix("bcrypt_sha256$"), password).ok
+    assert not hasher.verify(of_digest.replace("bcrypt_sha256$", "bcrypt_sha512$"), password).ok
+
+
 @pytest.mark.parametrize(
     "costs", [{"bcrypt_rounds": 3}, {"bcrypt_rounds": 17}, {"pbkdf2_iterations": -1}, {"pbkdf2_iterations": 10**7}]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.core.errors import InvalidToken
 from keyturn.tokens.verified_cache import VerifiedTokenCache
@@ -88,3 +89,32 @@ def test_cache_too_small() -> None:
     """A cache without room is a mistake."""
     with pytest.raises(ValueError, match="at least 2"):
         VerifiedTokenCache(verifier(), limit=1)
+
+
+def test_token_dropped_by_another_thread() -> None:
+    """A token that leaves the cache while it is judged is refused for its reason, and nothing breaks."""
+    withdrawn = False
+
+    def key_of(kid: str, _now: float) -> ec.EllipticCurvePublicKey | None:
+        if withdrawn:
+            cache._young.clear()
+            return None
+        return KEY.public_key if kid == KEY.kid else None
+
+    cache = VerifiedTokenCache(verifier(keys=key_of))
+    token = sign()
+    assert reason(cache, token) == "ok"
+    withdrawn = True
+    assert reason(cache, token) == "key"
+
+
+def test_principal() -> None:
+    """Who a token stands for is made once, and refused like the token itself."""
+    cache = VerifiedTokenCache(verifier())
+    token = sign(scope="notes")
+    first = cache.authenticate(token, NOW)
+    assert first.user_id == "ada"
+    assert first.scopes == {"notes"}
+    assert cache.authenticate(token, NOW) is first
+    with pytest.raises(InvalidToken):
+        cache.authenticate(token, NOW + 700)

@@ -27,6 +27,7 @@ CODES = {
     "no_session": 401,
     "session_ended": 401,
     "session_behind": 401,
+    "insufficient_user_authentication": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,

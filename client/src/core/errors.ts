@@ -15,6 +15,7 @@ export type ServerErrorCode =
   | "no_session"
   | "session_ended"
   | "session_behind"
+  | "insufficient_user_authentication"
   | "forbidden"
   | "not_found"
   | "method_not_allowed"

@@ -153,6 +153,7 @@ describe("errors", () => {
       no_session: true,
       session_ended: true,
       session_behind: true,
+      insufficient_user_authentication: true,
       forbidden: true,
       not_found: true,
       method_not_allowed: true,

@@ -3,14 +3,12 @@
 KeyturnError
 ├── UnsafePolicy, UnsafeSettings          start-up only
 └── Refused                               one per code of the wire contract
-    ├── InvalidRequest 422                ├── Forbidden 403 (+ required scope)
-    ├── UnsupportedMediaType 415          ├── NotFound 404
-    ├── CsrfRefused 403                   ├── MethodNotAllowed 405
-    ├── InvalidCredentials 401            ├── Conflict 409
-    ├── InvalidToken 401                  ├── PayloadTooLarge 413
-    ├── NoSession 401                     ├── Throttled 429
-    ├── SessionEnded 401 (+ reason)       ├── Unavailable 503
-    └── SessionBehind 401                 └── Internal 500
+    ├── InvalidRequest 422         ├── SessionEnded 401 (+ reason)    ├── Conflict 409
+    ├── UnsupportedMediaType 415   ├── SessionBehind 401              ├── PayloadTooLarge 413
+    ├── CsrfRefused 403            ├── StepUpRequired 401             ├── Throttled 429
+    ├── InvalidCredentials 401     ├── Forbidden 403                  ├── Unavailable 503
+    ├── InvalidToken 401           ├── NotFound 404                   └── Internal 500
+    └── NoSession 401              └── MethodNotAllowed 405
 
 Owns: codes, statuses, titles, whether a retry helps and what a client does (`spec/errors.json` is generated from it).
 Must not hold: how an error becomes HTTP (`web/`). An error is made anew for each request and never shared.
@@ -55,7 +53,7 @@ class Refused(KeyturnError):
     title: ClassVar[str]
     retryable: ClassVar[bool] = False
     client: ClassVar[str]
-    """What the browser client does: `show`, `sign_out`, `refresh`, `retry` or `fix` (a programming error)."""
+    """What the browser client does: `show`, `sign_out`, `refresh`, `step_up`, `retry` or `fix` (a programming error)."""
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(detail or self.title)
@@ -114,6 +112,12 @@ class SessionBehind(Refused):
 
     code, status, title, client = ("session_behind", 401, "The session is newer than the database", "retry")
     retryable = True
+
+
+class StepUpRequired(Refused):
+    """Why: a good token may be in the hands of whoever sits down at an unlocked screen.  Spec: RFC 9470 3."""
+
+    code, status, title, client = ("insufficient_user_authentication", 401, "A fresh sign-in is needed", "step_up")
 
 
 class Forbidden(Refused):

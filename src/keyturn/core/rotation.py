@@ -117,10 +117,12 @@ def decide(
     drifted = drift(session, contact, policy)
     if drifted is Drift.REQUIRE_LOGIN:
         return end(session, RevokeReason.REVOKED, now, _drift_event(session, contact, now))
+    events: tuple[Event, ...] = ()
     if outcome is Outcome.CONFIRM:
-        after, events = _advance(session, presented, contact, now)
+        after, events = _advance(session, presented, contact, active_at, now, policy)
     elif outcome is Outcome.ROTATE and policy.strict:
-        after, events = _meet(session, contact), ()
+        met = session._replace(ip=contact.ip, user_agent=contact.user_agent, device=contact.device)
+        after = _active(met, active_at, now, policy)
     else:
         seen = _seen(session, active_at, now, policy)
         write = Write.NOTHING if seen is session else Write.TOUCH
@@ -128,7 +130,7 @@ def decide(
         return Decision(outcome, seen, write, child)
     if drifted is Drift.NOTIFY:
         events = (*events, _drift_event(session, contact, now))
-    return _issue(outcome, _active(after, active_at, now, policy), now, policy, mint, events)
+    return _issue(outcome, after, now, policy, mint, events)
 
 
 def standing(
@@ -223,9 +225,7 @@ def _active_at(session: Session, contact: Contact, now: float) -> float:
     if contact.idle_seconds is None:
         return session.last_active_at
     reported = now - max(0.0, contact.idle_seconds)
-    if reported >= session.inactivity_expires_at:
-        return session.last_active_at
-    return max(reported, session.last_active_at)
+    return max(session.last_active_at, reported if reported < session.inactivity_expires_at else 0.0)
 
 
 def _inactivity_deadline(session: Session, active_at: float, policy: Policy) -> float:
@@ -244,8 +244,7 @@ def _expired(session: Session, active_at: float, now: float, policy: Policy) -> 
 
 def _seen(session: Session, active_at: float, now: float, policy: Policy) -> Session:
     """Move last-seen and last-active, at most once a touch interval; the same object when nothing is worth a write."""
-    newly_seen, newly_active = (now - session.last_seen_at, active_at - session.last_active_at)
-    if max(newly_seen, newly_active) < policy.touch_interval:
+    if max(now - session.last_seen_at, active_at - session.last_active_at) < policy.touch_interval:
         return session
     return _active(session, active_at, now, policy)
 
@@ -258,19 +257,23 @@ def _active(session: Session, active_at: float, now: float, policy: Policy) -> S
     )
 
 
-def _meet(session: Session, contact: Contact) -> Session:
-    return session._replace(ip=contact.ip, user_agent=contact.user_agent, device=contact.device)
-
-
 def _advance(
-    session: Session, presented: PresentedToken, contact: Contact, now: float
+    session: Session, presented: PresentedToken, contact: Contact, active_at: float, now: float, policy: Policy
 ) -> tuple[Session, tuple[Event, ...]]:
-    """Make the presented token current."""
+    """Make the presented token current, and the caller the one last seen, in one step: copying a session takes a while."""
     # A heal skips generations: the token between is unknown, so nothing is accepted as the tail of this one.
     healed = presented.generation > session.generation + 1
-    before = None if healed else session.token_hash
-    after = _meet(session, contact)._replace(
-        generation=presented.generation, token_hash=presented.token_hash, previous_hash=before, confirmed_at=now
+    after = session._replace(
+        generation=presented.generation,
+        token_hash=presented.token_hash,
+        previous_hash=None if healed else session.token_hash,
+        confirmed_at=now,
+        last_seen_at=max(now, session.last_seen_at),
+        last_active_at=active_at,
+        inactivity_expires_at=_inactivity_deadline(session, active_at, policy),
+        ip=contact.ip,
+        user_agent=contact.user_agent,
+        device=contact.device,
     )
     events = (_event(EventType.HEALED, session, now, presented=str(presented.generation)),) if healed else ()
     return after, events

@@ -220,13 +220,13 @@ def _closing(connection: AsyncConnection) -> asyncio.Future[None]:
 
 
 def open_engine(
-    url: str, *, pool_size: int = 8, connect_timeout: float = 5.0, command_timeout: float = 10.0, echo: bool = False
+    url: str, *, pool_size: int = 16, connect_timeout: float = 5.0, command_timeout: float = 10.0, echo: bool = False
 ) -> Engine:
     """Open a database, without connecting yet.
 
     Args:
         url: `sqlite:///file` or `postgresql://user@host/database`, with or without the driver's name.
-        pool_size: connections kept; as many again are opened under load.
+        pool_size: connections at most. What a burst has opened is kept: to open one takes longer than a login's statements.
         connect_timeout: seconds to wait for a connection, new or from the pool.
         command_timeout: seconds a statement may take; for SQLite, how long to wait for another process's write.
         echo: log every statement.
@@ -236,7 +236,8 @@ def open_engine(
     parsed = normalise(url)
     options: dict[str, Any] = {
         "pool_size": pool_size,
-        "max_overflow": pool_size,
+        "max_overflow": 0,
+        "pool_use_lifo": True,
         "pool_timeout": connect_timeout,
         "echo": echo,
         # The text of an error is logged by whoever catches it; hashes, session ids and addresses are in the parameters.

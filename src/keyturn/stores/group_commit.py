@@ -60,7 +60,7 @@ class Gatherer(Generic[Item, Reply]):
         size: at most this many calls in a group; 1 switches gathering off: each call is then done by itself, at once.
     """
 
-    __slots__ = ("_futures", "_items", "_running", "_scheduled", "_size", "_work")
+    __slots__ = ("_futures", "_items", "_loop", "_running", "_scheduled", "_size", "_work")
 
     def __init__(self, work: Callable[[Group[Item, Reply]], Awaitable[None]], *, size: int = 256) -> None:
         if size < 1:
@@ -71,10 +71,14 @@ class Gatherer(Generic[Item, Reply]):
         self._futures: list[asyncio.Future[Reply]] = []
         self._running: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def call(self, item: Item) -> asyncio.Future[Reply]:
         """Join the next group; await what this returns. Cancelling that leaves the group, and the work, as it is."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None or not (self._items or self._running):
+            # Asked again only when nothing waits: to find the running loop takes a system call (`getpid`).
+            loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         self._items.append(item)
         self._futures.append(future)

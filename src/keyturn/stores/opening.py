@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keyturn.core.login import Admission
 from keyturn.core.model import Session, UserId
-from keyturn.ports import Admit
+from keyturn.ports import Admit, Opened
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
 from keyturn.stores.event_log import EventRow, event_rows
 from keyturn.stores.lanes import Statement, Work
 from keyturn.stores.revoking import Denied, denial
-from keyturn.stores.schema import events, sessions
+from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, session_of, values_of
+from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 
 _LIVE = (
     "s.user_id = {user} AND s.revoked_at IS NULL"
@@ -33,11 +33,12 @@ _READ_POSTGRES = (
     f"WITH clock AS MATERIALIZED (SELECT coalesce($2::float8, {POSTGRES_NOW}) AS now), "
     f"live AS MATERIALIZED (SELECT {_SESSION} FROM {sessions.name} s, clock WHERE {_LIVE.format(user='$1::text')} "
     "ORDER BY s.id FOR UPDATE OF s) "
-    f"SELECT {_SESSION}, clock.now FROM clock LEFT JOIN live s ON true ORDER BY s.id"
+    f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, clock.now FROM clock LEFT JOIN live s ON true "
+    f"LEFT JOIN {users.name} ON {users.name}.id = $1::text ORDER BY s.id"
 )
 _READ_SQLITE = (
-    f"SELECT {_SESSION}, clock.now FROM (SELECT coalesce(?2, {SQLITE_NOW}) AS now) clock "
-    f"LEFT JOIN {sessions.name} s ON {_LIVE.format(user='?1')} ORDER BY s.id"
+    f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, clock.now FROM (SELECT coalesce(?2, {SQLITE_NOW}) AS now) clock "
+    f"LEFT JOIN {sessions.name} s ON {_LIVE.format(user='?1')} LEFT JOIN {users.name} ON {users.name}.id = ?1 ORDER BY s.id"
 )
 _END_POSTGRES = f"UPDATE {sessions.name} SET revoked_at = $2, revoked_reason = $3 WHERE id = $1"
 _END_SQLITE = f"UPDATE {sessions.name} SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1"
@@ -55,7 +56,7 @@ _EVENT_SQLITE = f"INSERT INTO {events.name} ({_EVENT_NAMES}) VALUES ({', '.join(
 
 def opening(
     user_id: UserId, admit: Admit, *, postgres: bool, now: float | None, denylist_lifetime: float, log_key: bytes
-) -> Work[tuple[Admission, Sequence[Denied]]]:
+) -> Work[tuple[Opened, Sequence[Denied]]]:
     """Admit a login, under the user's lock; return what was admitted and what was put on the denylist.
 
     Args:
@@ -65,6 +66,8 @@ def opening(
     """
     rows = yield _READ_POSTGRES if postgres else _READ_SQLITE, (user_id, now)
     read_at: float = rows[0][-1]
+    user = rows[0][len(COLUMNS) :]
+    credential = None if user[0] is None else credential_of(user)
     admission = admit([session_of(row) for row in rows if row[0] is not None], read_at)
     denied: Sequence[Denied] = ()
     if admission.evicted:
@@ -76,7 +79,7 @@ def opening(
         yield statement
     for statement in _open(admission.session, event_rows(admission.events, log_key), postgres=postgres):
         yield statement
-    return admission, denied
+    return Opened(admission, credential), denied
 
 
 def _open(session: Session, kept: Sequence[EventRow], *, postgres: bool) -> Sequence[Statement]:

@@ -17,13 +17,13 @@ from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event
 from keyturn.core.model import Session, SessionId
 from keyturn.core.rotation import Decision, Outcome, Write
-from keyturn.ports import Judge
+from keyturn.ports import Judge, Presented
 from keyturn.stores.engine import AsyncConnection, Clock, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Group
 from keyturn.stores.revoking import Denied, deny
-from keyturn.stores.session_rows import read_group, swap_group, swap_in_transaction
+from keyturn.stores.session_rows import Read, read_group, swap_group, swap_in_transaction
 from keyturn.stores.touches import Touches
 
 _ATTEMPTS = 8
@@ -44,18 +44,21 @@ Tell = Callable[[Sequence[Denied]], Awaitable[None]]
 class _Judged:
     """A group as judged: nothing of it is true yet."""
 
-    __slots__ = ("ahead", "decisions", "now", "sessions", "swaps")
+    __slots__ = ("ahead", "decisions", "now", "plain", "sessions", "swaps", "users")
 
-    def __init__(self, sessions: dict[SessionId, Session], now: float) -> None:
-        self.sessions = sessions
+    def __init__(self, read: Read, now: float) -> None:
+        self.sessions = read.sessions
         """The sessions as read, then as each decision leaves them: the next presentation sees that."""
+        self.users = read.users
         self.now = now
+        self.plain = True
+        """Whether all there is to write is the swap itself."""
         self.swaps: dict[SessionId, Session] = {}
         """Each session that changes, as it was read."""
         self.decisions: list[tuple[int, Decision]] = []
         self.ahead: list[int] = []
 
-    def judge(self, group: Group[Presentation, Decision], index: int, *, healing: bool) -> Decision | None:
+    def judge(self, group: Group[Presentation, Presented], index: int, *, healing: bool) -> Decision | None:
         """Judge one presentation; None when its judge raised: that is its caller's affair alone."""
         session_id, judge = group.items[index]
         session = self.sessions.get(session_id)
@@ -68,22 +71,20 @@ class _Judged:
             if decision.write is Write.SWAP:
                 self.swaps.setdefault(session_id, session)
             self.sessions[session_id] = decision.session
+            if decision.session.revoked_at is not None:
+                self.plain = False
+        if decision.events and any(event.kept for event in decision.events):
+            self.plain = False
         return decision
 
     def swapped(self) -> dict[SessionId, tuple[Session, Session]]:
         return {id_: (read, self.sessions[id_]) for id_, read in self.swaps.items()}
 
-    def kept(self, group: Group[Presentation, Decision], lost: set[SessionId]) -> Iterable[Event]:
+    def kept(self, group: Group[Presentation, Presented], lost: set[SessionId]) -> Iterable[Event]:
         """List the events of the decisions that have become true."""
         for index, decision in self.decisions:
             if decision.events and group.items[index].session_id not in lost:
                 yield from decision.events
-
-    def is_plain(self) -> bool:
-        """Say whether all there is to write is the swap itself."""
-        if any(decision.events and any(event.kept for event in decision.events) for _, decision in self.decisions):
-            return False
-        return all(self.sessions[id_].revoked_at is None for id_ in self.swaps)
 
 
 class Presenter:
@@ -108,7 +109,7 @@ class Presenter:
         self._log_key = log_key
         self._clock = clock
 
-    async def present(self, group: Group[Presentation, Decision]) -> None:
+    async def present(self, group: Group[Presentation, Presented]) -> None:
         """Answer every presentation of a group. Raises: Unavailable: the database is at fault."""
         indexes: Sequence[int] = range(len(group.items))
         for _ in range(_ATTEMPTS):
@@ -117,12 +118,12 @@ class Presenter:
                 return
         raise Unavailable("database")
 
-    async def _attempt(self, group: Group[Presentation, Decision], indexes: Sequence[int]) -> Sequence[int]:
+    async def _attempt(self, group: Group[Presentation, Presented], indexes: Sequence[int]) -> Sequence[int]:
         """Do what can be done; return the presentations whose sessions have moved meanwhile."""
         async with self._engine.lane() as lane:
-            sessions, now = await read_group(lane, {group.items[index].session_id for index in indexes})
-            judged = self._judge(sessions, now, group, indexes)
-            if not judged.ahead and judged.is_plain():
+            read = await read_group(lane, {group.items[index].session_id for index in indexes})
+            judged = self._judge(read, group, indexes)
+            if judged.plain and not judged.ahead:
                 self._answer_unchanged(group, judged)
                 if not judged.swaps:
                     return ()
@@ -140,15 +141,9 @@ class Presenter:
             await self._tell(denied)
         return self._answer(group, judged, lost)
 
-    def _judge(
-        self,
-        sessions: dict[SessionId, Session],
-        now: float,
-        group: Group[Presentation, Decision],
-        indexes: Sequence[int],
-    ) -> _Judged:
-        self._touches.overlay(sessions)
-        judged = _Judged(sessions, now if self._clock is None else self._clock())
+    def _judge(self, read: Read, group: Group[Presentation, Presented], indexes: Sequence[int]) -> _Judged:
+        self._touches.overlay(read.sessions)
+        judged = _Judged(read, read.now if self._clock is None else self._clock())
         for index in indexes:
             decision = judged.judge(group, index, healing=False)
             if decision is None:
@@ -159,7 +154,7 @@ class Presenter:
                 judged.decisions.append((index, decision))
         return judged
 
-    async def _judge_ahead(self, group: Group[Presentation, Decision], judged: _Judged) -> None:
+    async def _judge_ahead(self, group: Group[Presentation, Presented], judged: _Judged) -> None:
         """Judge those again that are ahead of the database, with fresh word on whether that is to be believed."""
         async with self._engine.autocommit() as connection:
             healing = await self._failover.healing(connection)
@@ -170,7 +165,7 @@ class Presenter:
     async def _write_rest(
         self,
         connection: AsyncConnection,
-        group: Group[Presentation, Decision],
+        group: Group[Presentation, Presented],
         judged: _Judged,
         won: set[SessionId],
     ) -> Sequence[Denied]:
@@ -180,7 +175,7 @@ class Presenter:
         await write_events(connection, judged.kept(group, judged.swaps.keys() - won), self._log_key)
         return denied
 
-    def _answer_unchanged(self, group: Group[Presentation, Decision], judged: _Judged) -> None:
+    def _answer_unchanged(self, group: Group[Presentation, Presented], judged: _Judged) -> None:
         """Answer those whose sessions nobody in the group changes: they need not wait for its commit."""
         if len(judged.swaps) == len(judged.decisions):
             return
@@ -189,20 +184,26 @@ class Presenter:
             if group.items[index].session_id in judged.swaps:
                 rest.append((index, decision))
             else:
-                self._answer_one(group, index, decision)
+                self._answer_one(group, judged, index, decision)
         judged.decisions = rest
 
-    def _answer(self, group: Group[Presentation, Decision], judged: _Judged, lost: set[SessionId]) -> Sequence[int]:
+    def _answer(self, group: Group[Presentation, Presented], judged: _Judged, lost: set[SessionId]) -> Sequence[int]:
         """Answer those whose decision is true; return the others."""
         again: list[int] = []
         for index, decision in judged.decisions:
             if lost and group.items[index].session_id in lost:
                 again.append(index)
             else:
-                self._answer_one(group, index, decision)
+                self._answer_one(group, judged, index, decision)
         return again
 
-    def _answer_one(self, group: Group[Presentation, Decision], index: int, decision: Decision) -> None:
-        if decision.write is Write.TOUCH and decision.session is not None:
-            self._touches.add(decision.session)
-        group.answer(index, decision)
+    def _answer_one(
+        self, group: Group[Presentation, Presented], judged: _Judged, index: int, decision: Decision
+    ) -> None:
+        session = decision.session
+        if session is None:
+            group.answer(index, Presented(decision, None))
+            return
+        if decision.write is Write.TOUCH:
+            self._touches.add(session)
+        group.answer(index, Presented(decision, judged.users.get(session.user_id)))

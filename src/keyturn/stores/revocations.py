@@ -40,11 +40,11 @@ _LAST_DELAY = 5.0
 
 
 def encode(entries: Iterable[Entry]) -> Iterator[str]:
-    """Yield messages of lines `<id> <expires_at>`, each short enough for one NOTIFY."""
+    """Yield messages of lines `<id> <expires_at>`, each short enough for one NOTIFY; `decode` reads them."""
     lines: list[str] = []
     size = 0
     for item, expires_at in entries:
-        line = f"{item} {expires_at:.3f}\n"
+        line = f"{item} {expires_at!r}\n"
         if lines and size + len(line) > PAYLOAD_LIMIT:
             yield "".join(lines)
             lines, size = [], 0

@@ -1,14 +1,13 @@
 """End sessions inside somebody's transaction: the row, its denylist entry, its event and the notice to all nodes.
 
 Owns: what belongs to every revocation, wherever it comes from. Must not hold: when a session must end (`core/`), the
-feed that nodes follow (`revocations.py`).
+feed that nodes follow and what is written to it (`revocations.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from itertools import islice
 from json import dumps
 from typing import NamedTuple
 
@@ -19,12 +18,8 @@ from keyturn.core.model import RevokeReason, SessionId, UserId
 from keyturn.stores.engine import AsyncConnection
 from keyturn.stores.event_log import write_events
 from keyturn.stores.lanes import Statement
+from keyturn.stores.revocations import CHANNEL, encode
 from keyturn.stores.schema import sessions
-
-CHANNEL = "keyturn_denylist"
-"""The channel of PostgreSQL on which revocations are told to all nodes."""
-_NOTICE_ENTRIES = 100
-"""An entry has at most 60 bytes and a notice less than 8000."""
 
 
 class Denied(NamedTuple):
@@ -142,12 +137,5 @@ def denial(ids: Iterable[str], now: float, expires_at: float, *, postgres: bool)
     entries = [Denied(id_, expires_at) for id_ in sorted(set(ids))]
     names = [entry.id for entry in entries]
     if postgres:
-        return (_DENY_POSTGRES, (names, now, expires_at, CHANNEL, list(notices(entries)))), entries
+        return (_DENY_POSTGRES, (names, now, expires_at, CHANNEL, list(encode(entries)))), entries
     return (_DENY_SQLITE, (now, expires_at, dumps(names))), entries
-
-
-def notices(entries: Iterable[Denied]) -> Iterator[str]:
-    """Write entries as notices: one `<id> <expires_at>` per line, each notice under the 8000 bytes PostgreSQL takes."""
-    rest = iter(entries)
-    while lines := [f"{entry.id} {entry.expires_at!r}" for entry in islice(rest, _NOTICE_ENTRIES)]:
-        yield "\n".join(lines)

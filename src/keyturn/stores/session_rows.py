@@ -13,14 +13,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
-from keyturn.core.model import RevokeReason, Session, SessionId, UserId
+from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW, AsyncConnection
 from keyturn.stores.lanes import Lane, Statement
 from keyturn.stores.schema import sessions as table
+from keyturn.stores.schema import users
+from keyturn.stores.user_rows import COLUMNS as USER_COLUMNS
+from keyturn.stores.user_rows import user_of
 
 COLUMNS = tuple(column.name for column in table.columns)
+_USER = len(COLUMNS)
+"""Where the user begins in a row of a group."""
 _REASON = COLUMNS.index("revoked_reason")
 _AMR = COLUMNS.index("amr")
 _REMEMBER = COLUMNS.index("remember")
@@ -51,9 +56,11 @@ def _later(name: str) -> str:
     return f"{name} = GREATEST(s.{name}, v.{name})" if name in _TOUCHED else f"{name} = v.{name}"
 
 
+_SELECT = f"SELECT {', '.join('s.' + name for name in COLUMNS)}, {USER_COLUMNS}, clock.now"
+_JOIN_USER = f"LEFT JOIN {users.name} ON {users.name}.id = s.user_id"
 _READ_POSTGRES = (
-    f"SELECT {', '.join('s.' + name for name in COLUMNS)}, clock.now "
-    f"FROM (SELECT {POSTGRES_NOW} AS now) clock LEFT JOIN {table.name} s ON s.id = ANY($1::bytea[])"
+    f"{_SELECT} FROM (SELECT {POSTGRES_NOW} AS now) clock "
+    f"LEFT JOIN {table.name} s ON s.id = ANY($1::bytea[]) {_JOIN_USER}"
 )
 _TOUCH_POSTGRES = (
     f"WITH locked AS (SELECT id FROM {table.name} WHERE id = ANY($1::bytea[]) ORDER BY id FOR UPDATE) "
@@ -131,16 +138,11 @@ def _amr(text: str) -> tuple[str, ...]:
 
 def session_of(row: Sequence[Any]) -> Session:
     """Turn a row, in the order of the table's columns and perhaps with more behind, into a session."""
-    return Session._make(
-        (
-            *row[:_REASON],
-            _REASONS[row[_REASON]],
-            *row[_REASON + 1 : _AMR],
-            _amr(row[_AMR]),
-            *row[_AMR + 1 : _REMEMBER],
-            bool(row[_REMEMBER]),
-        )
-    )
+    values = list(row[: len(COLUMNS)])
+    values[_REASON] = _REASONS[values[_REASON]]
+    values[_AMR] = _amr(values[_AMR])
+    values[_REMEMBER] = bool(values[_REMEMBER])
+    return Session._make(values)
 
 
 def values_of(session: Session) -> dict[str, object]:
@@ -151,14 +153,26 @@ def values_of(session: Session) -> dict[str, object]:
     return values
 
 
-async def read_group(lane: Lane, ids: Collection[SessionId]) -> tuple[dict[SessionId, Session], float]:
-    """Read sessions by id, and the database's clock, in one round trip. An id without a row has no entry.
+class Read(NamedTuple):
+    """A group as read, all of it at one moment."""
+
+    sessions: dict[SessionId, Session]
+    """An id without a row has no entry."""
+    users: dict[UserId, User]
+    """The users of the sessions, as far as this database has them."""
+    now: float
+    """The database's clock."""
+
+
+async def read_group(lane: Lane, ids: Collection[SessionId]) -> Read:
+    """Read sessions by id, their users and the database's clock, in one statement.
 
     Args: ids: distinct, at least one.
     """
     rows = await lane.fetch((_READ_POSTGRES, (list(ids),)) if lane.postgres else _read_sqlite(tuple(ids)))
-    now: float = rows[0][-1]
-    return {row[0]: session_of(row) for row in rows if row[0] is not None}, now
+    found = [row for row in rows if row[0] is not None]
+    users = {row[_USER]: user_of(row[_USER:]) for row in found if row[_USER] is not None}
+    return Read({row[0]: session_of(row) for row in found}, users, rows[0][-1])
 
 
 Swaps = Mapping[SessionId, tuple[Session, Session]]
@@ -218,6 +232,6 @@ def _read_sqlite(ids: tuple[SessionId, ...]) -> Statement:
 @lru_cache
 def _read_sqlite_text(count: int) -> str:
     return (
-        f"SELECT {', '.join('s.' + name for name in COLUMNS)}, clock.now "
-        f"FROM (SELECT {SQLITE_NOW} AS now) clock LEFT JOIN {table.name} s ON s.id IN ({', '.join('?' * count)})"
+        f"{_SELECT} FROM (SELECT {SQLITE_NOW} AS now) clock "
+        f"LEFT JOIN {table.name} s ON s.id IN ({', '.join('?' * count)}) {_JOIN_USER}"
     )

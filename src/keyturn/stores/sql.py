@@ -1,4 +1,4 @@
-"""Sessions in SQLite or PostgreSQL: `ports.SessionStore`.
+"""Sessions in SQLite or PostgreSQL: `ports.SessionStore` and `ports.SessionsWithUsers`.
 
 Owns: opening, listing, ending sessions, and what belongs in one transaction with that. Must not hold: what rotation or
 admission mean (`core/`), the hot path (`presenting.py`), statements of it (`session_rows.py`), those of a login
@@ -15,9 +15,9 @@ from sqlalchemy import select
 
 from keyturn.core.events import Event
 from keyturn.core.login import Admission
-from keyturn.core.model import RevokeReason, Session, SessionId, UserId
+from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
-from keyturn.ports import Admit, Judge, Listing
+from keyturn.ports import Admit, Judge, Listing, Opened, Presented
 from keyturn.stores.engine import AsyncConnection, Clock, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
@@ -80,7 +80,7 @@ class SqlSessions:
             log_key=log_key,
             clock=clock,
         )
-        self._presentations: Gatherer[Presentation, Decision] = Gatherer(presenter.present, size=group_size)
+        self._presentations: Gatherer[Presentation, Presented] = Gatherer(presenter.present, size=group_size)
 
     async def present(self, session_id: SessionId, judge: Judge) -> Decision:
         """Read, judge, and make the decision true: see `ports.SessionStore`.
@@ -90,12 +90,22 @@ class SqlSessions:
 
         Raises: Unavailable: the database is at fault.
         """
-        return await self._presentations.call(Presentation(session_id, judge))
+        return (await self.present_with_user(session_id, judge)).decision
+
+    def present_with_user(self, session_id: SessionId, judge: Judge) -> Awaitable[Presented]:
+        """Do as `present`, and tell the session's user. For users of this database; raises as `present`."""
+        return self._presentations.call(Presentation(session_id, judge))
 
     async def open(self, user_id: UserId, admit: Admit) -> Admission:
         """Admit a login under a lock on the user. Raises: Unavailable: the database is at fault."""
+        return (await self._open(user_id, admit)).admission
 
-        def work() -> Work[tuple[Admission, Sequence[Denied]]]:
+    async def open_with_user(self, user: User, admit: Admit) -> Opened:
+        """Do as `open`, and tell the user as they are then. For users of this database; raises as `open`."""
+        return await self._open(user.id, admit)
+
+    async def _open(self, user_id: UserId, admit: Admit) -> Opened:
+        def work() -> Work[tuple[Opened, Sequence[Denied]]]:
             return opening(
                 user_id,
                 admit,
@@ -105,15 +115,15 @@ class SqlSessions:
                 log_key=self._log_key,
             )
 
-        admission, denied = await self._engine.transact(work, lock=user_lock(user_id))
+        opened, denied = await self._engine.transact(work, lock=user_lock(user_id))
         await self._tell(denied)
-        return admission
+        return opened
 
     async def get(self, session_id: SessionId) -> tuple[Session | None, float]:
         """Read one session, ended or not, and the clock. Raises: Unavailable: the database is at fault."""
         async with self._engine.lane() as lane:
-            found, now = await read_group(lane, [session_id])
-        return found.get(session_id), self._now(now)
+            read = await read_group(lane, [session_id])
+        return read.sessions.get(session_id), self._now(read.now)
 
     async def list_live(self, user_id: UserId) -> Listing:
         """List the user's live sessions, newest first. Raises: Unavailable: the database is at fault."""

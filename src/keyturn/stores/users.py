@@ -28,17 +28,17 @@ from keyturn.stores.event_log import write_events
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.revoking import NOTHING, Denied, Revoked, lock_user, revoke_sessions
 from keyturn.stores.schema import users
+from keyturn.stores.user_rows import COLUMNS, CREDENTIAL_COLUMNS, credential_of, user_of
 
 OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
 """Told, after the commit, what this node has put on the denylist."""
 
 _log = logging.getLogger(__name__)
 
-_COLUMNS = "id, email, name, disabled_at IS NOT NULL, email_verified_at IS NOT NULL"
-_GET_POSTGRES = f"SELECT {_COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
-_GET_SQLITE = f"SELECT {_COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
-_FIND_POSTGRES = f"SELECT {_COLUMNS}, password_hash FROM keyturn_users WHERE email_key = $1"  # noqa: S608 - as above
-_FIND_SQLITE = f"SELECT {_COLUMNS}, password_hash FROM keyturn_users WHERE email_key = ?"  # noqa: S608 - as above
+_GET_POSTGRES = f"SELECT {COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
+_GET_SQLITE = f"SELECT {COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
+_FIND_POSTGRES = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = $1"  # noqa: S608 - as above
+_FIND_SQLITE = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = ?"  # noqa: S608 - as above
 _USER = (
     users.c.id,
     users.c.email,
@@ -82,7 +82,7 @@ class SqlUsers:
         self._reads: Gatherer[UserId, User | None] = Gatherer(self._read, size=group_size)
 
     async def get(self, user_id: UserId) -> User | None:
-        """Read a user; None when deleted. Concurrent calls share one query: every refresh makes one."""
+        """Read a user; None when deleted. Concurrent calls share one query."""
         return await self._reads.call(user_id)
 
     async def find(self, email: str) -> Credential | None:
@@ -94,7 +94,7 @@ class SqlUsers:
         key = normalise_email(email).key
         async with self._engine.lane() as lane:
             rows = await lane.fetch((_FIND_POSTGRES if lane.postgres else _FIND_SQLITE, (key,)))
-        return Credential(_user(rows[0]), rows[0][5]) if rows else None
+        return credential_of(rows[0]) if rows else None
 
     async def create(self, email: str, name: str | None, password_hash: str) -> User | None:
         """Create a user; None when the address is taken in any case, decided by the unique index.
@@ -147,7 +147,7 @@ class SqlUsers:
         if after is not None:
             statement = statement.where(users.c.id > after)
         async with self._engine.autocommit() as connection:
-            return [_user(row) for row in await connection.execute(statement)]
+            return [user_of(row) for row in await connection.execute(statement)]
 
     async def set_disabled(self, user_id: UserId, *, disabled: bool) -> bool:
         """Disable or enable; disabling ends all sessions in the same transaction. False: no such user."""
@@ -205,13 +205,9 @@ class SqlUsers:
         ids = sorted(set(group.items))
         async with self._engine.lane() as lane:
             rows = await lane.fetch((_GET_POSTGRES, (ids,)) if lane.postgres else (_GET_SQLITE, (json.dumps(ids),)))
-        found = {row[0]: _user(row) for row in rows}
+        found = {row[0]: user_of(row) for row in rows}
         for index, user_id in enumerate(group.items):
             group.answer(index, found.get(user_id))
-
-
-def _user(row: Sequence[Any]) -> User:
-    return User(row[0], row[1], row[2], bool(row[3]), bool(row[4]))
 
 
 def _storable(name: str | None) -> str | None:

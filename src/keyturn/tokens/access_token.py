@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from keyturn.core.errors import InvalidToken
+from keyturn.core.model import Principal, SessionId
 from keyturn.tokens import base64url
 from keyturn.tokens.jws import (
     ALGORITHM,
@@ -56,6 +57,7 @@ _ENCODE: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LATEST: Final = 2**53
 _MAX_TEXT: Final = 2048
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class AccessClaims(NamedTuple):
@@ -92,6 +94,20 @@ class AccessClaims(NamedTuple):
     def scopes(self) -> frozenset[str]:
         """The scopes as a set."""
         return frozenset((self.scope or "").split())
+
+    @property
+    def principal(self) -> Principal:
+        """Who a request with this token acts as."""
+        return Principal(
+            self.subject,
+            SessionId(self.session_id),
+            self.token_id,
+            self.scopes,
+            self.methods,
+            self.authenticated_at,
+            self.expires_at,
+            self.extra,
+        )
 
 
 class AccessTokenSigner:
@@ -311,9 +327,13 @@ def _typed_claims(payload: JsonObject, kid: str) -> AccessClaims:
         # null is a value too: a claim that is present has its type.
         scope=_text(payload["scope"]) if "scope" in payload else None,
         client_id=_text(payload["client_id"]) if "client_id" in payload else None,
-        extra=MappingProxyType({name: _frozen(value) for name, value in payload.items() if name not in OWN_CLAIMS}),
+        extra=_NONE if payload.keys() <= OWN_CLAIMS else _extra(payload),
         kid=kid,
     )
+
+
+def _extra(payload: JsonObject) -> Mapping[str, Any]:
+    return MappingProxyType({name: _frozen(value) for name, value in payload.items() if name not in OWN_CLAIMS})
 
 
 # Exact types, so that True is no number and 1e3 no time.

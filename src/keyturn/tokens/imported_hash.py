@@ -1,11 +1,12 @@
-"""Password hashes of other systems: bcrypt and Django's PBKDF2, to verify and never to make.
+"""Password hashes of other systems: bcrypt and Django's PBKDF2 and bcrypt, to verify and never to make.
 
 Owns their formats, their bounds and the work that makes them look alike from outside.
 Must not know argon2 (`password` does).
 
 bcrypt reads 72 bytes of a password and no more. Old libraries cut the rest off silently;
 here a longer password never matches a bcrypt hash. Whoever had one sets a new password.
-Why: with the cut, every text that shares the first 72 bytes would log in (Okta 2024).
+Why: with the cut, every text that shares the first 72 bytes would log in (Okta 2024). Django's own bcrypt hashes the
+SHA-256 of the password, in hex, so that any length fits.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from dataclasses import dataclass
-from hashlib import pbkdf2_hmac
+from hashlib import pbkdf2_hmac, sha256
 from hmac import compare_digest
 from typing import Final, Protocol
 
 BCRYPT_MAX_BYTES: Final = 72
 
 # Upper bounds, so that one odd row cannot occupy a core for minutes.
-_BCRYPT: Final = re.compile(r"\$2[aby]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}")
+_BCRYPT: Final = re.compile(r"(bcrypt_sha256\$)?(\$2[aby]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53})")
 _PBKDF2: Final = re.compile(r"pbkdf2_sha256\$([1-9][0-9]{0,6})\$([^$\s]{1,128})\$([A-Za-z0-9+/]{43}=)")
 _FILLER: Final = b"no password at all"
 _FILLER_SALT: Final = "abcdefghijklmnopqrstuu"
@@ -69,13 +70,17 @@ class ImportedHash(Protocol):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BcryptHash:
-    """A bcrypt hash: `$2a$`, `$2b$` or `$2y$`."""
+    """A bcrypt hash: `$2a$`, `$2b$` or `$2y$`; or Django's `bcrypt_sha256$` and one of these."""
 
     text: str
     rounds: int
+    digested: bool = False
+    """True: of the password's SHA-256 in hex."""
 
     def matches(self, password: bytes) -> bool:
-        """Check with the work of one bcrypt whatever comes in; over 72 bytes never match."""
+        """Check with the work of one bcrypt whatever comes in; over 72 bytes never match, unless digested."""
+        if self.digested:
+            return _bcrypt_check(sha256(password).hexdigest().encode("ascii"), self.text)
         if len(password) > BCRYPT_MAX_BYTES or b"\0" in password:
             _bcrypt_check(_FILLER, self.text)
             return False
@@ -99,7 +104,7 @@ class Pbkdf2Hash:
 def parse_imported_hash(stored: str) -> BcryptHash | Pbkdf2Hash | None:
     """Return the parsed hash, or None for a format or a cost that is not imported."""
     if match := _BCRYPT.fullmatch(stored):
-        return BcryptHash(stored, int(match[1]))
+        return BcryptHash(match[2], int(match[3]), digested=match[1] is not None)
     if match := _PBKDF2.fullmatch(stored):
         return Pbkdf2Hash(int(match[1]), match[2].encode("utf-8"), b64decode(match[3]))
     return None

@@ -13,7 +13,7 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 from math import isfinite
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from keyturn.core.errors import InvalidToken
 from keyturn.tokens import base64url
@@ -210,6 +210,11 @@ def _kid_of_header(segment: str) -> str:
     if header.get("alg") != ALGORITHM:
         raise InvalidToken(TokenFault.ALGORITHM)
     kid = header.get("kid")
-    if not isinstance(kid, str) or _KID.fullmatch(kid) is None:
+    if not is_key_id(kid):
         raise InvalidToken(TokenFault.KEY)
     return kid
+
+
+def is_key_id(value: object) -> TypeGuard[str]:
+    """Say whether a value has the form of a key id: nothing that a path, a query or a log line could trip over."""
+    return isinstance(value, str) and _KID.fullmatch(value) is not None

@@ -12,7 +12,6 @@ Spec: OWASP ASVS 5.0 7.2.2, 7.2.3 (at least 128 bits of entropy), 11.4; RFC 9700
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from keyturn.core.model import NewToken, PresentedToken, SessionId
 from keyturn.core.rotation import Mint
+from keyturn.tokens import base64url
 
 PREFIX = "kt_rt_"
 """Fixed, so that secret scanners know one when they see it."""
@@ -59,7 +59,7 @@ class RefreshTokens:
 
         def mint(session_id: SessionId, generation: int, now: float, parent_fingerprint: bytes) -> NewToken:
             body = _BODY.pack(_VERSION, self._active, session_id, generation, ceil(now), parent_fingerprint, entropy)
-            text = PREFIX + urlsafe_b64encode(body + _tag(self._mac, body)).decode()
+            text = PREFIX + base64url.encode(body + _tag(self._mac, body))
             return NewToken(text, sha256(text.encode()).digest())
 
         return mint

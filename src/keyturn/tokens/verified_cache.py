@@ -7,13 +7,21 @@ not know how the denylist is fed.
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from keyturn.core.errors import InvalidToken
+from keyturn.core.model import Principal
 from keyturn.tokens.access_token import AccessClaims, AccessTokenVerifier
 from keyturn.tokens.jws import TokenFault
 
 DEFAULT_LIMIT: Final = 10_000
+
+
+class _Known(NamedTuple):
+    """A valid token, and who it stands for: made once, as nothing in it can change."""
+
+    claims: AccessClaims
+    principal: Principal
 
 
 @final
@@ -22,8 +30,10 @@ class VerifiedTokenCache:
 
     Why: a client sends the same token for minutes and the signature check is most of the
     cost. Only valid tokens are kept, so garbage cannot push good ones out. Whether it has
-    expired, was revoked, or its key was withdrawn (a leak) is never cached. One per event
-    loop; it is not made for threads.
+    expired, was revoked, or its key was withdrawn (a leak) is never cached.
+
+    Threads may share it without a lock: each step is one operation on a dict, and what
+    they can lose to each other is a cached token, never a check.
 
     Two generations bound it: when the young one is full it becomes the old one and the
     former old one is dropped. Dropping costs nothing and what is in use moves back.
@@ -51,8 +61,8 @@ class VerifiedTokenCache:
         self._verifier: Final = verifier
         self._revoked: Final = revoked
         self._half: Final = limit // 2
-        self._young: dict[str, AccessClaims] = {}
-        self._old: dict[str, AccessClaims] = {}
+        self._young: dict[str, _Known] = {}
+        self._old: dict[str, _Known] = {}
 
     def verify(self, token: str, now: float) -> AccessClaims:
         """Return the claims of a valid token that is not on the denylist.
@@ -64,26 +74,38 @@ class VerifiedTokenCache:
         Raises:
             InvalidToken: as `AccessTokenVerifier.verify`, or `revoked`.
         """
-        claims = self._young.get(token)
-        if claims is None:
-            claims = self._admit(token, now)
-        elif not self._verifier.still_counts(claims, now):
-            # Judged anew, which names the reason.
-            del self._young[token]
-            claims = self._verifier.verify(token, now)
-        if claims.sid in self._revoked or claims.token_id in self._revoked:
-            raise InvalidToken(TokenFault.REVOKED)
-        return claims
+        return self._known(token, now).claims
+
+    def authenticate(self, token: str, now: float) -> Principal:
+        """Do as `verify`, and return who the token stands for."""
+        return self._known(token, now).principal
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def _admit(self, token: str, now: float) -> AccessClaims:
-        claims = self._old.pop(token, None)
-        if claims is None or not self._verifier.still_counts(claims, now):
-            claims = self._verifier.verify(token, now)
+    def _known(self, token: str, now: float) -> _Known:
+        known = self._young.get(token)
+        if known is None:
+            known = self._admit(token, now)
+        elif not self._verifier.still_counts(known.claims, now):
+            # Judged anew, which names the reason.
+            self._young.pop(token, None)
+            known = self._judge(token, now)
+        claims = known.claims
+        if claims.sid in self._revoked or claims.token_id in self._revoked:
+            raise InvalidToken(TokenFault.REVOKED)
+        return known
+
+    def _admit(self, token: str, now: float) -> _Known:
+        known = self._old.pop(token, None)
+        if known is None or not self._verifier.still_counts(known.claims, now):
+            known = self._judge(token, now)
         if len(self._young) >= self._half:
             self._old = self._young
             self._young = {}
-        self._young[token] = claims
-        return claims
+        self._young[token] = known
+        return known
+
+    def _judge(self, token: str, now: float) -> _Known:
+        claims = self._verifier.verify(token, now)
+        return _Known(claims, claims.principal)

@@ -8,35 +8,23 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import ceil
 from typing import Final, Literal
 
 from keyturn.core import cookie
-from keyturn.core.errors import InvalidToken, MethodNotAllowed, Refused, SessionEnded
 from keyturn.core.model import Session, SessionId, User
 from keyturn.exchange import SignedIn
 from keyturn.ports import Listing
-from keyturn.web.messages import Header, Response
+from keyturn.wire import ERROR_TYPE as ERROR_TYPE
+from keyturn.wire import JSON_TYPE as JSON_TYPE
+from keyturn.wire import Header, Response, encode_json
+from keyturn.wire import finish as finish
+from keyturn.wire import problem as problem
 
 SameSite = Literal["Lax", "Strict"]
 DEVICE_MAX_AGE: Final = 400 * 24 * 3600
 """The longest a browser keeps a cookie.  Spec: RFC 6265bis 5.6.1."""
-ERROR_TYPE: Final = "urn:keyturn:error:"
-JSON_TYPE: Final = (b"content-type", b"application/json")
-PROBLEM_TYPE: Final = (b"content-type", b"application/problem+json")
-_GUARDS: Final[tuple[Header, ...]] = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
-# Why no-store: an answer with a token or a Set-Cookie must never come out of a shared cache (CVE-2025-48947).
-STANDARD_HEADERS: Final[tuple[Header, ...]] = (*_GUARDS, (b"cache-control", b"private, no-store"))
 
 _HINT: Final = "1"
-# ASCII only, so that no reader disagrees about the encoding; no NaN, which is not JSON.
-encode_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 encode_text: Final = json.encoder.encode_basestring_ascii
 
 
@@ -48,44 +36,6 @@ def ok(value: object, *cookies: Header, status: int = 200) -> Response:
 def nothing(*cookies: Header) -> Response:
     """Answer that it is done."""
     return Response(204, list(cookies))
-
-
-def problem(refused: Refused, request_id: str) -> Response:
-    """Answer with an RFC 9457 problem document.
-
-    Why so little: `detail` is written by us for the developer who reads it; what went wrong inside is in the log, under
-    the same request id.
-    """
-    headers: list[Header] = [PROBLEM_TYPE]
-    document: dict[str, object] = {
-        "type": ERROR_TYPE + refused.code,
-        "title": refused.title,
-        "status": refused.status,
-        "detail": refused.detail or refused.title,
-        "code": refused.code,
-        "request_id": request_id,
-    }
-    if isinstance(refused, SessionEnded):
-        document["reason"] = refused.reason.on_the_wire
-    elif isinstance(refused, MethodNotAllowed):
-        headers.append((b"allow", refused.allow.encode("ascii")))
-    elif isinstance(refused, InvalidToken):
-        # Spec: RFC 6750 3.1; no description: which check failed is nobody's business.
-        headers.append((b"www-authenticate", b'Bearer error="invalid_token"'))
-    if refused.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, ceil(refused.retry_after))))
-    return Response(refused.status, headers, encode_json(document).encode("ascii"))
-
-
-def finish(response: Response, request_id: str) -> Response:
-    """Add the headers that every answer carries."""
-    headers = response.headers
-    headers.extend(_GUARDS if response.cacheable else STANDARD_HEADERS)
-    headers.append((b"x-request-id", request_id.encode("ascii")))
-    # Spec: RFC 9110 8.6: no Content-Length on a 204 or a 304.
-    if response.status not in {204, 304}:
-        headers.append((b"content-length", b"%d" % len(response.body)))
-    return response
 
 
 # -- cookies
@@ -100,8 +50,13 @@ def refresh_cookies(token: str, session: Session, now: float, same_site: SameSit
     max_age = max(0, int(session.absolute_expires_at - now)) if session.remember else None
     return [
         (b"set-cookie", cookie.render(cookie.REFRESH, token, max_age=max_age, same_site=same_site)),
-        (b"set-cookie", cookie.render(cookie.HINT, _HINT, max_age=max_age, http_only=False, same_site=same_site)),
+        _hint_cookie(max_age, same_site),
     ]
+
+
+@lru_cache(maxsize=256)
+def _hint_cookie(max_age: int | None, same_site: SameSite) -> Header:
+    return (b"set-cookie", cookie.render(cookie.HINT, _HINT, max_age=max_age, http_only=False, same_site=same_site))
 
 
 def cleared_cookies(same_site: SameSite) -> list[Header]:

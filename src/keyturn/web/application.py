@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Final
+from typing import Final, NoReturn
 
 from keyturn.core import csrf
 from keyturn.core.errors import (
@@ -81,7 +81,9 @@ class WebApplication:
         started = perf_counter()
         try:
             if route.browser:
-                await self._refuse_foreign(request)
+                verdict = self._verdict(request)
+                if not verdict.allowed:
+                    await self._refuse_foreign(request, verdict)
             response = await route.endpoint(Call(request, self.services, self.config))
         except ClientGone:
             raise
@@ -121,9 +123,9 @@ class WebApplication:
             request.parameter = last
         return methods
 
-    async def _refuse_foreign(self, request: Request) -> None:
-        """Refuse a cookie-authenticated request of a page we do not trust; before anything of it is read."""
-        verdict = csrf.verdict(
+    def _verdict(self, request: Request) -> csrf.CsrfVerdict:
+        """Judge whether a cookie-authenticated request comes from a page we trust; before anything else of it is read."""
+        return csrf.verdict(
             csrf.CsrfRequest(
                 header=request.only(b"x-keyturn"),
                 sec_fetch_site=request.only(b"sec-fetch-site"),
@@ -132,8 +134,8 @@ class WebApplication:
             ),
             self._trusted_origins(request),
         )
-        if verdict.allowed:
-            return
+
+    async def _refuse_foreign(self, request: Request, verdict: csrf.CsrfVerdict) -> NoReturn:
         auth = self.services.auth
         data = {"why": verdict.why, "ip": request.client_address(self.config.trusted_proxies)}
         await tell(auth.sinks, Event(EventType.CSRF_REFUSED, auth.clock(), data=data))
@@ -161,7 +163,8 @@ class WebApplication:
         return response._replace(close=isinstance(refused, PayloadTooLarge | BodyTooSlow))
 
     def _finish(self, response: Response, request: Request) -> Response:
-        response.headers.extend(self._cors(request))
+        if self.config.allowed_origins:
+            response.headers.extend(self._cors(request))
         response = answers.finish(response, request.id)
         return response._replace(body=b"") if request.method == "HEAD" else response
 
@@ -175,8 +178,6 @@ class WebApplication:
         Why exact match and no wildcard: an origin that is reflected unseen may read every user's tokens.
         Spec: OWASP ASVS 5.0 3.4.2.
         """
-        if not self.config.allowed_origins:
-            return []
         headers: list[Header] = [(b"vary", b"Origin")]
         origin = self._cross_origin(request)
         if origin is not None:

@@ -26,7 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
 
-_NEVER_FOUND: Final = "\0"
+NEVER_FOUND: Final = "\0"
+"""The path of a request whose path is spelled in a way that is not the contract's."""
 _CONNECTION_CLOSE: Final = (b"connection", b"close")
 
 
@@ -119,7 +120,7 @@ def read_request(scope: Scope, receive: Receive, body_timeout: float, *, paramet
         path = path[len(root) :]
     # Why: every path of the contract is spelled in one way. An encoded one would slip past a proxy's rules.
     if b"%" in scope.get("raw_path", b""):
-        path = _NEVER_FOUND
+        path = NEVER_FOUND
     client = scope.get("client")
     return Request(
         scope["method"],
@@ -133,7 +134,7 @@ def read_request(scope: Scope, receive: Receive, body_timeout: float, *, paramet
     )
 
 
-def ensure_awaited_by(receive: Receive, monotonic: Callable[[], float] = time.monotonic) -> Callable[[], None]:
+def ensure_awaited_by(receive: object, monotonic: Callable[[], float] = time.monotonic) -> Callable[[], None]:
     """Return a function that raises once nobody waits for the answer any more.
 
     Raises, when called: ClientGone: the client has closed its connection. Unavailable: the request is older than the time
@@ -165,7 +166,7 @@ def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeou
     async def read() -> bytes:
         nonlocal content
         if content is None:
-            _refuse_announced(headers)
+            refuse_announced(headers)
             if _has_arrived(receive):
                 content = await _read_limited(receive)
                 return content
@@ -179,12 +180,13 @@ def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeou
     return read
 
 
-def _has_arrived(receive: Receive) -> bool:
+def _has_arrived(receive: object) -> bool:
     """Say whether the whole body is here, so that nobody has to be timed; uvicorn notes that beside `disconnected`."""
     return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
 
-def _refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> None:
+def refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse a body by the length it announces, before any of it is read. Raises: PayloadTooLarge, InvalidRequest."""
     for name, value in headers:
         if name != b"content-length":
             continue

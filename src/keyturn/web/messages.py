@@ -12,27 +12,27 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from secrets import token_hex
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from keyturn.core import cookie
 from keyturn.core.errors import InvalidRequest, InvalidToken, UnsupportedMediaType
 from keyturn.tokens.jws import JsonObject, decode_json_object
+from keyturn.wire import Header as Header
+from keyturn.wire import Response as Response
+from keyturn.wire import bearer as bearer
+from keyturn.wire import request_id as request_id
 
 MAX_BODY_BYTES: Final = 16 * 1024
 """Sixteen times the longest password; no body of the contract comes near."""
 MAX_USER_AGENT: Final = 512
 """Characters that are kept of a User-Agent; the rest is cut off."""
 
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
-_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]+) *")
 _JSON_TYPE: Final = re.compile(rb'application/json(?:[ \t]*;[ \t]*charset="?utf-8"?)?', re.IGNORECASE)
 _PLAIN_JSON: Final = (b"application/json",)
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([0-9.]+):\d{1,5}")
 
-Header = tuple[bytes, bytes]
 ReadBody = Callable[[], Awaitable[bytes]]
 """Reads the whole body; raises PayloadTooLarge or InvalidRequest when it is too large or too slow."""
 Body = TypeVar("Body", bound=BaseModel)
@@ -62,7 +62,7 @@ class Request:
         parameter: the value of the route's one path parameter.
     """
 
-    __slots__ = ("_headers", "_read", "ensure_awaited", "id", "method", "parameter", "path", "peer", "scheme")
+    __slots__ = ("_all", "_headers", "_read", "ensure_awaited", "id", "method", "parameter", "path", "peer", "scheme")
 
     def __init__(
         self,
@@ -78,7 +78,9 @@ class Request:
     ) -> None:
         self.method: Final = method
         self.path: Final = path
-        self._headers: Final = _by_name(headers)
+        self._headers: Final = dict(headers)
+        # A header that stands there twice is rare, and then the dictionary has forgotten one.
+        self._all: Final = headers if len(self._headers) < len(headers) else None
         self._read: Final = read
         self.peer: Final = peer
         self.scheme: Final = scheme
@@ -88,12 +90,17 @@ class Request:
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """Return every value of a header."""
-        return self._headers.get(name, ())
+        if self._all is not None:
+            return [value for other, value in self._all if other == name]
+        value = self._headers.get(name)
+        return () if value is None else (value,)
 
     def only(self, name: bytes) -> str | None:
         """Return the value of a header that stands there exactly once, else None."""
-        values = self._headers.get(name)
-        return values[0].decode("latin-1") if values is not None and len(values) == 1 else None
+        if self._all is not None and len(self.values(name)) != 1:
+            return None
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     def cookie(self, name: bytes) -> Sequence[bytes]:
         """Return every value of a cookie, from the raw headers."""
@@ -166,49 +173,6 @@ class Request:
             problem = _describe(fault)
         # Outside the except clause: the validation error holds what was sent, passwords included.
         raise InvalidRequest(problem)
-
-
-def _by_name(headers: Sequence[Header]) -> dict[bytes, Sequence[bytes]]:
-    found: dict[bytes, Sequence[bytes]] = {name: (value,) for name, value in headers}
-    # A header that stands there twice is rare, and then the quick way has forgotten one.
-    if len(found) < len(headers):
-        for name in found:
-            found[name] = tuple([value for other, value in headers if other == name])
-    return found
-
-
-class Response(NamedTuple):
-    """One answer."""
-
-    status: int
-    headers: list[Header]
-    body: bytes = b""
-    close: bool = False
-    """True when the rest of the request was not read, so that the connection is of no further use."""
-    cacheable: bool = False
-    """True when `headers` says how long the answer may be kept; every other answer may not be kept at all."""
-
-
-def bearer(values: Sequence[bytes]) -> str:
-    """Return the access token of the Authorization header; a query, a form or a cookie is never looked at.
-
-    Args:
-        values: every Authorization header.
-
-    Raises: InvalidToken: no such header, more than one, or another form than `Bearer <token>`.
-    Spec: RFC 6750 2.1 (the header), 2 ("MUST NOT use more than one method").
-    """
-    match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
-    if match is None:
-        raise InvalidToken("authorization_header")
-    return match[1].decode("ascii")
-
-
-def request_id(values: Sequence[bytes]) -> str:
-    """Take over a well-formed X-Request-ID, so that a proxy's logs and ours can be joined; make one otherwise."""
-    if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) is not None:
-        return values[0].decode("ascii")
-    return token_hex(16)
 
 
 def parse_json(content: bytes) -> JsonObject:

@@ -1,0 +1,149 @@
+"""Keyturn inside a Litestar application: the routes, the node's life, and who a request acts as.
+
+    app = Litestar([notes], plugins=[KeyturnPlugin(Keyturn())])
+
+    @get("/notes", guards=[requires("notes")])
+    async def notes(request: Request[Principal, object, State]) -> str:
+        return request.user.user_id
+
+Owns: the routes in Litestar and what its OpenAPI shows. Must not decide anything. Who a request acts as is found in
+`verify/litestar.py`, which also serves applications beside the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, cast
+
+from litestar.config.app import AppConfig
+from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, RequestBody, Schema
+from litestar.plugins import InitPlugin
+from litestar.types import ASGIApp
+
+from keyturn.core.errors import InvalidToken
+from keyturn.ports import PrincipalSource
+from keyturn.verify.litestar import SECURITY, TokenPlugin, requires
+from keyturn.web.asgi import KeyturnASGI
+from keyturn.web.bodies import KeyturnProblem
+from keyturn.web.documentation import DOCUMENTED, Documented
+from keyturn.web.endpoints import Route
+from keyturn.web.hosting import Runtime, by_path, hosted_routes, lifespan_of
+
+__all__ = ["SECURITY", "KeyturnPlugin", "requires"]
+
+_PROBLEM_TYPE: Final = "application/problem+json"
+_CSRF_HEADER: Final = Parameter(
+    "X-Keyturn",
+    "header",
+    schema=Schema(type=OpenAPIType.STRING, enum=["1"]),
+    description="A header that a page of another origin cannot send.",
+    required=True,
+)
+
+
+class Node(Runtime, PrincipalSource, Protocol):
+    """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
+
+
+class KeyturnPlugin(InitPlugin):
+    """Give an application the routes of the contract, start and close the node with it, and set `connection.user`.
+
+    Args:
+        node: starts with the application.
+        operations: also `/healthz`, `/readyz` and `/metrics`; an application usually has its own.
+    """
+
+    def __init__(self, node: Node, *, operations: bool = False) -> None:
+        self._node: Final = node
+        self._operations: Final = operations
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Add the routes, the node's life and what `TokenPlugin` adds."""
+        application = self._node.web
+        # Litestar has types of its own for what ASGI says of scopes and messages.
+        serve = cast("ASGIApp", KeyturnASGI(application))
+        for path, methods in by_path(application, hosted_routes(operations=self._operations)).items():
+            # First the methods that are refused, OPTIONS among them: Litestar would add an answer of its own.
+            others = [method for method in HttpMethod if method.value not in methods]
+            app_config.route_handlers.append(_forward(serve, path, others, include_in_schema=False))
+            app_config.route_handlers += [_documented(serve, path, route) for route in methods.values()]
+        app_config.lifespan.append(lifespan_of(self._node))
+        auth = application.services.auth
+        return TokenPlugin(self._node, clock=auth.clock).on_app_init(app_config)
+
+
+def _forward(serve: ASGIApp, path: str, methods: Sequence[HttpMethod], **more: Any) -> HTTPRouteHandler:
+    """Return a handler that leaves the whole request to us: body, headers and cookies as they came, and go."""
+
+    async def forward() -> ASGIApp:  # it asks for nothing, so Litestar reads nothing
+        return serve
+
+    spelled = path.replace("{session_id}", "{session_id:str}")
+    # The status is ours to set; Litestar takes a 204, its own for DELETE, as a promise that nothing is returned.
+    return HTTPRouteHandler(spelled, http_method=methods, status_code=200, **more)(forward)
+
+
+# -- what OpenAPI shows
+
+
+def _documented(serve: ASGIApp, path: str, route: Route) -> HTTPRouteHandler:
+    documented = DOCUMENTED[route.name]
+    return _forward(
+        serve,
+        path,
+        [HttpMethod(route.method)],
+        name=f"keyturn_{route.name}",
+        operation_id=f"keyturn_{route.name}",
+        operation_class=_operation_of(route, documented),
+        summary=documented.summary,
+        tags=["keyturn"],
+        responses=_responses(documented),
+    )
+
+
+def _responses(documented: Documented) -> dict[int, ResponseSpec]:
+    """Document the refusals of a route by status: one entry for all codes that share it."""
+    found = {documented.status: ResponseSpec(documented.answer, generate_examples=False, description="Done")}
+    for refusal in documented.refusals:
+        text = f"`{refusal.code}`: {refusal.title}"
+        if refusal.status in found:
+            text = f"{found[refusal.status].description}. {text}"
+        found[refusal.status] = ResponseSpec(
+            KeyturnProblem, generate_examples=False, description=text, media_type=_PROBLEM_TYPE
+        )
+    return found
+
+
+@dataclass
+class _WrittenSchema(Schema):
+    """A schema that stands there as it is: Litestar does not read these bodies, our strict reader does."""
+
+    written: dict[str, Any] = field(default_factory=dict)
+
+    def to_schema(self) -> dict[str, Any]:
+        """Return it."""
+        return self.written
+
+
+def _operation_of(route: Route, documented: Documented) -> type[Operation]:
+    """Return the description of a route, with what Litestar cannot see and without what it supposes."""
+    statuses = {str(status) for status in _responses(documented)}
+
+    @dataclass
+    class _Operation(Operation):
+        def __post_init__(self) -> None:
+            self.responses = {status: each for status, each in (self.responses or {}).items() if status in statuses}
+            if route.browser:
+                self.parameters = [*(self.parameters or ()), _CSRF_HEADER]
+            if InvalidToken in documented.refusals and route.name != "metrics":
+                self.security = SECURITY
+            if documented.body is not None:
+                schema = _WrittenSchema(written=documented.body.model_json_schema())
+                content = {"application/json": OpenAPIMediaType(schema=schema)}
+                self.request_body = RequestBody(content, required=documented.body_required)
+
+    return _Operation

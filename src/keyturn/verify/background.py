@@ -1,0 +1,182 @@
+"""What a Verifier does beside the requests: one fetch at a time, and following revocations.
+
+Owns: the threads and who waits for them. Must not hold: what is fetched, when, or what it means.
+
+Why threads and not tasks: a Verifier works the same in a WSGI worker, in an event loop and in both at once, and lives
+longer than any loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Lock, Thread
+from typing import Final, NamedTuple
+
+from keyturn.core.errors import Unavailable
+from keyturn.ports import WallClock
+from keyturn.stores.revocations import open_denylist
+
+_log = logging.getLogger(__name__)
+
+
+class Pending(NamedTuple):
+    """Something that is being done, and when whoever waits for it gives up."""
+
+    future: Future[None]
+    give_up_at: float
+
+    def wait(self) -> None:
+        """Block until it is done, or given up."""
+        with suppress(TimeoutError):
+            self.future.result(max(0.0, self.give_up_at - time.monotonic()))
+
+    async def wait_async(self) -> None:
+        """Do as `wait` without blocking the event loop."""
+        # `asyncio.wait` neither cancels what it waits for nor raises when it gives up.
+        await asyncio.wait([asyncio.wrap_future(self.future)], timeout=max(0.0, self.give_up_at - time.monotonic()))
+
+
+class Waits(Unavailable):
+    """A judgement that can be made once something is done. Where nobody waits, it is a fault like any other."""
+
+    def __init__(self, dependency: str, begin: Callable[[], Pending]) -> None:
+        super().__init__(dependency)
+        self.begin: Final = begin
+
+
+class SingleFlight:
+    """Run a job in a thread of its own, once for everybody who wants it at the same time.
+
+    Args:
+        job: what is done; it raises nothing.
+        name: of the thread.
+        patience: seconds that anybody waits for one run.
+    """
+
+    def __init__(self, job: Callable[[], None], *, name: str, patience: float) -> None:
+        self._job: Final = job
+        self._name: Final = name
+        self._patience: Final = patience
+        self.forget()
+
+    def forget(self) -> None:
+        """Start over, in a process that was forked: what another thread had begun or locked stayed behind."""
+        self._lock = Lock()
+        self._pending: Pending | None = None
+
+    def begin(self) -> Pending:
+        """Begin, or join who has begun."""
+        with self._lock:
+            pending = self._pending
+            if pending is None or pending.future.done():
+                future: Future[None] = Future()
+                # From here on nobody can cancel it: not one of those who wait may take it from the others.
+                future.set_running_or_notify_cancel()
+                pending = self._pending = Pending(future, time.monotonic() + self._patience)
+                Thread(target=self._run, args=(future,), name=self._name, daemon=True).start()
+            return pending
+
+    def _run(self, future: Future[None]) -> None:
+        try:
+            self._job()
+        finally:
+            future.set_result(None)
+
+
+class FollowedDenylist:
+    """The revocations of the server, followed from a thread that begins with the first token that is checked.
+
+    Why it raises until the first load: before it, a revoked token would pass. After it an outage keeps what is known,
+    see `MemoryDenylist`.
+
+    Args:
+        url: of the server's database or Redis, see `open_denylist`.
+        patience: seconds that anybody waits for the first load.
+        clock: what access tokens are checked by.
+
+    Raises:
+        ValueError: a URL of another kind. ImportError: its driver is not installed.
+    """
+
+    def __init__(self, url: str, *, patience: float, clock: WallClock) -> None:
+        self._url: Final = url
+        self._patience: Final = patience
+        self._clock: Final = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Start over, in a process that was forked: threads stay behind."""
+        self._denylist = open_denylist(self._url, clock=self._clock)
+        self._lock = Lock()
+        self._loaded = False
+        self._pending: Pending | None = None
+        self._stop: Callable[[], object] | None = None
+        self._thread: Thread | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the first load is done."""
+        return self._loaded
+
+    def __contains__(self, item: object, /) -> bool:
+        """Say whether a session id or a token id is revoked.
+
+        Raises:
+            Waits: nothing is loaded yet. Unavailable: and it did not come in time; it is tried on.
+        """
+        if self._loaded:
+            return item in self._denylist
+        pending = self._pending
+        if pending is not None and time.monotonic() >= pending.give_up_at:
+            raise Unavailable("revocations")
+        raise Waits("revocations", self.begin)
+
+    def begin(self) -> Pending:
+        """Begin to follow, or join who waits for the first load."""
+        with self._lock:
+            pending = self._pending
+            if pending is None:
+                pending = self._pending = Pending(Future(), time.monotonic() + self._patience)
+                pending.future.set_running_or_notify_cancel()
+                loop = asyncio.new_event_loop()
+                task = loop.create_task(self._follow(pending.future))
+                self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+                self._thread = Thread(target=_run, args=(loop, task), name="keyturn revocations", daemon=True)
+                self._thread.start()
+            return pending
+
+    def close(self) -> None:
+        """Stop following; the next token that is checked begins anew."""
+        with self._lock:
+            thread, stop = self._thread, self._stop
+        if thread is not None and stop is not None:
+            stop()
+            thread.join()
+            self.forget()
+
+    async def _follow(self, loaded: Future[None]) -> None:
+        try:
+            while not self._loaded:
+                try:
+                    await self._denylist.start()
+                    self._loaded = True
+                except Unavailable:
+                    _log.warning("no revocations could be loaded yet")
+            loaded.set_result(None)
+            await asyncio.Event().wait()
+        finally:
+            await self._denylist.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    try:
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

@@ -1,0 +1,114 @@
+"""Access tokens in Flask: an extension, a decorator, and the principal of the request.
+
+    TokenAuth(Verifier("https://auth.example.com", audience="notes"), app)
+
+    @app.get("/notes")
+    @requires("notes")
+    def notes():
+        return {"user": current_principal.user_id}
+
+Owns: the translation to Flask. Must not decide anything (`guard.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Final, ParamSpec, cast
+
+from flask import Flask, Response, current_app, request
+from werkzeug.local import LocalProxy
+
+from keyturn.core.errors import Refused
+from keyturn.core.model import Principal
+from keyturn.ports import PrincipalSource, WallClock
+from keyturn.verify.guard import ANYBODY, Guard, Identified, Requirement, refusal
+from keyturn.verify.threaded import Threaded, environ_values, in_threads
+from keyturn.wire import Response as Answer
+
+__all__ = ["TokenAuth", "current_principal", "requires"]
+
+Parameters = ParamSpec("Parameters")
+
+_KEY: Final = "keyturn.tokens"
+
+
+class TokenAuth:
+    """Find out who each request acts as, and answer the refusals that views raise.
+
+    By itself it lets every request pass: the views ask, with `requires` or by using `current_principal`.
+
+    Args:
+        source: a Verifier, or the Keyturn node of this process.
+        app: set up at once; else call `init_app`.
+        clock: seconds since the Unix epoch.
+    """
+
+    def __init__(
+        self, source: PrincipalSource | Threaded, app: Flask | None = None, *, clock: WallClock = time.time
+    ) -> None:
+        self.guard: Final = Guard(in_threads(source), clock=clock)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Set up an application."""
+        app.extensions[_KEY] = self
+        app.register_error_handler(Refused, _answer_refusal)
+
+
+def requires(
+    *scopes: str, max_age: int | None = None, amr: Sequence[str] = ()
+) -> Callable[[Callable[Parameters, Any]], Callable[Parameters, Any]]:
+    """Let a view run only for a valid token with these scopes; below `@app.route`.
+
+    Args:
+        scopes: every one must be granted; none: any valid token.
+        max_age, amr: as in `Requirement`.
+    """
+    requirement = Requirement(scopes, max_age, tuple(amr))
+
+    def decorate(view: Callable[Parameters, Any]) -> Callable[Parameters, Any]:
+        @wraps(view)
+        def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
+            _identified().demand(requirement)
+            return current_app.ensure_sync(view)(*args, **kwargs)
+
+        return guarded
+
+    return decorate
+
+
+def _principal() -> Principal:
+    return _identified().demand(ANYBODY)
+
+
+current_principal: Final = cast("Principal", LocalProxy(_principal))
+"""Who the request acts as. Using it without a valid token raises, which is answered with 401."""
+
+
+def _identified() -> Identified:
+    # In the environment of the request: Flask's `g` lives as long as an application context, which tests keep open.
+    found = request.environ.get(_KEY)
+    if not isinstance(found, Identified):
+        extension = current_app.extensions.get(_KEY)
+        if not isinstance(extension, TokenAuth):
+            raise RuntimeError("this application has no keyturn.verify.flask.TokenAuth")
+        found = extension.guard.identify(environ_values(request.environ, "HTTP_AUTHORIZATION"))
+        request.environ[_KEY] = found
+    return found
+
+
+def translate(answer: Answer) -> Response:
+    """Make Flask's response of an answer."""
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+    response: Response = current_app.response_class(answer.body, answer.status, headers)
+    if answer.status in {204, 304}:
+        # Flask names a type for what has no content.
+        response.headers.remove("content-type")
+    return response
+
+
+def _answer_refusal(refused: Refused) -> Response:
+    return translate(refusal(refused, environ_values(request.environ, "HTTP_X_REQUEST_ID")))

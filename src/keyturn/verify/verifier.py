@@ -1,0 +1,183 @@
+"""Checking access tokens in a service that is not the auth server.
+
+Owns: composition and the two ways to wait, blocking and not. Must not hold: what makes a token valid (`tokens/`), when
+keys are fetched (`keys.py`), what a request needs beyond a valid token (`guard.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keyturn.core.model import Principal
+from keyturn.ports import MonotonicClock, WallClock
+from keyturn.tokens.access_token import AccessTokenVerifier
+from keyturn.tokens.verified_cache import VerifiedTokenCache
+from keyturn.verify.background import FollowedDenylist, Pending, SingleFlight, Waits
+from keyturn.verify.fetching import JWKS_PATH, FetchFault, KeySource
+from keyturn.verify.keys import KeysWanted, KnownKeys
+
+_logger = logging.getLogger(__name__)
+
+_WAITS: Final = ("keys", "revocations")
+"""What a judgement waits for at most, each once."""
+
+
+class Verifier:
+    """Turn access tokens into principals, by the server's published keys.
+
+    Keys are fetched when the first token needs them, kept as long as the server's answer says, then fetched anew beside
+    the requests. An unknown key id makes one request per interval at most, and a server that cannot be reached ends
+    nobody's work: known keys go on for a day. Only without any keys is the answer a fault (503), and never a 401.
+
+    One for a process, made once: it is safe in any thread and in any event loop.
+
+    Args:
+        issuer: the server's `KEYTURN_ISSUER`, by default its base URL: the exact `iss` of its tokens.
+        audience: the server's `KEYTURN_AUDIENCE`, one or several of which one must be in `aud`; the issuer when None.
+        jwks_url: where the keys are published; below the issuer when None.
+        revocations: the URL of the server's database or Redis, to refuse what was revoked before it expired; needs
+            the driver (`asyncpg`, `redis`, `aiosqlite`). None: a token counts until it expires.
+        leeway: seconds of clock difference to forgive.
+        refetch_interval: seconds between two requests for keys, at least.
+        timeout: seconds for each step of such a request.
+        allow_http: fetch keys over http from another machine; only for development.
+        clock: seconds since the Unix epoch. monotonic: seconds, never set back.
+
+    Raises: ValueError: an address that is not https, or another argument that is of no use.
+
+    Spec: RFC 9068 4; RFC 8725 3; OWASP ASVS 5.0 9.1.1-9.2.4.
+    """
+
+    def __init__(
+        self,
+        issuer: str,
+        audience: str | Iterable[str] | None = None,
+        *,
+        jwks_url: str | None = None,
+        revocations: str | None = None,
+        leeway: float = 10.0,
+        refetch_interval: float = 10.0,
+        timeout: float = 3.0,
+        allow_http: bool = False,
+        clock: WallClock = time.time,
+        monotonic: MonotonicClock = time.monotonic,
+    ) -> None:
+        if refetch_interval <= 0 or timeout <= 0:
+            raise ValueError("intervals and timeouts are positive")
+        url = issuer.rstrip("/") + JWKS_PATH if jwks_url is None else jwks_url
+        self._source: Final = KeySource(url, timeout=timeout, allow_http=allow_http)
+        self._clock: Final = clock
+        self._monotonic: Final = monotonic
+        self._keys: Final = KnownKeys(refetch_interval)
+        self._fetching: Final = SingleFlight(self._fetch, name="keyturn keys", patience=2 * timeout)
+        self._denylist: Final = (
+            None if revocations is None else FollowedDenylist(revocations, patience=2 * timeout, clock=clock)
+        )
+        judge = AccessTokenVerifier(self._key_of, issuer, issuer if audience is None else audience, leeway=leeway)
+        revoked = frozenset[str]() if self._denylist is None else self._denylist
+        self._cache: Final = VerifiedTokenCache(judge, revoked=revoked)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_call(weakref.WeakMethod(self._forget)))
+
+    def authenticate(self, token: str) -> Principal:
+        """Turn an access token into a principal. Blocks only while keys or revocations are loaded.
+
+        Raises:
+            InvalidToken: for every token that must not be believed, revoked ones included.
+            Unavailable: nobody can tell: the server has not answered yet.
+        """
+        for _ in _WAITS:
+            try:
+                return self._judge(token)
+            except Waits as waits:
+                pending = waits.begin()
+            pending.wait()
+        return self._judge(token)
+
+    async def authenticate_async(self, token: str) -> Principal:
+        """Do as `authenticate`; what has to be loaded never blocks the event loop."""
+        for _ in _WAITS:
+            try:
+                return self._judge(token)
+            except Waits as waits:
+                pending = waits.begin()
+            await pending.wait_async()
+        return self._judge(token)
+
+    def load(self) -> bool:
+        """Load keys and revocations before the first token comes; say whether they are here.
+
+        Optional, and no harm when the server is down: whatever is missing is loaded when it is needed. In a program
+        that forks its workers, each follows revocations by itself.
+        """
+        for pending in self._begin():
+            pending.wait()
+        return self.is_ready()
+
+    async def load_async(self) -> bool:
+        """Do as `load` without blocking the event loop."""
+        for pending in self._begin():
+            await pending.wait_async()
+        return self.is_ready()
+
+    def is_ready(self) -> bool:
+        """Say whether tokens can be checked now, for a readiness probe."""
+        return self._keys.is_known(self._monotonic()) and (self._denylist is None or self._denylist.is_loaded)
+
+    def close(self) -> None:
+        """Stop following revocations; the next token that is checked would begin anew."""
+        if self._denylist is not None:
+            self._denylist.close()
+
+    def _begin(self) -> list[Pending]:
+        found = [] if self._keys.is_known(self._monotonic()) else [self._fetching.begin()]
+        return found if self._denylist is None else [*found, self._denylist.begin()]
+
+    def _judge(self, token: str) -> Principal:
+        principal = self._cache.authenticate(token, self._clock())
+        if self._monotonic() >= self._keys.due_at:
+            self._fetching.begin()  # nobody waits for it
+        return principal
+
+    def _key_of(self, kid: str, _now: float) -> ec.EllipticCurvePublicKey | None:
+        try:
+            return self._keys.public_key(kid, self._monotonic())
+        except KeysWanted:
+            pass
+        raise Waits("jwks", self._fetching.begin)
+
+    def _fetch(self) -> None:
+        # Whoever was a moment too late to join finds it done.
+        if not self._keys.may_ask(self._monotonic()):
+            return
+        try:
+            reply = self._source.fetch(self._keys.etag)
+            self._keys.learn(reply, self._monotonic())
+            return
+        except (FetchFault, ValueError) as fault:
+            _logger.warning("the keys could not be fetched from %s: %s", self._source.url, fault)
+        except Exception:
+            # Whatever it was, the next request has to wait its time: or every token would make one.
+            _logger.exception("the keys could not be fetched from %s", self._source.url)
+        self._keys.fail(self._monotonic())
+
+    def _forget(self) -> None:
+        """See to it that a forked worker waits for no thread of its parent."""
+        self._fetching.forget()
+        if self._denylist is not None:
+            self._denylist.forget()
+
+
+def _call(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    def call() -> None:
+        if (found := method()) is not None:
+            found()
+
+    return call

@@ -1,0 +1,195 @@
+"""A node on an event loop of its own, for hosts whose requests come in threads or on loops that come and go.
+
+Owns: the thread, its start after a fork, its end, and the way of a request there and back. Must not decide anything
+about a request.
+
+Why one loop for all threads of a process: connections, locks and groups of a node belong to one event loop, and the
+refreshes of all threads share their round trips there (`stores/group_commit.py`). The Django and Flask adapters use it
+under ASGI too: Django starts no lifespan, and its test client has a new loop for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
+from typing import Any, Final, Protocol, TypeVar
+
+from keyturn.core.errors import InvalidRequest, Refused, Unavailable
+from keyturn.core.model import Principal
+from keyturn.web import answers
+from keyturn.web.application import WebApplication
+from keyturn.web.endpoints import Route
+from keyturn.web.messages import ClientGone, Request, Response
+
+_logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+CLOSE_TIME: Final = 5.0
+"""Seconds that the end of the process waits for what is pending: a supervisor kills what takes much longer."""
+
+
+class Node(Protocol):
+    """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
+
+    @property
+    def web(self) -> WebApplication: ...
+
+    def authenticate(self, token: str) -> Principal: ...
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class ThreadedNode:
+    """Run a node on a thread of its own, from the first request of this process to its end.
+
+    Why not from the beginning: gunicorn and uWSGI load the application and then fork. Threads do not survive a fork, and
+    two processes on one database connection read each other's answers.
+
+    Args:
+        node: constructed and not started.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node: Final = node
+        self._lock: Final = threading.Lock()
+        self._process: int | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: Final = asyncio.Event()
+        self._starting: Final = asyncio.Lock()
+        self._started = False
+
+    @property
+    def web(self) -> WebApplication:
+        """What answers the requests."""
+        return self.node.web
+
+    def start(self) -> None:
+        """Start the node now instead of with the first request, in the process that will serve.
+
+        Raises: as `Keyturn.start`; RuntimeError: it was started before this process was forked, or is closed.
+        """
+        self._submit(self._start()).result()
+
+    def authenticate(self, token: str) -> Principal:
+        """Turn an access token into a principal; no I/O but for the first in a process.
+
+        Raises: InvalidToken. As `start`, the first time.
+        """
+        if not self._is_running():
+            self.start()
+        return self.node.authenticate(token)
+
+    async def authenticate_async(self, token: str) -> Principal:
+        """Do as `authenticate` without blocking the event loop."""
+        if not self._is_running():
+            await asyncio.wrap_future(self._submit(self._start()))
+        return self.node.authenticate(token)
+
+    def respond(self, request: Request, methods: Mapping[str, Route] | None = None) -> Response:
+        """Answer a request from any thread.
+
+        Args:
+            methods: those of a path that the host has routed; None: the path is looked up.
+
+        Raises: as `start`, but a dependency at fault is answered with 503.
+        """
+        return self._submit(self._respond(request, methods)).result()
+
+    async def respond_async(self, request: Request, methods: Mapping[str, Route] | None = None) -> Response:
+        """Answer a request from any event loop; see `respond`."""
+        return await asyncio.wrap_future(self._submit(self._respond(request, methods)))
+
+    def close(self) -> None:
+        """Close the node and end the thread, for good; safe to call twice, and where it was never started."""
+        atexit.unregister(self.close)
+        with self._lock:
+            thread, loop, self._loop = self._thread, self._loop, None
+        if thread is None or loop is None or self._process != os.getpid():
+            return
+        loop.call_soon_threadsafe(self._stop.set)
+        thread.join(CLOSE_TIME)
+
+    # -- on the calling thread
+
+    def _is_running(self) -> bool:
+        return self._started and self._loop is not None and self._process == os.getpid()
+
+    def _submit(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._running_loop())
+        except BaseException:
+            work.close()
+            raise
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._process is None:
+            with self._lock:
+                if self._process is None:
+                    self._begin()
+        if self._process != os.getpid():
+            raise RuntimeError(
+                f"Keyturn was started in process {self._process} before it forked this one: its connections would be"
+                " shared. Answer no request before the fork, and call start() after it"
+            )
+        loop = self._loop
+        if loop is None:
+            raise RuntimeError("this node is closed")
+        return loop
+
+    def _begin(self) -> None:
+        begun: Future[asyncio.AbstractEventLoop] = Future()
+        # A daemon: whoever forgets to close it can still end the process.
+        self._thread = threading.Thread(target=self._run, args=(begun,), name="keyturn", daemon=True)
+        self._thread.start()
+        self._loop = begun.result()
+        self._process = os.getpid()
+        atexit.register(self.close)
+
+    # -- on the thread of the node
+
+    def _run(self, begun: Future[asyncio.AbstractEventLoop]) -> None:
+        async def live() -> None:
+            begun.set_result(asyncio.get_running_loop())
+            await self._stop.wait()
+            try:
+                await self.node.close()
+            except Exception:
+                _logger.exception("the node did not close")
+
+        try:
+            with asyncio.Runner() as runner:
+                runner.get_loop()  # which may fail, and then there is no coroutine that nobody awaits
+                runner.run(live())
+        except Exception as fault:
+            if begun.done():
+                raise
+            begun.set_exception(fault)  # nobody may wait for a loop that there never will be
+
+    async def _start(self) -> None:
+        async with self._starting:
+            await self.node.start()
+            self._started = True
+
+    async def _respond(self, request: Request, methods: Mapping[str, Route] | None) -> Response:
+        refused: Refused
+        try:
+            if not self._started:
+                await self._start()
+            if methods is None:
+                return await self.node.web.respond(request)
+            return await self.node.web.respond_at(methods, request)
+        except Unavailable as fault:
+            _logger.warning("the node cannot start", extra={"dependency": fault.dependency})
+            refused = fault
+        except ClientGone:
+            # The hosts of this module must have an answer, also where nobody is there to read it.
+            refused = InvalidRequest("the request ends early")
+        return answers.finish(answers.problem(refused, request.id), request.id)

@@ -1,0 +1,1 @@
+"""Keyturn in a Django project, and its checks of tokens there."""

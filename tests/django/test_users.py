@@ -1,0 +1,167 @@
+"""The users of a Django project as Keyturn's: who they are, their passwords, and what two of them may not share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.django import project
+from tests.django.conftest import Person
+
+# isort: split
+from django.contrib.auth import authenticate, get_user_model
+from django.contrib.auth.hashers import make_password
+from django.db import connections
+
+from keyturn.core.errors import InvalidRequest, Unavailable
+from keyturn.django import DjangoUserDirectory
+from keyturn.django.users import from_django, to_django
+from tests.web.conftest import PASSWORD
+
+pytestmark = pytest.mark.usefixtures("node")
+
+directory = DjangoUserDirectory()
+HASHERS = ["pbkdf2_sha256", "argon2", "bcrypt", "bcrypt_sha256"]
+
+
+@pytest.fixture
+def person(node: Any) -> Person:
+    """Somebody who has no account yet."""
+    return Person("wsgi")
+
+
+def made_by_django(email: str, password: str) -> Any:
+    """Make a user as the project's own pages do."""
+    return get_user_model()._default_manager.create(email=email, username=email, password=password)
+
+
+@pytest.mark.parametrize("name", HASHERS)
+def test_password_that_django_has_hashed(person: Person, name: str) -> None:
+    """Whoever had an account signs in, and has a new hash from then on, which Django reads as well."""
+    user = made_by_django(person.email, make_password(PASSWORD, hasher=name))
+    assert user.password.startswith(f"{name}$")
+    assert person.log_in("not the password at all").json()["code"] == "invalid_credentials"
+    assert person.log_in().status_code == 200
+    assert person.user.password.startswith("argon2$argon2id$v=19$")
+    assert person.user.password != user.password
+    assert person.log_in().status_code == 200
+    assert authenticate(username=person.email, password=PASSWORD) == user
+    assert authenticate(username=person.email, password="not the password at all") is None
+
+
+def test_hash_in_both_spellings() -> None:
+    """A hash goes to Django and back unchanged; what is no password is none."""
+    for name in HASHERS:
+        stored = make_password(PASSWORD, hasher=name)
+        read = from_django(stored)
+        assert read is not None
+        assert to_django(read) == stored
+    assert from_django(make_password(None)) is None
+    assert from_django("") is None
+
+
+def test_inactive_user(person: Person) -> None:
+    """Whoever is not active is out at the next refresh and does not come in again."""
+    assert person.sign_up().status_code == 201
+    get_user_model()._default_manager.filter(email=person.email).update(is_active=False)
+    answer = person.send("POST", "/auth/refresh").json()
+    assert (answer["code"], answer["reason"]) == ("session_ended", "user_disabled")
+    assert person.log_in().json()["code"] == "invalid_credentials"
+
+
+def test_deleted_user(person: Person) -> None:
+    """Whoever is deleted is out at the next refresh."""
+    assert person.sign_up().status_code == 201
+    person.user.delete()
+    assert person.send("POST", "/auth/refresh").json()["reason"] == "user_disabled"
+
+
+def test_sign_up(person: Person) -> None:
+    """A sign-up makes an active user of the project, who has a name, no rights, and an address as it was written."""
+    person.email = person.email.replace("ada", "Ada")
+    answer = person.sign_up(name="Ada Lovelace").json()["user"]
+    user = person.user
+    assert answer == {"id": str(user.pk), "email": person.email, "name": "Ada Lovelace"}
+    assert (user.username, user.get_full_name()) == (person.email.lower(), "Ada Lovelace")
+    assert (user.is_active, user.is_staff, user.is_superuser) == (True, False, False)
+
+
+def test_address_in_another_case(person: Person) -> None:
+    """An address is one address in any case, to sign up with and to log in with."""
+    assert person.sign_up().status_code == 201
+    other = Person("wsgi")
+    other.email = person.email.upper()
+    assert other.sign_up().json()["code"] == "conflict"
+    assert other.log_in().json()["user"]["id"] == str(person.user.pk)
+
+
+def test_address_that_two_users_have(person: Person, caplog: pytest.LogCaptureFixture) -> None:
+    """An address that somebody else has entered too signs in neither, and nobody signs up with it."""
+    made_by_django(person.email, make_password(PASSWORD))
+    made_by_django(person.email.upper(), make_password(PASSWORD))
+    assert person.log_in().json()["code"] == "invalid_credentials"
+    assert "several users" in caplog.text
+    assert person.sign_up().json()["code"] == "conflict"
+
+
+@pytest.mark.parametrize("stored", ["", "not an address", "ada@example.com, eve@example.com"])
+def test_address_that_is_none(person: Person, stored: str) -> None:
+    """What stands in the table and is no address is nobody's."""
+    get_user_model()._default_manager.create(email=stored, username=f"odd {person.email} {stored}")
+    assert person.log_in().json()["code"] == "invalid_credentials"
+
+
+@pytest.mark.anyio
+async def test_two_sign_ups_at_once(person: Person) -> None:
+    """Of many sign-ups for one address in different cases, exactly one makes a user."""
+    spellings = [person.email, person.email.upper(), person.email.title()] * 4
+    made = await asyncio.gather(*(directory.create(spelling, None, "hash") for spelling in spellings))
+    assert len([user for user in made if user is not None]) == 1
+
+
+@pytest.mark.anyio
+async def test_two_password_changes_at_once(person: Person) -> None:
+    """Of many changes of one hash, exactly one succeeds."""
+    user = await directory.create(person.email, None, "first")
+    assert user is not None
+    changes = [directory.replace_password_hash(user.id, "first", f"hash {number}") for number in range(8)]
+    assert sorted(await asyncio.gather(*changes)) == [False] * 7 + [True]
+    assert (await directory.get_password_hash(user.id) or "").startswith("hash ")
+    assert await directory.get_password_hash("0") is None
+
+
+@pytest.mark.anyio
+async def test_address_or_name_too_long(person: Person) -> None:
+    """What the project's model has no room for is refused, and not a fault of its database."""
+    long = "a" * 60
+    with pytest.raises(InvalidRequest, match="email: at most 150"):
+        await directory.create(f"{long}@{long}.{long}.example.com", None, "hash")
+    with pytest.raises(InvalidRequest, match="name: at most 150"):
+        await directory.create(person.email, "a" * 151, "hash")
+
+
+@pytest.mark.anyio
+async def test_reads_of_many_refreshes(person: Person) -> None:
+    """Concurrent reads share a query; each gets its own user."""
+    users = [await directory.create(Person("wsgi").email, None, "hash") for _ in range(3)]
+    ids = [user.id for user in users if user is not None]
+    assert await asyncio.gather(*map(directory.get, [*ids, "0", *ids])) == [*users, None, *users]
+
+
+@pytest.mark.anyio
+async def test_database_that_is_gone(person: Person) -> None:
+    """A fault of the project's database is a fault, never a wrong password."""
+    database = project.DIRECTORY / "django.db"
+    aside = project.DIRECTORY / "aside.db"
+    connections.close_all()
+    database.rename(aside)
+    database.mkdir()
+    try:
+        with pytest.raises(Unavailable):
+            await directory.find(person.email)
+    finally:
+        database.rmdir()
+        aside.rename(database)
+    assert await directory.find(person.email) is None

@@ -1,0 +1,96 @@
+"""The routes of the project: Keyturn's, and views beyond those that the scenarios of `tests/frameworks` have.
+
+No test in this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import include, path
+from django.utils.decorators import method_decorator
+from django.views import View
+from rest_framework.decorators import api_view, authentication_classes, permission_classes
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from keyturn.django import urls
+from keyturn.verify.django import principal_of, requires
+from keyturn.verify.drf import UserAuthentication
+from keyturn.verify.guard import Requirement
+from tests.django.project import make_node
+
+auth = make_node()
+
+
+def lazy(request: HttpRequest) -> HttpResponse:
+    """A view that uses the principal that the middleware has set."""
+    principal: Any = request.principal  # type: ignore[attr-defined]
+    return JsonResponse({"user": principal.user_id})
+
+
+async def lazy_async(request: HttpRequest) -> HttpResponse:
+    """The same, async."""
+    return lazy(request)
+
+
+def asked(request: HttpRequest) -> HttpResponse:
+    """A view that asks itself."""
+    return JsonResponse({"user": principal_of(request, Requirement(scopes=("admin",))).user_id})
+
+
+def public(_request: HttpRequest) -> HttpResponse:
+    """A view for anybody."""
+    return HttpResponse("hello")
+
+
+def broken(_request: HttpRequest) -> HttpResponse:
+    """A view with a fault of its own."""
+    raise ZeroDivisionError
+
+
+@method_decorator(requires("notes"), name="dispatch")
+class Notes(View):
+    """A class-based view."""
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Answer a change: no CSRF token of Django's is needed."""
+        return lazy(request)
+
+
+@api_view()
+@authentication_classes([UserAuthentication])
+def rest_user(request: Request) -> Response:
+    """A view of REST framework that has the project's own user."""
+    return Response({"username": request.user.get_username()})
+
+
+@api_view()
+def rest_token_user(request: Request) -> Response:
+    """A view of REST framework for whoever has signed in."""
+    user: Any = request.user
+    return Response({"pk": user.pk, "id": user.id, "text": str(user)})
+
+
+@api_view()
+@permission_classes([AllowAny])
+def rest_public(_request: Request) -> Response:
+    """A view of REST framework for anybody."""
+    return Response({})
+
+
+urlpatterns = [
+    path("", include(urls(auth, operations=True))),
+    path("api/", include(urls(auth))),
+    path("lazy", lazy),
+    path("lazy-async", lazy_async),
+    path("asked", asked),
+    path("public", public),
+    path("broken", broken),
+    path("class", Notes.as_view()),
+    path("rest/user", rest_user),
+    path("rest/token-user", rest_token_user),
+    path("rest/public", rest_public),
+]

@@ -1,0 +1,1 @@
+"""Keyturn in a Flask application, and its checks of tokens there."""

@@ -1,0 +1,151 @@
+"""Keyturn in a Flask application beyond the scenarios of `tests/frameworks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, Response, request
+from flask.testing import FlaskClient
+
+from keyturn.core.errors import Refused
+from keyturn.flask import KeyturnFlask, current_principal, requires
+from keyturn.runtime import Keyturn
+from keyturn.verify.flask import TokenAuth
+from tests.services import sqlite_url
+from tests.web.conftest import BROWSER, PASSWORD
+from tests.web.wsgi import new_node
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyturn]:
+    """A node on its own thread."""
+    made = new_node(sqlite_url(tmp_path_factory.mktemp("flask")))
+    yield made
+    made.threaded.close()
+
+
+@pytest.fixture
+def app(node: Keyturn) -> Flask:
+    """An application that is made by a factory, and has a hook that reads every body."""
+    app = Flask(__name__)
+    app.config["SECRET_KEY"] = "for tests"
+    KeyturnFlask(node, url_prefix="/api", operations=True).init_app(app)
+
+    @app.before_request
+    def log() -> None:
+        request.get_data()
+
+    @app.get("/who")
+    def who() -> dict[str, str]:
+        return {"user": current_principal.user_id}
+
+    @app.get("/notes")
+    @requires("notes")
+    def notes() -> str:
+        raise AssertionError("nobody has this scope")
+
+    return app
+
+
+def sign_up(client: FlaskClient, email: str) -> Any:
+    """Sign up, and return what came back."""
+    answer = client.post("/api/auth/signup", json={"email": email, "password": PASSWORD}, headers=BROWSER)
+    assert answer.status_code == 201, answer.text
+    return answer
+
+
+def test_routes_below_a_prefix(app: Flask) -> None:
+    """The routes are below the prefix, with paths, bodies and cookies as they are everywhere."""
+    client = app.test_client(use_cookies=False)
+    signed_up = sign_up(client, "ada@example.com")
+    assert len(signed_up.headers.getlist("set-cookie")) == 3
+    headers = {"authorization": f"Bearer {signed_up.json['access_token']}"}
+    session = client.get("/api/auth/sessions", headers=headers).json
+    assert session is not None
+    ended = client.delete(f"/api/auth/sessions/{session['sessions'][0]['id']}", headers=headers)
+    assert (ended.status_code, ended.data, "content-type" in ended.headers) == (204, b"", False)
+    assert client.get("/api/healthz").json == {"status": "ok"}
+    assert client.get("/auth/me").status_code == 404
+    assert client.get("/api/auth/login/").status_code == 404
+
+
+def test_body_that_a_hook_has_read(app: Flask) -> None:
+    """A body is there for us although a hook of the application has read it, and a large one is refused."""
+    client = app.test_client()
+    sign_up(client, "grace@example.com")
+    large = {"email": " " * 20_000}
+    assert client.post("/api/auth/login", json=large, headers=BROWSER).status_code == 413
+
+
+def test_principal_of_each_request(app: Flask) -> None:
+    """The principal is the request's own, also where tests keep one application context open over several."""
+    client = app.test_client(use_cookies=False)
+    with app.app_context():
+        token, other = (
+            sign_up(client, email).json["access_token"] for email in ("edith@example.com", "alan@example.com")
+        )
+        seen = {client.get("/who", headers={"authorization": f"Bearer {each}"}).text for each in (token, other)}
+        assert len(seen) == 2
+        refused = client.get("/who")
+    assert (refused.status_code, refused.content_type) == (401, "application/problem+json")
+
+
+def test_refusal_in_the_words_of_the_application(app: Flask, node: Keyturn) -> None:
+    """An application may answer refusals in its own way."""
+
+    @app.errorhandler(Refused)
+    def mine(refused: Refused) -> Response:
+        return Response(refused.code, refused.status)
+
+    answer = app.test_client().get("/notes")
+    assert (answer.status_code, answer.text) == (401, "invalid_token")
+
+
+def test_async_view(node: Keyturn) -> None:
+    """A guarded view may be async where Flask can run one."""
+    app = Flask(__name__)
+    KeyturnFlask(node, app)
+
+    @app.get("/slow")
+    @requires()
+    async def slow() -> dict[str, str]:
+        return {"user": current_principal.user_id}
+
+    client = app.test_client(use_cookies=False)
+    body = {"email": "barbara@example.com", "password": PASSWORD}
+    signed_up = client.post("/auth/signup", json=body, headers=BROWSER).json
+    assert signed_up is not None
+    answer = client.get("/slow", headers={"authorization": f"Bearer {signed_up['access_token']}"})
+    assert answer.json == {"user": signed_up["user"]["id"]}
+    assert client.get("/slow").status_code == 401
+
+
+@requires("notes")
+def guarded() -> str:
+    """A view that nobody comes to."""
+    raise AssertionError
+
+
+def test_application_without_the_extension() -> None:
+    """An application that was not set up says so, and lets nobody in."""
+    app = Flask(__name__)
+    app.testing = True
+    app.add_url_rule("/notes", view_func=guarded)
+    with pytest.raises(RuntimeError, match="TokenAuth"):
+        app.test_client().get("/notes")
+
+
+def test_node_that_nothing_has_started(tmp_path: Path) -> None:
+    """A process that only sees tokens starts its node for the first of them."""
+    node = new_node(sqlite_url(tmp_path))
+    app = Flask(__name__)
+    TokenAuth(node, app)
+    app.add_url_rule("/notes", view_func=guarded)
+    try:
+        assert app.test_client().get("/notes", headers={"authorization": "Bearer x"}).status_code == 401
+        assert node.signing.ring.keys
+    finally:
+        node.threaded.close()

@@ -1,0 +1,134 @@
+"""Sessions read together with their users: both from one database at once, or one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from os import urandom
+from threading import Thread
+
+import pytest
+
+from keyturn.apart import Apart
+from keyturn.core.login import Login, admit
+from keyturn.core.model import RevokeReason, Session, SessionId, User
+from keyturn.core.policy import Policy
+from keyturn.core.rotation import Decision, Outcome
+from keyturn.ports import Admit, SessionsWithUsers
+from keyturn.stores.engine import Engine
+from keyturn.stores.sql import SqlSessions
+from keyturn.stores.users import SqlUsers
+from keyturn.testing import CONTACT, FrozenClock, refresh_tokens, sign_in
+from keyturn.testing.sessions import DEVICE_ID
+from tests.stores.support import open_database
+
+pytestmark = pytest.mark.anyio
+
+LIFETIME = 610.0
+SETTLED = 61.0
+
+
+class Both:
+    """A database with a user, and its sessions with and without the help of the directory."""
+
+    def __init__(self, url: str, engine: Engine, *, together: bool) -> None:
+        self.url = url
+        self.clock = FrozenClock()
+        self.users = SqlUsers(engine, denylist_lifetime=LIFETIME, clock=self.clock)
+        self.sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0, clock=self.clock)
+        self.with_users: SessionsWithUsers = self.sessions if together else Apart(self.sessions, self.users)
+
+    async def create(self) -> User:
+        user = await self.users.create("ada@example.com", "Ada", "hash-1")
+        assert user is not None
+        return user
+
+    def elsewhere(self, user: User, *, delete: bool) -> None:
+        """Let another node disable or delete the user, and wait for it."""
+
+        async def change() -> None:
+            async with open_database(self.url, create=False) as engine:
+                users = SqlUsers(engine, denylist_lifetime=LIFETIME)
+                assert await (users.delete(user.id) if delete else users.set_disabled(user.id, disabled=True))
+
+        thread = Thread(target=lambda: asyncio.run(change()))
+        thread.start()
+        thread.join()
+
+
+@pytest.fixture(params=["together", "apart"])
+async def both(request: pytest.FixtureRequest, database_url: str) -> AsyncGenerator[Both]:
+    """One user's database."""
+    async with open_database(database_url) as engine:
+        made = Both(database_url, engine, together=request.param == "together")
+        yield made
+        await made.sessions.close()
+
+
+def login(user: User) -> Admit:
+    """Make what a login hands to the store."""
+    opening = Login(SessionId(urandom(16)), user.id, DEVICE_ID, None, CONTACT, ("pwd",), remember=True)
+    mint = refresh_tokens().minter(urandom(16))
+    return lambda live, now: admit(live, opening, now, Policy(), mint)
+
+
+async def test_user_of_a_session(both: Both) -> None:
+    """The user comes with the session, as the directory has them; nobody comes with a session that is not there."""
+    user = await both.create()
+    holder = await sign_in(both.sessions, user.id)
+    presented = await both.with_users.present_with_user(holder.session_id, holder.judge())
+    assert (presented.decision.outcome, presented.user) == (Outcome.ROTATE, user)
+    unknown = await both.with_users.present_with_user(SessionId(bytes(16)), holder.judge())
+    assert (unknown.decision.outcome, unknown.user) == (Outcome.ENDED, None)
+
+
+async def test_users_of_many_sessions(both: Both) -> None:
+    """In one group everybody gets their own user, and a user who does not exist is None."""
+    user, other = await both.create(), await both.users.create("eve@example.com", None, "hash-2")
+    assert other is not None
+    ids = [(user.id, user), (other.id, other), ("nobody", None)] * 5
+    holders = [(await sign_in(both.sessions, user_id), expected) for user_id, expected in ids]
+    answers = await asyncio.gather(
+        *(both.with_users.present_with_user(holder.session_id, holder.judge()) for holder, _ in holders)
+    )
+    assert [answer.user for answer in answers] == [expected for _, expected in holders]
+
+
+@pytest.mark.parametrize("delete", [False, True], ids=["disabled", "deleted"])
+async def test_user_who_goes_while_a_confirm_is_under_way(both: Both, delete: bool) -> None:
+    """Between the read and the write: the session is read again, has ended, and nothing is handed out."""
+    user = await both.create()
+    holder = await (await sign_in(both.sessions, user.id)).child()
+    both.clock.advance(SETTLED)
+    decided: list[Decision] = []
+    judge = holder.judge()
+
+    def interrupted(session: Session | None, now: float, healing: bool) -> Decision:
+        decided.append(judge(session, now, healing))
+        if len(decided) == 1:
+            both.elsewhere(user, delete=delete)
+        return decided[-1]
+
+    presented = await both.with_users.present_with_user(holder.session_id, interrupted)
+    assert [decision.outcome for decision in decided] == [Outcome.CONFIRM, Outcome.ENDED]
+    assert (presented.decision.outcome, presented.decision.reason) == (Outcome.ENDED, RevokeReason.USER_DISABLED)
+    assert presented.decision.child is None
+
+
+async def test_user_at_the_moment_of_a_login(both: Both) -> None:
+    """A login is told the user and the password hash as they are when its session is opened."""
+    user = await both.create()
+    first = await both.with_users.open_with_user(user, login(user))
+    assert first.credential == (user, "hash-1")
+    assert first.admission.session.user_id == user.id
+    assert await both.users.replace_password_hash(user.id, "hash-1", "hash-2")
+    assert await both.users.set_disabled(user.id, disabled=True)
+    second = await both.with_users.open_with_user(user, login(user))
+    assert second.credential == (user._replace(disabled=True), "hash-2")
+
+
+async def test_user_who_was_deleted_before_a_login_opens(both: Both) -> None:
+    """Then there is nobody to log in."""
+    user = await both.create()
+    assert await both.users.delete(user.id)
+    assert (await both.with_users.open_with_user(user, login(user))).credential is None

@@ -1,0 +1,3 @@
+"""Checking tokens beside the server."""
+
+from __future__ import annotations

@@ -1,0 +1,80 @@
+"""The Litestar integration where it meets Litestar's own ways."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from litestar import Litestar, Request, Response, get
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.spec import Components
+
+from keyturn.core.model import Principal
+from keyturn.verify import Verifier
+from keyturn.verify.litestar import SECURITY, TokenPlugin, requires
+from tests.attacks.support import send
+from tests.verify.tokens import bearer
+
+pytestmark = pytest.mark.anyio
+
+
+@get("/notes", guards=[requires("notes")], security=SECURITY)
+async def notes(request: Request[Principal, object, State]) -> str:
+    """A guarded route."""
+    return request.user.user_id
+
+
+@get("/anybody")
+async def anybody(request: Request[Principal | None, object, State]) -> bool:
+    """A route that shows whether somebody is signed in."""
+    return request.user is not None
+
+
+@pytest.fixture
+def plugin(make_verifier: Callable[..., Verifier]) -> TokenPlugin:
+    """The plugin over real published keys."""
+    return TokenPlugin(make_verifier(clock=time.time))
+
+
+async def test_user(plugin: TokenPlugin) -> None:
+    """`request.user` is the principal, or None."""
+    app = Litestar([notes, anybody], plugins=[plugin])
+    assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).body == b"ada"
+    assert (await send(app, "GET", "/anybody", headers=bearer())).json() is True
+    assert (await send(app, "GET", "/anybody")).json() is False
+
+
+async def test_handler_of_the_host_goes_first(plugin: TokenPlugin) -> None:
+    """A host that answers 401 in its own way answers these too, with our status and headers."""
+
+    def mine(_request: Request[Any, Any, Any], fault: HTTPException) -> Response[dict[str, str]]:
+        return Response({"mine": fault.detail}, status_code=fault.status_code, headers=fault.headers)
+
+    app = Litestar([notes], plugins=[plugin], exception_handlers={401: mine})
+    answer = await send(app, "GET", "/notes")
+    assert (answer.status, answer.json()) == (401, {"mine": "The access token is not valid"})
+    assert answer.header("www-authenticate") == 'Bearer error="invalid_token"'
+
+
+async def test_without_plugin() -> None:
+    """A guarded route in an application without the plugin lets nobody in."""
+    answer = await send(Litestar([notes]), "GET", "/notes", headers=bearer(scope="notes"))
+    assert answer.status == 500
+
+
+@pytest.mark.parametrize("components", [Components(), [Components()]], ids=["one", "several"])
+def test_openapi(plugin: TokenPlugin, components: Components | list[Components]) -> None:
+    """A guarded route shows that it needs an access token, beside what the host's document has already."""
+    config = OpenAPIConfig(title="Notes", version="1", components=components)
+    document = Litestar([notes], plugins=[plugin], openapi_config=config).openapi_schema.to_schema()
+    assert document["paths"]["/notes"]["get"]["security"] == SECURITY
+    assert document["components"]["securitySchemes"]["KeyturnAccessToken"]["scheme"] == "bearer"
+
+
+def test_without_openapi(plugin: TokenPlugin) -> None:
+    """A host without a document of its own gets none."""
+    assert Litestar([notes], plugins=[plugin], openapi_config=None).openapi_config is None

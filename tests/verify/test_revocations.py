@@ -1,0 +1,124 @@
+"""A Verifier that follows the server's revocations refuses a token whose session has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from keyturn.core.errors import InvalidToken, Unavailable
+from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
+from keyturn.verify import Verifier
+from keyturn.verify.background import FollowedDenylist, Waits
+from tests.attacks.support import Browser
+from tests.services import RedisServer, sqlite_url, wait_until
+from tests.tokens.forge import sign
+from tests.verify.publisher import PATIENCE, Publisher
+
+pytestmark = pytest.mark.anyio
+
+NOBODY = "redis://127.0.0.1:1"
+"""A feed that is never there."""
+
+
+def believed(verifier: Verifier, token: str) -> bool:
+    """Say whether a token is believed, and not revoked; anything else is an error."""
+    try:
+        verifier.authenticate(token)
+    except InvalidToken as refused:
+        if refused.reason == "revoked":
+            return False
+        raise
+    return True
+
+
+@pytest.mark.parametrize("feed", ["sqlite", pytest.param("redis", marks=pytest.mark.services)])
+async def test_logout(tmp_path: Path, publisher: Publisher, request: pytest.FixtureRequest, feed: str) -> None:
+    """A logout at the server ends the token in a service beside it, by either feed."""
+    database = sqlite_url(tmp_path)
+    redis = request.getfixturevalue("redis_url") if feed == "redis" else None
+    settings = Settings.load(
+        env="development", database_url=database, base_url="https://auth.test", denylist=True, redis_url=redis
+    )
+    node = Keyturn(settings)
+    async with node.lifespan():
+        publisher.body, publisher.tagged = node.signing.jwks(node._clock()).body, False
+        browser = Browser(node.asgi)
+        assert (await browser.sign_up()).status == 201
+        verifier = Verifier(
+            "https://auth.test",
+            jwks_url=f"{publisher.base}/.well-known/jwks.json",
+            revocations=redis or database,
+            timeout=PATIENCE,
+        )
+        try:
+            assert await verifier.load_async()
+            assert believed(verifier, browser.token)
+            assert (await browser.log_out()).status == 204
+            await asyncio.to_thread(
+                wait_until, lambda: not believed(verifier, browser.token), PATIENCE, "the revocation"
+            )
+        finally:
+            await asyncio.to_thread(verifier.close)
+
+
+@contextmanager
+def following(url: str) -> Iterator[FollowedDenylist]:
+    """Follow a feed, with little patience."""
+    denylist = FollowedDenylist(url, patience=0.1, clock=time.time)
+    try:
+        yield denylist
+    finally:
+        denylist.close()
+
+
+@pytest.mark.services
+def test_feed_down_from_the_start(redis_server: RedisServer, redis_url: str) -> None:
+    """Before anything is loaded nobody can tell what is revoked, and nobody waits twice for it. It is tried on."""
+    redis_server.kill9()
+    with following(redis_url) as denylist:
+        try:
+            with pytest.raises(Waits) as waits:
+                assert "x" in denylist
+            waits.value.begin().wait()
+            with pytest.raises(Unavailable) as refused:
+                assert "x" in denylist
+            assert not isinstance(refused.value, Waits)
+            assert not denylist.is_loaded
+        finally:
+            redis_server.restart()
+        wait_until(lambda: denylist.is_loaded, PATIENCE, "the feed")
+        assert "x" not in denylist
+
+
+async def test_closed_and_used_again() -> None:
+    """Closing stops the thread, also while there is nothing to follow yet; the next question begins anew."""
+    with following(NOBODY) as denylist:
+        for _ in range(2):
+            with pytest.raises(Waits) as waits:
+                assert "x" in denylist
+            await waits.value.begin().wait_async()
+            threads = [thread for thread in threading.enumerate() if thread.name == "keyturn revocations"]
+            assert len(threads) == 1
+            denylist.close()
+            assert not threads[0].is_alive()
+
+
+def test_verifier_without_its_feed(make_verifier: Callable[..., Verifier]) -> None:
+    """A token is neither believed nor refused while nobody can tell whether it was revoked."""
+    verifier = make_verifier(revocations=NOBODY, timeout=0.1)
+    with pytest.raises(Unavailable):
+        verifier.authenticate(sign())
+    assert not verifier.is_ready()
+
+
+def test_feed_of_another_kind(make_verifier: Callable[..., Verifier]) -> None:
+    """A URL that nobody can follow is told when the Verifier is made."""
+    with pytest.raises(ValueError, match="mysql"):
+        make_verifier(revocations="mysql://db/keyturn")

@@ -1,0 +1,119 @@
+"""The Starlette integration where it meets Starlette's own ways."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.authentication import AuthenticationError
+from starlette.authentication import requires as starlette_requires
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from keyturn.verify import Verifier
+from keyturn.verify.starlette import TokenUser, on_error, requires, token_middleware
+from tests.attacks.support import send
+from tests.verify.tokens import bearer
+
+pytestmark = pytest.mark.anyio
+
+
+@starlette_requires(["authenticated", "notes"])
+async def theirs(request: Request) -> Response:
+    """A route guarded in Starlette's own way."""
+    user = request.user
+    assert isinstance(user, TokenUser)
+    assert user.is_authenticated
+    return JSONResponse([user.display_name, user.principal.token_id])
+
+
+async def anybody(request: Request) -> Response:
+    """A route that shows whether somebody is signed in."""
+    return JSONResponse(request.user.is_authenticated)
+
+
+class Notes(HTTPEndpoint):
+    """A class whose method is guarded."""
+
+    @requires("notes")
+    async def get(self, request: Request) -> Response:
+        """Answer with who the request acts as."""
+        return JSONResponse(request.user.identity)
+
+
+ROUTES = [Route("/theirs", theirs), Route("/anybody", anybody), Route("/notes", Notes)]
+
+
+@pytest.fixture
+def app(make_verifier: Callable[..., Verifier]) -> Starlette:
+    """An application with our middleware."""
+    return Starlette(routes=ROUTES, middleware=[token_middleware(make_verifier(clock=time.time))])
+
+
+async def test_their_requires(app: Starlette) -> None:
+    """Starlette's own decorator sees our scopes, and answers in its own way."""
+    answer = await send(app, "GET", "/theirs", headers=bearer(scope="notes"))
+    assert answer.json() == ["ada", "0123456789abcdef"]
+    assert (await send(app, "GET", "/theirs", headers=bearer())).status == 403
+    assert (await send(app, "GET", "/theirs")).status == 403
+
+
+async def test_route_for_anybody(app: Starlette) -> None:
+    """Without a token a request is nobody's; with a bad one it is refused, wherever it goes."""
+    assert (await send(app, "GET", "/anybody")).json() is False
+    assert (await send(app, "GET", "/anybody", headers=bearer())).json() is True
+    assert (await send(app, "GET", "/anybody", headers=[("authorization", "Bearer x")])).code == "invalid_token"
+
+
+async def test_method_of_a_class(app: Starlette) -> None:
+    """The decorator works on methods too."""
+    assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).json() == "ada"
+    assert (await send(app, "GET", "/notes", headers=bearer())).code == "forbidden"
+
+
+async def test_without_middleware() -> None:
+    """A guarded route in an application without the middleware lets nobody in."""
+    answer = await send(Starlette(routes=ROUTES), "GET", "/notes", headers=bearer(scope="notes"))
+    assert answer.code == "invalid_token"
+
+
+def test_fault_of_another_backend() -> None:
+    """What another backend raises is a 401 of ours, too."""
+    request = Request({"type": "http", "headers": []})
+    assert on_error(request, AuthenticationError("no")).status_code == 401
+
+
+@pytest.mark.parametrize("scope", ["notes", "other"])
+async def test_websocket(make_verifier: Callable[..., Verifier], scope: str) -> None:
+    """A guarded WebSocket is accepted for who may come in, and closed before that for everybody else."""
+
+    @requires("notes")
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    app = Starlette(
+        routes=[WebSocketRoute("/talk", talk)], middleware=[token_middleware(make_verifier(clock=time.time))]
+    )
+    sent: list[Any] = []
+
+    async def take(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    headers = [(name.encode(), value.encode()) for name, value in bearer(scope=scope)]
+    await app({"type": "websocket", "path": "/talk", "headers": headers, "subprotocols": []}, receive, take)
+    assert sent[0]["type"] == ("websocket.accept" if scope == "notes" else "websocket.close")
+
+
+async def test_what_is_no_endpoint() -> None:
+    """A function that is called without a request cannot be guarded, and does not run."""
+    with pytest.raises(TypeError, match="endpoint"):
+        await requires()(anybody)(1)  # type: ignore[arg-type]

@@ -1,0 +1,298 @@
+"""A Verifier over HTTP: which tokens it believes, how often it asks, and what it does when nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from keyturn.core.errors import InvalidToken, Unavailable
+from keyturn.testing import FrozenClock
+from keyturn.tokens import base64url
+from keyturn.verify import Verifier
+from keyturn.verify.keys import KEEP_TIME
+from tests.services import wait_until
+from tests.tokens.forge import KEY, NOW, OTHER_KEY, SESSION_ID, forge, sign, signer, with_claims, with_header
+from tests.verify.publisher import PATIENCE, Publisher, key_set
+
+pytestmark = pytest.mark.anyio
+
+Make = Callable[..., Verifier]
+
+
+def outcome(verifier: Verifier, token: str) -> str:
+    """Return the user, or the code of the refusal."""
+    try:
+        return verifier.authenticate(token).user_id
+    except (InvalidToken, Unavailable) as refused:
+        return refused.code
+
+
+async def outcome_async(verifier: Verifier, token: str) -> str:
+    """Do as `outcome` in an event loop."""
+    try:
+        return (await verifier.authenticate_async(token)).user_id
+    except (InvalidToken, Unavailable) as refused:
+        return refused.code
+
+
+def unknown(number: int) -> str:
+    """Return a token that names a key nobody has."""
+    return with_header(kid=f"unknown-{number}")
+
+
+async def test_principal(verifier: Verifier) -> None:
+    """A valid token becomes a principal, in either way of asking."""
+    token = sign(scope="notes admin", extra={"team": "blue"})
+    principal = verifier.authenticate(token)
+    assert (principal.user_id, principal.session_id) == ("ada", SESSION_ID)
+    assert principal.scopes == {"notes", "admin"}
+    assert principal.claims == {"team": "blue"}
+    assert await verifier.authenticate_async(token) == principal
+
+
+async def test_keys_are_fetched_once(verifier: Verifier, publisher: Publisher) -> None:
+    """Keys are fetched when the first token needs them, and not again for the next ones."""
+    assert publisher.requests == []
+    for number in range(20):
+        assert outcome(verifier, sign(token_id=str(number))) == "ada"
+        assert await outcome_async(verifier, sign(token_id=f"a{number}")) == "ada"
+    assert publisher.requests == [None]
+
+
+@pytest.mark.parametrize("many", [1000])
+async def test_unknown_key_ids(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock, many: int) -> None:
+    """A thousand tokens with invented key ids make one request in an interval, whoever asks."""
+    assert outcome(verifier, sign()) == "ada"
+    monotonic.advance(60)
+    assert {outcome(verifier, unknown(number)) for number in range(many)} == {"invalid_token"}
+    assert {await outcome_async(verifier, unknown(number)) for number in range(many)} == {"invalid_token"}
+    assert len(publisher.requests) == 2
+
+
+def test_unknown_key_ids_in_threads(make_verifier: Make, publisher: Publisher) -> None:
+    """Threads that want keys at the same moment wait for one fetch."""
+    verifier = make_verifier()
+    gate = Event()
+    publisher.before = lambda: gate.wait(PATIENCE)
+    with ThreadPoolExecutor(16) as threads:
+        waiting = [threads.submit(outcome, verifier, sign(token_id=str(number))) for number in range(16)]
+        wait_until(lambda: len(publisher.requests) == 1, PATIENCE, "the first request")
+        gate.set()
+        assert {each.result(PATIENCE) for each in waiting} == {"ada"}
+    assert len(publisher.requests) == 1
+
+
+async def test_event_loop_while_keys_are_fetched(verifier: Verifier, publisher: Publisher) -> None:
+    """The event loop goes on while keys are fetched, and who gives up takes nothing from the others."""
+    gate = Event()
+    publisher.before = lambda: gate.wait(PATIENCE)
+    waiting = [asyncio.create_task(outcome_async(verifier, sign())) for _ in range(50)]
+    await asyncio.to_thread(wait_until, lambda: bool(publisher.requests), PATIENCE, "the request")
+    waiting[0].cancel()
+    gate.set()
+    assert await asyncio.gather(*waiting[1:]) == ["ada"] * 49
+    assert waiting[0].cancelled()
+    assert len(publisher.requests) == 1
+
+
+def test_new_key(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
+    """A key that was published after the last fetch is found as soon as a token names it and the interval is over."""
+    token = sign(signer(key=OTHER_KEY))
+    assert outcome(verifier, sign()) == "ada"
+    publisher.body = key_set(KEY, OTHER_KEY)
+    assert outcome(verifier, token) == "invalid_token"
+    monotonic.advance(10)
+    assert outcome(verifier, token) == "ada"
+
+
+def test_withdrawn_key(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
+    """A key that is published no more counts no more once the set is stale, for cached tokens too."""
+    token = sign()
+    assert outcome(verifier, token) == "ada"
+    publisher.body = key_set(OTHER_KEY)
+    monotonic.advance(301)
+    assert outcome(verifier, token) == "ada"  # it is fetched beside the requests
+    wait_until(lambda: outcome(verifier, token) == "invalid_token", PATIENCE, "the news")
+
+
+def test_stale_set_that_has_not_changed(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
+    """A stale set is asked for by its ETag, and a 304 makes it fresh again."""
+    assert outcome(verifier, sign()) == "ada"
+    monotonic.advance(301)
+    assert outcome(verifier, sign()) == "ada"
+    wait_until(lambda: len(publisher.requests) == 2, PATIENCE, "the second request")
+    wait_until(lambda: verifier._keys.due_at > 600, PATIENCE, "the 304")
+    assert publisher.requests[1] is not None
+    assert outcome(verifier, sign()) == "ada"
+    assert len(publisher.requests) == 2
+
+
+def test_server_down_with_known_keys(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
+    """An outage ends nobody's work: known keys go on for a day; an unknown one is nobody's sign-out meanwhile."""
+    assert outcome(verifier, sign()) == "ada"
+    publisher.status = 500
+    monotonic.advance(3600)
+    assert outcome(verifier, unknown(1)) == "unavailable"
+    assert outcome(verifier, sign()) == "ada"
+    monotonic.advance(KEEP_TIME)
+    assert outcome(verifier, sign()) == "unavailable"
+    publisher.status = 200
+    monotonic.advance(60)
+    assert outcome(verifier, sign()) == "ada"
+
+
+async def test_server_down_from_the_start(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
+    """Without any keys the answer is a fault with a time to wait, asked for anew only then, and never a 401."""
+    publisher.status = 503
+    with pytest.raises(Unavailable) as refused:
+        verifier.authenticate(sign())
+    assert refused.value.retry_after == 1.0
+    assert not verifier.is_ready()
+    assert {await outcome_async(verifier, sign()) for _ in range(20)} == {"unavailable"}
+    assert len(publisher.requests) == 1
+    publisher.status = 200
+    monotonic.advance(1)
+    assert await outcome_async(verifier, sign()) == "ada"
+    assert verifier.is_ready()
+
+
+def test_garbage_while_the_server_is_down(verifier: Verifier, publisher: Publisher) -> None:
+    """What could be no token of ours is refused at once, without asking anybody."""
+    for token in ("", "x", "a.b.c", with_header(alg="none"), with_header(jku=publisher.base), "x" * 9000):
+        assert outcome(verifier, token) == "invalid_token"
+    assert publisher.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (200, {}, b""),
+        (200, {}, b"<html>"),
+        (200, {}, b'{"keys":[]}'),
+        (200, {}, b" " * 70_000),
+        (201, {}, key_set()),
+        (302, {"Location": "/elsewhere"}, b""),
+        (304, {}, b""),
+        (404, {}, b"{}"),
+    ],
+    ids=["empty", "html", "no keys", "too large", "another status", "redirect", "304 unasked", "404"],
+)
+def test_answer_of_no_use(
+    verifier: Verifier, publisher: Publisher, status: int, headers: dict[str, str], body: bytes
+) -> None:
+    """Whatever is not a set of our keys is a fault of the server; a redirect is not followed."""
+    publisher.status, publisher.headers, publisher.body, publisher.tagged = status, headers, body, False
+    assert outcome(verifier, sign()) == "unavailable"
+    assert len(publisher.requests) == 1
+
+
+def test_nobody_listens(make_verifier: Make) -> None:
+    """A refused connection is a fault, no error of ours."""
+    verifier = make_verifier(jwks_url="http://127.0.0.1:1/.well-known/jwks.json")
+    assert outcome(verifier, sign()) == "unavailable"
+
+
+def test_server_that_does_not_answer(make_verifier: Make, publisher: Publisher) -> None:
+    """Nobody waits longer than said for a server that hangs."""
+    gate = Event()
+    publisher.before = lambda: gate.wait(PATIENCE)
+    try:
+        assert outcome(make_verifier(timeout=0.05), sign()) == "unavailable"
+    finally:
+        gate.set()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://auth.example.com/jwks",
+        "ftp://auth.example.com/jwks",
+        "file:///etc/passwd",
+        "auth.example.com",
+        "https://",
+        "https://user:word@auth.example.com/jwks",
+        "https://auth.example.com/jwks?x=1",
+        "https://auth.example.com/jwks#x",
+        "http://127.0.0.1.example.com/jwks",
+        "http://localhost.example.com/jwks",
+    ],
+)
+def test_address_that_is_refused(url: str) -> None:
+    """Keys come over https, or from this machine."""
+    with pytest.raises(ValueError, match="keys"):
+        Verifier("https://auth.example.com", jwks_url=url)
+
+
+def test_addresses() -> None:
+    """The keys are below the issuer; http is for this machine, or for development."""
+    Verifier("http://localhost:8000")
+    Verifier("http://[::1]:8000")
+    Verifier("http://auth.internal", allow_http=True)
+    verifier = Verifier("https://auth.example.com/")
+    assert verifier._source.url == "https://auth.example.com/.well-known/jwks.json"
+
+
+@pytest.mark.parametrize("argument", ["refetch_interval", "timeout"])
+def test_argument_of_no_use(argument: str) -> None:
+    """A time of nothing is a mistake."""
+    with pytest.raises(ValueError, match="positive"):
+        Verifier("https://auth.example.com", **{argument: 0})  # type: ignore[arg-type]
+
+
+def test_claims_are_judged(verifier: Verifier) -> None:
+    """Issuer, audience, times and the signature are judged as by the server itself."""
+    for token in (
+        with_claims(iss="https://auth.example.com.evil.test"),
+        with_claims(aud="elsewhere"),
+        with_claims(exp=NOW - 60, iat=NOW - 600),
+        forge(key=OTHER_KEY),
+    ):
+        assert outcome(verifier, token) == "invalid_token"
+
+
+async def test_load(verifier: Verifier, publisher: Publisher) -> None:
+    """Keys can be loaded before the first token, in either way; a second time costs nothing."""
+    assert not verifier.is_ready()
+    assert verifier.load()
+    assert await verifier.load_async()
+    assert verifier.is_ready()
+    assert len(publisher.requests) == 1
+
+
+async def test_load_while_the_server_is_down(verifier: Verifier, publisher: Publisher) -> None:
+    """It says so, and raises nothing: the keys come with the first token that finds the server up."""
+    publisher.status = 500
+    assert not await verifier.load_async()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_worker(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
+    """A worker that was forked while its parent fetched does not wait for the parent's thread."""
+    gate = Event()
+    publisher.before = lambda: gate.wait(PATIENCE)
+    pending = verifier._fetching.begin()
+    wait_until(lambda: len(publisher.requests) == 1, PATIENCE, "the parent's request")
+    child = os.fork()
+    if child == 0:
+        gate.set()
+        status = 1
+        try:
+            status = 0 if outcome(verifier, sign()) == "ada" else 1
+        finally:
+            os._exit(status)
+    wait_until(lambda: len(publisher.requests) == 2, PATIENCE, "the child's request")
+    gate.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pending.wait()
+
+
+def test_key_that_is_no_point(verifier: Verifier, publisher: Publisher) -> None:
+    """A point that is not on the curve is no key."""
+    zeros = base64url.encode(bytes(32))
+    publisher.body = b'{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"%s","y":"%s"}]}' % ((zeros.encode(),) * 2)
+    assert outcome(verifier, sign()) == "unavailable"

@@ -1,0 +1,78 @@
+"""Keyturn in somebody's Starlette or Litestar application: where it meets the framework's own ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from litestar import Litestar
+from litestar.openapi.config import OpenAPIConfig
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from keyturn.litestar import KeyturnPlugin
+from keyturn.runtime import Keyturn
+from keyturn.starlette import lifespan, routes
+from tests.attacks.conftest import lighten, settings_of
+from tests.attacks.support import Browser, send
+from tests.services import sqlite_url
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Keyturn:
+    """A node that nobody has started."""
+    node = Keyturn(settings_of(sqlite_url(tmp_path)))
+    lighten(node)
+    return node
+
+
+async def test_mount_in_starlette(fresh: Keyturn) -> None:
+    """The routes work below a prefix, over an application's own values too."""
+    app = Starlette(routes=[Mount("/api", routes=routes(fresh.web))], lifespan=lifespan(fresh))
+    async with app.router.lifespan_context(app):
+        browser = Browser(app)
+        answer = await browser.send("POST", "/api/auth/signup", {"email": browser.email, "password": browser.password})
+        assert answer.status == 201
+        assert (await browser.send("POST", "/api/auth/refresh")).status == 200
+        assert (await send(app, "POST", "/auth/refresh")).status == 404
+
+
+@pytest.mark.parametrize("operations", [False, True])
+async def test_operations(fresh: Keyturn, operations: bool) -> None:
+    """Health and readiness are the host's own unless it asks for ours."""
+    expected = 200 if operations else 404
+    starlette = Starlette(routes=routes(fresh, operations=operations))
+    litestar = Litestar([], plugins=[KeyturnPlugin(fresh, operations=operations)])
+    for app in (starlette, litestar):
+        assert (await send(app, "GET", "/healthz")).status == expected
+
+
+async def test_node_that_cannot_start(tmp_path: Path) -> None:
+    """A host whose node does not start does not start, and lets go of what was opened."""
+    node = Keyturn(settings_of(sqlite_url(tmp_path), migrate=False))
+    app = Starlette(lifespan=lifespan(node))
+    with pytest.raises(Exception, match="database_not_migrated"):
+        async with app.router.lifespan_context(app):
+            pytest.fail("it started")
+
+
+def test_openapi_of_litestar(fresh: Keyturn) -> None:
+    """Routes, bodies, answers, errors and the security scheme are in the host's document, and nothing supposed."""
+    config = OpenAPIConfig(title="Notes", version="1")
+    document = Litestar([], plugins=[KeyturnPlugin(fresh)], openapi_config=config).openapi_schema.to_schema()
+    login = document["paths"]["/auth/login"]["post"]
+    body = login["requestBody"]["content"]["application/json"]["schema"]
+    assert (body["required"], body["additionalProperties"]) == (["email", "password"], False)
+    assert login["responses"].keys() == {"200", "401", "403", "413", "415", "422", "429", "500", "503"}
+    problem = login["responses"]["401"]["content"]["application/problem+json"]["schema"]
+    assert problem == {"$ref": "#/components/schemas/KeyturnProblem"}
+    assert [each["name"] for each in login["parameters"]] == ["X-Keyturn"]
+    assert document["paths"]["/auth/signup"]["post"]["responses"].keys() >= {"201", "409"}
+    assert "security" not in login
+    me = document["paths"]["/auth/me"]["get"]
+    assert me["security"] == [{"KeyturnAccessToken": []}]
+    ended = document["paths"]["/auth/sessions/{session_id}"]["delete"]
+    assert ended["responses"].keys() == {"204", "401", "404", "500", "503"}
+    assert set(document["paths"]["/auth/logout"]) == {"post"}

@@ -1,0 +1,164 @@
+"""A node on an event loop of its own: threads, forks, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from keyturn.core.errors import InvalidToken
+from keyturn.runtime import Keyturn
+from keyturn.testing import FrozenClock
+from keyturn.web.messages import Request
+from tests.services import sqlite_url, wait_until
+from tests.web.conftest import BROWSER
+from tests.web.wsgi import Outcomes, call, new_node, sign_up
+
+THREADS = 24
+ROOT = Path(__file__).parents[2]
+
+
+def test_refreshes_of_many_threads(database_url: str, scale: Callable[[int, int], int]) -> None:
+    """Of N parallel presentations of one token through N threads, exactly one confirms; all are answered."""
+    clock, outcomes = FrozenClock(), Outcomes()
+    node = new_node(database_url, database_clock=clock, sinks=[outcomes])
+    threads = scale(THREADS, 8 * THREADS)
+    gate = threading.Barrier(threads)
+
+    def refresh(cookie: str) -> int:
+        gate.wait()
+        return call(node.wsgi, path="/auth/refresh", HTTP_COOKIE=cookie).status
+
+    try:
+        first = sign_up(node.wsgi, "ada@example.com").cookie
+        child = call(node.wsgi, path="/auth/refresh", HTTP_COOKIE=first).cookie
+        clock.advance(61)
+        outcomes.seen.clear()
+        with ThreadPoolExecutor(threads) as pool:
+            assert list(pool.map(refresh, [child] * threads)) == [200] * threads
+        assert Counter(outcomes.seen) == {"confirm": 1, "rotate": threads - 1}
+    finally:
+        node.threaded.close()
+
+
+@pytest.mark.parametrize("when", ["after", "before"])
+def test_forked_workers(tmp_path: Path, when: str) -> None:
+    """A node starts in each worker after the fork; one that was started before it refuses loudly and shares nothing."""
+    # Newer Pythons warn of forks beside threads; that there is one, and what it must not do, is what this is about.
+    command = [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-m",
+        "tests.web.prefork_worker",
+        sqlite_url(tmp_path),
+        when,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines == ["201"] * 2 if when == "after" else all("before it forked" in line for line in lines)
+    assert done.stderr == ""
+
+
+def test_end_of_a_node(tmp_path: Path) -> None:
+    """A closed node ends its thread and says so to whoever comes after; closing twice, or what never ran, is no error."""
+    node = new_node(sqlite_url(tmp_path))
+    node.threaded.close()
+    before = set(threading.enumerate())
+    node.threaded.start()
+    node.threaded.start()
+    [thread] = [thread for thread in set(threading.enumerate()) - before if thread.name == "keyturn"]
+    node.threaded.close()
+    node.threaded.close()
+    wait_until(lambda: not thread.is_alive(), 10, "the end of the thread")
+    for use in (lambda: call(node.wsgi, "GET", "/healthz"), lambda: node.threaded.authenticate("x")):
+        with pytest.raises(RuntimeError, match="closed"):
+            use()
+
+
+def test_end_of_a_process(tmp_path: Path) -> None:
+    """A process that ends in an orderly way has written what waited for the next second."""
+    program = """
+import sys
+from keyturn.testing import FrozenClock
+from tests.web.wsgi import call, new_node, sign_up
+
+clock = FrozenClock()
+node = new_node(sys.argv[1], database_clock=clock)
+cookie = sign_up(node.wsgi, "ada@example.com").cookie
+clock.advance(100)
+assert call(node.wsgi, path="/auth/refresh", json_body={"idle_seconds": 0}, HTTP_COOKIE=cookie).status == 200
+"""
+    command = [sys.executable, "-c", program, sqlite_url(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    with closing(sqlite3.connect(tmp_path / "keyturn.db")) as database:
+        rows = database.execute("SELECT last_active_at - created_at FROM keyturn_sessions").fetchall()
+    assert rows == [(100.0,)]
+
+
+def test_loop_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a free file descriptor says so, hangs nobody, and tries again with the next request."""
+
+    def fail() -> asyncio.AbstractEventLoop:
+        raise OSError("too many open files")
+
+    node = new_node(sqlite_url(tmp_path))
+    with monkeypatch.context() as broken:
+        broken.setattr(asyncio.events, "new_event_loop", fail)
+        with pytest.raises(OSError, match="too many"):
+            call(node.wsgi, "GET", "/healthz")
+    assert call(node.wsgi, "GET", "/healthz").status == 200
+    node.threaded.close()
+
+
+def test_first_request_checks_a_token(tmp_path: Path) -> None:
+    """A process whose first request only brings an access token starts the node for it."""
+    one = new_node(sqlite_url(tmp_path))
+    other = Keyturn(one.settings)
+    try:
+        token = sign_up(one.wsgi, "ada@example.com").json["access_token"]
+        assert other.threaded.authenticate(token).amr == ("pwd",)
+        with pytest.raises(InvalidToken):
+            other.threaded.authenticate(token[:-1])
+    finally:
+        one.threaded.close()
+        other.threaded.close()
+
+
+def test_event_loops_of_a_host(tmp_path: Path) -> None:
+    """A node answers on whatever event loop is asked, one after the other: it has its own."""
+    node = new_node(sqlite_url(tmp_path))
+    headers = [(name.encode(), value.encode()) for name, value in BROWSER.items()]
+
+    async def nothing() -> bytes:
+        return b""
+
+    try:
+        for _ in range(2):
+            request = Request("POST", "/auth/refresh", headers, nothing)
+            assert asyncio.run(node.threaded.respond_async(request)).status == 401
+    finally:
+        node.threaded.close()
+
+
+def test_frameworks_that_nobody_uses() -> None:
+    """Neither Django nor Flask is loaded by a program that does not ask for it."""
+    unwanted = "{'asgiref', 'django', 'flask', 'werkzeug'}"
+    program = (
+        f"import sys, keyturn.runtime, keyturn.verify.threaded; sys.exit(', '.join({unwanted} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr.strip() == ""
