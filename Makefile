@@ -17,6 +17,10 @@ DEV_STAMP := $(VENV)/.dev-installed
 PAGE := src/keyturn/demo/static/index.html
 NODE_STAMP := node_modules/.package-lock.json
 PAGE_SOURCES := $(shell find client/src client/package.json client/tsdown.config.ts examples/demo/src examples/demo/*.* -type f)
+# The application of examples/nextjs, built by two versions of Next.js for an address that the tests replace by theirs.
+NEXT_STAMP := compat/next-15/build/.next/BUILD_ID
+NEXT_SOURCES := $(shell find client/src client/package.json client/tsdown.config.ts compat/next-15/*.* \
+	examples/nextjs -type f -not -path '*/.next/*' -not -name next-env.d.ts -not -name '*.tsbuildinfo')
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
@@ -57,8 +61,17 @@ $(PAGE): $(NODE_STAMP) $(PAGE_SOURCES)
 	npm run --silent build --workspace examples/demo
 	@touch $@
 
+.PHONY: next
+next: $(NEXT_STAMP) ## Build the Next.js example for the browser tests
+
+$(NEXT_STAMP): $(NODE_STAMP) $(NEXT_SOURCES)
+	npm run --silent build --workspace keyturn
+	export NEXT_TELEMETRY_DISABLED=1 KEYTURN_URL=http://keyturn.invalid:1 && \
+		npm run --silent build --workspace examples/nextjs --workspace compat/next-15
+	@touch $@
+
 .PHONY: test
-test: services check web $(PAGE) ## Everything that has to pass; installs what it needs
+test: services check web $(PAGE) next ## Everything that has to pass; installs what it needs
 	@# Branches of core and tokens are measured while all tests run, and every one has to be taken.
 	rm -f .coverage .coverage.*
 	$(PYTEST) -n $(WORKERS) --cov --cov-report= --ignore=tests/browser tests
@@ -131,6 +144,6 @@ lock: | $(BIN)/python ## Write requirements/*.txt anew, with the newest versions
 
 .PHONY: clean
 clean: ## Remove what the commands made, .venv included
-	rm -rf node_modules client/dist src/keyturn/demo/static
+	rm -rf node_modules client/dist src/keyturn/demo/static examples/nextjs/.next compat/next-15/build
 	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

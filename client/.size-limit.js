@@ -23,6 +23,15 @@ export default [
     modifyEsbuildConfig,
   },
   {
+    name: "core + React + Next.js",
+    path: ["dist/next/index.js", "dist/react/index.js"],
+    import: { "dist/next/index.js": "{ AuthProvider, Anonymous }", "dist/react/index.js": "*" },
+    ignore: ["react"],
+    limit: "5.35 kB",
+    gzip: true,
+    modifyEsbuildConfig,
+  },
+  {
     name: "axios",
     path: "dist/axios/index.js",
     import: "{ attachAuth }",

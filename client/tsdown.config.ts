@@ -1,7 +1,15 @@
 import { defineConfig } from "tsdown";
 
 export default defineConfig({
-  entry: { index: "src/index.ts", "react/index": "src/react/index.ts", "axios/index": "src/axios/index.ts" },
+  entry: {
+    index: "src/index.ts",
+    "react/index": "src/react/index.ts",
+    "axios/index": "src/axios/index.ts",
+    "next/index": "src/next/index.ts",
+    "next/client": "src/next/client.tsx",
+    "next/server": "src/next/server.ts",
+    "next/server-components-only": "src/next/server-components-only.ts",
+  },
   format: "esm",
   platform: "neutral",
   target: "es2022",
@@ -9,8 +17,12 @@ export default defineConfig({
   sourcemap: false,
   clean: true,
   fixedExtension: false,
-  deps: { neverBundle: ["react", "axios"] },
-  // Server components may import the binding; its files say that they are for the browser. Its types must not: a
-  // statement in a declaration file is an error to whoever checks their libraries.
-  outputOptions: { banner: ({ fileName }) => (/^react\/.*\.js$/.test(fileName) ? '"use client";' : "") },
+  deps: { neverBundle: ["react", "axios", /^next\//] },
+  outputOptions: {
+    // Server components may import the React parts; their files say that they are for the browser, the one that entries
+    // share too. Their types must not: a statement in a declaration file is an error to whoever checks their libraries.
+    banner: ({ fileName }) => (/^(react\/.*|next\/client)\.js$/.test(fileName) ? '"use client";' : ""),
+    chunkFileNames: ({ moduleIds }) =>
+      moduleIds.some((id) => /[\\/]src[\\/]react[\\/]/.test(id)) ? "react/[name]-[hash].js" : "[name]-[hash].js",
+  },
 });

@@ -26,13 +26,13 @@ try {
   const files = readdirSync(join(modules, "keyturn"), { recursive: true }).map(String).sort();
   const foreign = files.filter((name) => !/^(dist(\/|$)|package\.json$|README\.md$|LICENSE$)/.test(name));
   if (foreign.length) throw new Error(`not for the package: ${foreign}`);
-  for (const name of files.filter((file) => /^dist\/react\/.*\.js$/.test(file))) {
+  for (const name of files.filter((file) => /^dist\/(react\/.*|next\/client)\.js$/.test(file))) {
     const text = readFileSync(join(modules, "keyturn", name), "utf8");
     if (!/^["']use client["'];/.test(text)) throw new Error(`${name} does not begin with "use client"`);
   }
 
   // Peers and types come from the workspace; `keyturn` itself only from the tarball.
-  for (const name of ["react", "react-dom", "scheduler", "axios", "@types", "csstype", "jsdom"])
+  for (const name of ["react", "react-dom", "scheduler", "next", "axios", "@types", "csstype", "jsdom"])
     symlinkSync(join(installed, name), join(modules, name), "dir");
   cpSync(join(client, "test", "packed"), folder, { recursive: true });
   writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module", private: true }));

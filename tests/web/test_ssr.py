@@ -10,10 +10,12 @@ import pytest
 
 from keyturn.core.errors import Forbidden
 from keyturn.runtime import Keyturn
+from keyturn.tokens import base64url
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.config import WebConfig
 from keyturn.web.server_credential import WINDOW, Signed, authorization, check
+from tests.core.vectors import load
 from tests.web.conftest import ORIGIN, SSR_KEY, Browser
 
 PATH = "/auth/ssr"
@@ -140,3 +142,30 @@ def test_credential_malformed(change: bytes) -> None:
     }.get(change, [change])
     with pytest.raises(Forbidden):
         check(values, KEYS, NOW, Signed(PATH, b"", b""))
+
+
+VECTORS = load("server-credential.json")
+VECTOR_KEYS = {key_id: base64url.decode(key) for key_id, key in VECTORS["keys"].items()}
+
+
+def signed(case: dict[str, Any]) -> Signed:
+    """Return what a vector says is signed."""
+    return Signed(case["path"], case["cookie"].encode(), case["body"].encode())
+
+
+@pytest.mark.parametrize("case", VECTORS["signed"], ids=lambda case: case["name"])
+def test_credential_of_the_vectors(case: dict[str, Any]) -> None:
+    """The same request under the same key at the same second has the same header, whoever writes it."""
+    key_id, time = case["key_id"], case["time"]
+    assert authorization(key_id, VECTOR_KEYS[key_id], time, signed(case)) == case["authorization"]
+
+
+@pytest.mark.parametrize("case", VECTORS["judged"], ids=lambda case: case["name"])
+def test_credential_judged_as_the_vectors_say(case: dict[str, Any]) -> None:
+    """It is accepted byte for byte and within its minute, or it is nothing."""
+    outcome = "accepted"
+    try:
+        check([value.encode() for value in case["headers"]], VECTOR_KEYS, case["now"], signed(case))
+    except Forbidden:
+        outcome = "forbidden"
+    assert outcome == case["outcome"]

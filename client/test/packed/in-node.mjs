@@ -11,6 +11,8 @@ for (const name of ["window", "document", "location", "localStorage"])
     });
 const { AuthError, createAuthClient, ...rest } = await import("keyturn");
 const react = await import("keyturn/react");
+// As next.config does.
+const next = await import("keyturn/next");
 for (const name of ["window", "document", "location", "localStorage"]) delete globalThis[name];
 // axios itself looks for a window when it is imported.
 const { attachAuth } = await import("keyturn/axios");
@@ -22,6 +24,8 @@ assert.deepEqual(auth.getServerSnapshot(), { status: "unknown" });
 assert.equal(new AuthError("offline").code, "offline");
 assert.equal(typeof react.AuthProvider, "function");
 assert.equal(typeof attachAuth, "function");
+assert.equal(typeof next.withAuthRewrites({}).rewrites, "function");
+await assert.rejects(import("keyturn/next/server"), /is for Server Components/);
 auth.stop();
 
 const { createElement } = await import("react");

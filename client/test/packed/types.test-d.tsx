@@ -2,6 +2,8 @@
 import axios from "axios";
 import { AuthError, type AuthState, createAuthClient, type Reason } from "keyturn";
 import { attachAuth } from "keyturn/axios";
+import { Anonymous, authGate, AuthProvider as NextAuthProvider, safeReturnTo, withAuthRewrites } from "keyturn/next";
+import { getSession, requireUser, serverFetch } from "keyturn/next/server";
 import { AuthProvider, SignedIn, useAuth, useUser } from "keyturn/react";
 
 const auth = createAuthClient({ baseUrl: "/auth", apiOrigins: ["https://api.example"] });
@@ -61,3 +63,25 @@ export const App = () => (
     </SignedIn>
   </AuthProvider>
 );
+
+withAuthRewrites({ reactStrictMode: true, rewrites: async () => [] }).reactStrictMode satisfies boolean;
+// @ts-expect-error It is no option.
+withAuthRewrites({}, { server: "http://keyturn" });
+authGate({ login: "/login" })(new Request("https://app.example")) satisfies Response | undefined;
+safeReturnTo(undefined, "/") satisfies string;
+requireUser({ returnTo: "/account" }).then((user) => user.email satisfies string);
+serverFetch("/auth/sessions", { method: "DELETE" }) satisfies Promise<Response>;
+getSession().then((found) => {
+  found?.user.name satisfies string | null | undefined;
+  // @ts-expect-error Nobody may be signed in.
+  found.session;
+  // @ts-expect-error It holds no token.
+  found?.access_token;
+});
+export const Layout = async () => (
+  <NextAuthProvider initialSession={await getSession()} baseUrl="/auth">
+    <Anonymous>text</Anonymous>
+  </NextAuthProvider>
+);
+// @ts-expect-error The provider makes its client itself: a server component cannot hand one over.
+export const wrong = <NextAuthProvider client={auth} />;

@@ -17,13 +17,17 @@ afterAll(() => rm(folder, { recursive: true }));
 const files = async (ending: string) =>
   (await readdir(folder, { recursive: true })).filter((name) => name.endsWith(ending));
 
-test("every JavaScript file of the React binding begins with use client, once; no other file says it", async () => {
+test("every JavaScript file of the React parts begins with use client, once; no other file says it", async () => {
   const scripts = await files(".js");
-  expect(scripts).toContain(join("react", "index.js"));
+  const ours = (name: string) => name.startsWith("react") || name === join("next", "client.js");
+  expect(scripts.filter(ours)).toEqual(expect.arrayContaining([join("react", "index.js"), join("next", "client.js")]));
   for (const name of scripts) {
     const code = await readFile(join(folder, name), "utf8");
-    expect([name, code.startsWith('"use client";\n')]).toEqual([name, name.startsWith("react")]);
-    expect([name, code.split("use client").length - 1]).toEqual([name, name.startsWith("react") ? 1 : 0]);
+    expect([name, code.startsWith('"use client";\n')]).toEqual([name, ours(name)]);
+    expect([name, code.split('"use client"').length - 1]).toEqual([name, ours(name) ? 1 : 0]);
+    // React in a shared file would be rendered on the server as if it were for there.
+    if (/from "react(\/.*)?"/.test(code) && name !== join("next", "server.js"))
+      expect([name, ours(name)]).toEqual([name, true]);
   }
 });
 
@@ -32,17 +36,45 @@ test("declarations hold no statement", async () => {
     expect(await readFile(join(folder, name), "utf8")).not.toContain("use client");
 });
 
-test("the bindings import React and axios, and bundle neither", async () => {
-  const imports = async (name: string) =>
-    [...(await readFile(join(folder, name), "utf8")).matchAll(/^import .* from "([^"]+)";$/gm)].map(([, from]) => from);
-  expect(new Set(await imports("react/index.js"))).toEqual(new Set(["react", "react/jsx-runtime"]));
-  expect(await imports("axios/index.js")).toEqual(["axios"]);
+/** What a file and the files it shares with others import. */
+const imports = async (name: string): Promise<Set<string>> => {
+  const code = await readFile(join(folder, name), "utf8");
+  const from = [...code.matchAll(/^import (?:.* from )?"([^"]+)";$/gm)].map(([, source = ""]) => source);
+  const shared = await Promise.all(
+    from.filter((one) => one.startsWith(".")).map((one) => imports(join(name, "..", one))),
+  );
+  return new Set([...from.filter((one) => !one.startsWith(".")), ...shared.flatMap((one) => [...one])]);
+};
+
+test("the bindings import React, axios and Next.js, and bundle none of them", async () => {
+  const react = ["react", "react/jsx-runtime"];
+  expect(await imports("index.js")).toEqual(new Set());
+  expect(await imports("react/index.js")).toEqual(new Set(react));
+  expect(await imports("axios/index.js")).toEqual(new Set(["axios"]));
+  // Nothing of Next.js: next.config imports it, too.
+  expect(await imports("next/index.js")).toEqual(new Set(react));
+  expect(await imports("next/server.js")).toEqual(new Set(["next/headers", "next/navigation", "react"]));
+});
+
+test("the server's part reaches a bundler by `react-server` alone, and anything else throws", async () => {
+  const { exports } = JSON.parse(await readFile(new URL("../../package.json", import.meta.url), "utf8"));
+  expect(exports["./next/server"]).toEqual({
+    types: "./dist/next/server.d.ts",
+    "react-server": "./dist/next/server.js",
+    default: "./dist/next/server-components-only.js",
+  });
+  const elsewhere = join(folder, "next/server-components-only.js");
+  await expect(import(/* @vite-ignore */ elsewhere)).rejects.toThrow("is for Server Components");
 });
 
 test("what is built names its whole surface", async () => {
   const surface = async (name: string) => Object.keys(await import(/* @vite-ignore */ join(folder, name))).sort();
-  const react = await readFile(join(folder, "react/index.js"), "utf8");
-  expect(/export \{ (.*) \};/.exec(react)?.[1]?.split(", ").sort()).toEqual([
+  const exported = async (name: string) =>
+    /export \{ (.*) \};/
+      .exec(await readFile(join(folder, name), "utf8"))?.[1]
+      ?.split(", ")
+      .sort();
+  expect(await exported("react/index.js")).toEqual([
     "AuthLoading",
     "AuthProvider",
     "RequireAuth",
@@ -52,6 +84,20 @@ test("what is built names its whole surface", async () => {
     "useIdle",
     "useSession",
     "useUser",
+  ]);
+  expect(await exported("next/index.js")).toEqual([
+    "Anonymous",
+    "AuthProvider",
+    "authGate",
+    "safeReturnTo",
+    "withAuthRewrites",
+  ]);
+  expect(await exported("next/server.js")).toEqual([
+    "AuthError",
+    "getSession",
+    "requireUser",
+    "safeReturnTo",
+    "serverFetch",
   ]);
   expect(await surface("index.js")).toEqual(["AuthError", "createAuthClient"]);
 });

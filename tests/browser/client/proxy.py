@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tests.services import wait_until
 Moment = Literal["before", "after"]
 """Before the request has reached the server, or after the server has answered."""
 PATIENCE: Final = 30.0
+KEPT_ALIVE: Final = re.compile(rb"^connection: keep-alive\r\n", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(eq=False)
@@ -205,7 +207,7 @@ class Proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.upstream)
         try:
             # One connection per request: the end of the answer is the end of the stream.
-            writer.write(request.replace(b"Connection: keep-alive", b"Connection: close", 1))
+            writer.write(KEPT_ALIVE.sub(b"Connection: close\r\n", request, count=1))
             await writer.drain()
             head, separator, body = (await reader.read()).partition(b"\r\n\r\n")
         finally:

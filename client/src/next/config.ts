@@ -1,0 +1,50 @@
+/**
+ * `next.config`: one origin for the application and its Keyturn server.
+ *
+ * Owns: the rewrites. Must not hold: anything of a request; nothing here may import Next.js, which loads this file
+ * before itself.
+ */
+import { basePathOf, type Environment } from "./settings.ts";
+
+type Rewrite = { source: string; destination: string; basePath?: false; [more: string]: unknown };
+type Sorted<Rule> = { beforeFiles?: Rule[]; afterFiles?: Rule[]; fallback?: Rule[] };
+/** The three forms in which an application may give its own. */
+type Rewrites<Rule> = Rule[] | Sorted<Rule>;
+
+export type AuthRewritesOptions = {
+  /** Where the Next.js server reaches the Keyturn server; default `KEYTURN_URL`. */
+  url?: string;
+  /** Where the server's routes are; default `KEYTURN_BASE_PATH` or `/auth`. */
+  basePath?: string;
+};
+
+/**
+ * Let the application's own address answer for the Keyturn server, so that its cookies are the site's.
+ *
+ * Next.js passes cookies, `Origin` and Fetch Metadata on as they come, and `Set-Cookie` back; it adds nothing to
+ * `X-Forwarded-For`. It reads the addresses when the application is built.
+ *
+ * @example
+ * ```ts
+ * // next.config.ts
+ * export default withAuthRewrites({ reactStrictMode: true });
+ * ```
+ */
+export const withAuthRewrites = <Config extends object>(config: Config, options: AuthRewritesOptions = {}): Config => {
+  const { rewrites } = config as { rewrites?: () => Rewrites<Rewrite> | Promise<Rewrites<Rewrite>> };
+  return {
+    ...config,
+    async rewrites(): Promise<Sorted<Rewrite>> {
+      const environment: Environment = process.env;
+      const { url = environment.KEYTURN_URL, basePath = basePathOf(environment) } = options;
+      if (!url) throw new Error("keyturn: KEYTURN_URL is not set: where is the Keyturn server?");
+      const own = (await rewrites?.()) ?? {};
+      const sorted = Array.isArray(own) ? { afterFiles: own } : own;
+      const ours = [`${basePath}/:path*`, "/.well-known/jwks.json"].map(
+        (source): Rewrite => ({ source, destination: new URL(url).origin + source, basePath: false }),
+      );
+      // Before the files: no page of the application stands before the routes that set its cookies.
+      return { ...sorted, beforeFiles: [...ours, ...(sorted.beforeFiles ?? [])] };
+    },
+  };
+};

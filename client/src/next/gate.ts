@@ -1,0 +1,37 @@
+/**
+ * A gate for `proxy.ts` (in Next.js 15: `middleware.ts`).
+ *
+ * Owns: a look at the hint. Must not hold: a decision about access. It saves a render for whom it is plain that nobody
+ * is signed in, and no more: the hint is a cookie that anybody can write, and a request may come past it
+ * (CVE-2025-29927). What is private asks `requireUser`.
+ */
+import { hinted } from "./cookie.ts";
+
+/**
+ * Send those without a session to the login page. **Not a security boundary.**
+ *
+ * @example
+ * ```ts
+ * // proxy.ts
+ * import { authGate } from "keyturn/next";
+ *
+ * export const proxy = authGate();
+ * export const config = { matcher: "/account/:path*" };
+ * ```
+ */
+export const authGate =
+  ({ login = "/login" }: { login?: string } = {}) =>
+  (request: Request): Response | undefined => {
+    const { headers, method } = request;
+    // Server Actions and what the router fetches are answered by the page, which redirects by itself: a redirect on the
+    // way would leave the router's own parameters in the address.
+    const loads = method === "GET" && (headers.get("sec-fetch-dest") ?? "document") === "document";
+    if (!loads || hinted(headers.get("cookie") ?? "")) return undefined;
+    const { pathname, search } = new URL(request.url);
+    const location = new URL(login, request.url);
+    location.searchParams.set("returnTo", pathname + search);
+    return new Response(null, {
+      status: 307,
+      headers: { Location: location.href, "Cache-Control": "private, no-store" },
+    });
+  };

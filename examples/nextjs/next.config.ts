@@ -1,0 +1,3 @@
+import { withAuthRewrites } from "keyturn/next";
+
+export default withAuthRewrites({ reactStrictMode: true });

@@ -1,0 +1,1 @@
+"""The Next.js example in Chromium, over a real server."""
