@@ -52,7 +52,7 @@ def make_visitor(browser: Browser, front: Front) -> Iterator[MakeVisitor]:
 
     yield make
     for visitor in made:
-        visitor.context.close()
+        visitor.leave()
     assert [complaint for visitor in made for complaint in visitor.complaints] == []
 
 

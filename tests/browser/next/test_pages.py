@@ -81,7 +81,7 @@ def test_server_action_of_nobody_changes_nothing(ada: Visitor) -> None:
     ended = len(ada.front.site.happened(EventType.SESSION_ENDED))
     ada.context.clear_cookies(name="kt_hint")
     ada.page.get_by_role("button", name="End all others").click()
-    ada.page.wait_for_url("**/login?returnTo=%2Faccount")
+    ada.sees_login("/account")
     assert len(ada.front.site.happened(EventType.SESSION_ENDED)) == ended
 
 

@@ -133,6 +133,11 @@ class Visitor(User):
             self.go("/account")
         self.sees_devices()
 
+    def leave(self) -> None:
+        """Close the browser. Not in the middle of a navigation: Chromium may then wait for ever."""
+        self.page.goto("about:blank")
+        self.context.close()
+
     def log_out(self) -> None:
         """Press the button of every page."""
         self.page.get_by_role("button", name="Log out").click()
