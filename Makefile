@@ -71,7 +71,9 @@ $(NEXT_STAMP): $(NODE_STAMP) $(NEXT_SOURCES)
 	@touch $@
 
 .PHONY: test
-test: services check web $(PAGE) next ## Everything that has to pass; installs what it needs
+test: services $(NODE_STAMP) ## Everything that has to pass; installs what it needs
+	@# Side by side: the checks of Python keep one core busy, those of the fronts the other.
+	$(MAKE) --no-print-directory -j2 --output-sync=target check fronts
 	@# Branches of core and tokens are measured while all tests run, and every one has to be taken.
 	rm -f .coverage .coverage.*
 	$(PYTEST) -n $(WORKERS) --cov --cov-report= --ignore=tests/browser tests
@@ -79,6 +81,12 @@ test: services check web $(PAGE) next ## Everything that has to pass; installs w
 		|| { echo "core and tokens need every branch tested; see the lines above" >&2; exit 1; }
 	@# In a process of their own: the browser's driver occupies the event loop of its thread.
 	$(PYTEST) -n $(WORKERS) tests/browser
+
+# One after the other: each builds the npm package.
+.PHONY: fronts
+fronts:
+	$(MAKE) --no-print-directory -j1 web
+	$(MAKE) --no-print-directory -j1 $(PAGE) next
 
 .PHONY: web
 web: $(NODE_STAMP) ## The browser client: lint, types, drift from the contract, tests, budgets, the packed artefact
