@@ -158,7 +158,7 @@ class SqlThrottle:
         if due and self._engine.postgres:
             # One statement, which locks in order, needs no transaction around it and no second try.
             async with self._engine.lane() as lane:
-                await lane.change(_give_back(due, postgres=True))
+                await lane.change(give_back(due, postgres=True))
         elif due:
             await self._engine.transact(lambda: _giving_back(due))
 
@@ -236,24 +236,30 @@ def _taken(more: str, now: str) -> str:
 
 
 def _giving_back(due: Keyed) -> Work[None]:
-    yield _give_back(due, postgres=False)
+    yield give_back(due, postgres=False)
 
 
-def _give_back(due: Keyed, *, postgres: bool) -> Statement:
+def give_back(due: Keyed, *, postgres: bool, beside: Statement = ("", ())) -> Statement:
+    """Build the statement that gives one back to each of these counters, at least one.
+
+    Args: beside: what PostgreSQL does in the same statement, as `name AS (...)` with a comma behind, and its parameters.
+    """
     values = [value for key, limit in due for value in (key, int(limit.window is not None))]
-    return _give_back_statement(len(due), postgres=postgres), values
+    text, before = beside
+    return _give_back_statement(len(due), text, len(before), postgres=postgres), (*before, *values)
 
 
 @lru_cache(maxsize=16)
-def _give_back_statement(count: int, *, postgres: bool) -> str:
+def _give_back_statement(count: int, beside: str, before: int, *, postgres: bool) -> str:
     """Give one back to each key; where `taken` is 0 everything, so that pruning finds it over."""
     key, number, lock = ("$%d::bytea", "$%d::int", "FOR UPDATE") if postgres else ("?%d", "?%d", "")
     rows = " UNION ALL ".join(
-        f"SELECT {key % (2 * i + 1)} AS key_hash, {number % (2 * i + 2)} AS taken" for i in range(count)
+        f"SELECT {key % (before + 2 * i + 1)} AS key_hash, {number % (before + 2 * i + 2)} AS taken"
+        for i in range(count)
     )
-    keys = ", ".join(key % (2 * i + 1) for i in range(count))
+    keys = ", ".join(key % (before + 2 * i + 1) for i in range(count))
     return (
-        f"WITH given AS ({rows}), locked AS ("  # noqa: S608 - no input in it
+        f"WITH {beside}given AS ({rows}), locked AS ("  # noqa: S608 - no input in it
         f"SELECT key_hash FROM keyturn_counters WHERE key_hash IN ({keys}) ORDER BY key_hash {lock})"
         " UPDATE keyturn_counters SET"
         " amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
