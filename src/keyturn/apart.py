@@ -1,14 +1,16 @@
-"""Sessions in our database and users in the application's: both asked, one after the other.
+"""Sessions, users and counters in different places: each asked, one after the other.
 
-Owns: the order. Must not hold: what a user may do (`auth.py`), how a store that has both reads them at once (`stores/`).
+Owns: the order. Must not hold: what a user may do (`auth.py`), how a store that has them all asks at once (`stores/`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from keyturn.core.login import Limit
 from keyturn.core.model import SessionId, User
-from keyturn.ports import Admit, Judge, Opened, Presented, SessionStore, UserDirectory
+from keyturn.ports import Admit, Judge, Opened, Presented, SessionStore, SessionsWithUsers, Throttle, UserDirectory
 
 
 class Apart:
@@ -32,3 +34,17 @@ class Apart:
         """Open, then find the user again."""
         admission = await self._sessions.open(user.id, admit)
         return Opened(admission, await self._users.find(user.email))
+
+
+class InTurn:
+    """`ports.Openings` over sessions with their users and any throttle."""
+
+    def __init__(self, sessions: SessionsWithUsers, throttle: Throttle) -> None:
+        self._sessions: Final = sessions
+        self._throttle: Final = throttle
+
+    async def open_after_attempt(self, user: User, admit: Admit, taken: Sequence[Limit]) -> Opened:
+        """Give back, if anything was taken, then open."""
+        if taken:
+            await self._throttle.give_back(taken)
+        return await self._sessions.open_with_user(user, admit)

@@ -37,6 +37,7 @@ from keyturn.ports import (
     EventSink,
     Judge,
     Listing,
+    Openings,
     Passwords,
     SessionStore,
     SessionsWithUsers,
@@ -56,8 +57,8 @@ _SESSION_ID_LENGTH = 16
 class Auth:
     """Every use case of Keyturn over its ports.
 
-    Args: the ports by name; `with_users` is `sessions` and `users` in one; `sinks` receive every event;
-        `entropy` and `clock` come from the operating system.
+    Args: the ports by name; `with_users` is `sessions` and `users` in one, `openings` with `throttle` besides; `sinks`
+        receive every event; `entropy` and `clock` come from the operating system.
     """
 
     policy: Policy
@@ -65,6 +66,7 @@ class Auth:
     users: UserDirectory
     with_users: SessionsWithUsers
     throttle: Throttle
+    openings: Openings
     passwords: Passwords
     password_policy: PasswordPolicy
     access_tokens: AccessTokens
@@ -134,12 +136,13 @@ class Auth:
             whose = None if credential is None else credential.user.id
             await self._keep(EventType.SIGN_IN_REFUSED, whose, None, ip=contact.ip, user_agent=contact.user_agent)
             raise InvalidCredentials
-        await self.throttle.give_back(limits)
         if verified.needs_rehash and password_hash is not None:
             rehashed = await self.passwords.hash(password)
             await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
             password_hash = rehashed
-        opened, found = await self._open(credential.user, remember, device_name, contact, cookies, new_device=not known)
+        opened, found = await self._open(
+            credential.user, remember, device_name, contact, cookies, limits, new_device=not known
+        )
         if found is None or found.user.disabled or not await self._proves(found, password_hash, password):
             # Why: a login that raced a password change or a disabling would leave a session that neither has ended.
             await self._revoke(credential.user.id, RevokeReason.PASSWORD_CHANGED, only=opened.session.id)
@@ -319,6 +322,7 @@ class Auth:
         device_name: str | None,
         contact: Contact,
         cookies: Cookies,
+        taken: Sequence[Limit] = (),
         *,
         new_device: bool = False,
     ) -> tuple[SignedIn, Credential | None]:
@@ -332,7 +336,7 @@ class Auth:
         def admitted(live: Sequence[Session], now: float) -> Admission:
             return admit(live, login, now, self.policy, mint)
 
-        admission, credential = await self.with_users.open_with_user(user, admitted)
+        admission, credential = await self.openings.open_after_attempt(user, admitted, taken)
         await self._tell(*admission.events)
         for older in self._authentic(cookies):
             await self._end(older.session_id, RevokeReason.REPLACED)
@@ -368,12 +372,7 @@ class Auth:
         return same or (await self.passwords.verify(found.password_hash, password)).ok
 
     async def _revoke(
-        self,
-        user_id: str,
-        reason: RevokeReason,
-        *,
-        only: SessionId | None = None,
-        keep: SessionId | None = None,
+        self, user_id: str, reason: RevokeReason, *, only: SessionId | None = None, keep: SessionId | None = None
     ) -> Sequence[SessionId]:
         ended = await self.sessions.revoke(user_id, reason, only=only, keep=keep)
         now = self.clock()

@@ -107,6 +107,20 @@ class SessionsWithUsers(Protocol):
         ...
 
 
+class Openings(Protocol):
+    """Sessions opened after an attempt: a store that has sessions, users and counters in one database does all of it in
+    one transaction, `apart.InTurn` does it for others.
+    """
+
+    def open_after_attempt(self, user: User, admit: Admit, taken: Sequence[Limit]) -> Awaitable[Opened]:
+        """Do as `SessionsWithUsers.open_with_user`, and as `Throttle.give_back` for what the attempt took; nothing is fine.
+
+        The attempt is given back before the session can be seen, or with it. When the opening fails it may stay counted:
+        that is one attempt less, never one more.
+        """
+        ...
+
+
 class Upkeep(Protocol):
     """What one elected node does from time to time."""
 
@@ -309,6 +323,7 @@ __all__ = [
     "Listing",
     "MonotonicClock",
     "Opened",
+    "Openings",
     "Passwords",
     "Presented",
     "PrincipalSource",

@@ -17,7 +17,7 @@ from random import uniform
 from typing import TYPE_CHECKING, Any
 
 from keyturn.access import AccessTokens
-from keyturn.apart import Apart
+from keyturn.apart import Apart, InTurn
 from keyturn.auth import Auth
 from keyturn.background import end
 from keyturn.breaches import BreachCheck
@@ -121,20 +121,7 @@ class Keyturn:
             None if settings.breach_url is None else BreachCheck(settings.breach_url, record=self._record, clock=clock)
         )
         self.passwords = _password_pool(settings, pass_all if self.breaches is None else self.breaches.screen)
-        self.auth = Auth(
-            policy=policy,
-            sessions=self.sessions,
-            users=self.users,
-            with_users=self.sessions if users is None else Apart(self.sessions, users),
-            throttle=self._throttle(database_clock),
-            passwords=self.passwords,
-            password_policy=PasswordPolicy(policy.password_min_length, ("keyturn",)),
-            access_tokens=self._access_tokens(claims, clock),
-            refresh_tokens=RefreshTokens(secrets.derive("refresh-token"), secrets.active_id),
-            device_tokens=DeviceTokens(secrets.derive("device-token"), secrets.active_id),
-            sinks=self._sinks,
-            clock=clock,
-        )
+        self.auth = self._auth(secrets, users, claims, clock, self._throttle(database_clock))
         self.threaded = ThreadedNode(self)
         self._clock = clock
         self._started = False
@@ -292,6 +279,32 @@ class Keyturn:
                     _logger.exception("upkeep failed")
 
     # -- wiring
+
+    def _auth(
+        self,
+        secrets: SecretRing,
+        users: UserDirectory | None,
+        claims: ClaimsHook | None,
+        clock: WallClock,
+        throttle: Throttle,
+    ) -> Auth:
+        with_users = self.sessions if users is None else Apart(self.sessions, users)
+        together = users is None and self.redis is None
+        return Auth(
+            policy=self.policy,
+            sessions=self.sessions,
+            users=self.users,
+            with_users=with_users,
+            throttle=throttle,
+            openings=self.sessions if together else InTurn(with_users, throttle),
+            passwords=self.passwords,
+            password_policy=PasswordPolicy(self.policy.password_min_length, ("keyturn",)),
+            access_tokens=self._access_tokens(claims, clock),
+            refresh_tokens=RefreshTokens(secrets.derive("refresh-token"), secrets.active_id),
+            device_tokens=DeviceTokens(secrets.derive("device-token"), secrets.active_id),
+            sinks=self._sinks,
+            clock=clock,
+        )
 
     def _access_tokens(self, claims: ClaimsHook | None, clock: WallClock) -> AccessTokens:
         return AccessTokens(

@@ -46,7 +46,7 @@ async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
     users = InterruptedUsers(with_engine.engine, denylist_lifetime=with_engine.policy.denylist_lifetime)
     node = Keyturn(settings, users=users)
     if request.param == "together":
-        node.auth = replace(node.auth, with_users=node.sessions)
+        node.auth = replace(node.auth, with_users=node.sessions, openings=node.sessions)
     async with with_engine.lifespan(), node.lifespan():
         yield node, users
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.anyio
 A = Limit(("login-account", "alice@example.com"), 3, 900.0)
 B = Limit(("login-address", "192.0.2.1"), 5, 60.0)
 FOREVER = Limit(("login-forever", "alice@example.com"), 4, None)
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @asynccontextmanager
@@ -220,6 +221,25 @@ async def test_refused_attempts_leave_no_row(database_url: str) -> None:
             assert await throttle.take([limit, Limit((f"typed-{i}",), 10, None)]) is not None
         async with engine.autocommit() as connection:
             assert (await connection.execute(select(func.count()).select_from(counters))).scalar_one() == 1
+
+
+@pytest.mark.services
+async def test_last_one_taken_while_waiting(postgres_url: str) -> None:
+    """An attempt that began when there was room, and finds none when it gets the row: refused, and nothing is taken."""
+    other = Limit(("other",), 1, 900.0)
+    async with open_database(postgres_url) as engine:
+        throttle = SqlThrottle(engine)
+        async with engine.autocommit() as watching, engine.transaction() as connection:
+            until = await engine.read_now(connection) + 900.0
+            await connection.execute(insert(counters).values(key_hash=keyed([A])[0][0], amount=3, expires_at=until))
+            taking = asyncio.create_task(throttle.take([other, A]))
+            with anyio.fail_after(30):
+                while not (await watching.exec_driver_sql(WAITING)).scalar_one():  # noqa: ASYNC110 - the server's state
+                    await anyio.sleep(0.01)
+        wait = await taking
+        assert wait is not None
+        assert 800.0 < wait <= 900.0
+        assert [await throttle.take([other]) is None for _ in range(2)] == [True, False]
 
 
 async def test_clock_of_the_database_decides(sqlite_database_url: str) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from os import urandom
 from threading import Thread
 
 import pytest
 
-from keyturn.apart import Apart
-from keyturn.core.login import Login, admit
+from keyturn.apart import Apart, InTurn
+from keyturn.core.login import Admission, Limit, Login, admit
 from keyturn.core.model import RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome
-from keyturn.ports import Admit, SessionsWithUsers
+from keyturn.ports import Admit, Openings, SessionsWithUsers
 from keyturn.stores.engine import Engine
 from keyturn.stores.sql import SqlSessions
+from keyturn.stores.throttle import SqlThrottle
 from keyturn.stores.users import SqlUsers
 from keyturn.testing import CONTACT, FrozenClock, refresh_tokens, sign_in
 from keyturn.testing.sessions import DEVICE_ID
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.anyio
 
 LIFETIME = 610.0
 SETTLED = 61.0
+WINDOW = Limit(("account-address", "ada@example.com"), 3, 900.0)
+FOREVER = Limit(("account", "ada@example.com"), 4, None)
 
 
 class Both:
@@ -36,7 +39,9 @@ class Both:
         self.clock = FrozenClock()
         self.users = SqlUsers(engine, denylist_lifetime=LIFETIME, clock=self.clock)
         self.sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0, clock=self.clock)
+        self.throttle = SqlThrottle(engine, self.clock)
         self.with_users: SessionsWithUsers = self.sessions if together else Apart(self.sessions, self.users)
+        self.openings: Openings = self.sessions if together else InTurn(self.with_users, self.throttle)
 
     async def create(self) -> User:
         user = await self.users.create("ada@example.com", "Ada", "hash-1")
@@ -132,3 +137,57 @@ async def test_user_who_was_deleted_before_a_login_opens(both: Both) -> None:
     user = await both.create()
     assert await both.users.delete(user.id)
     assert (await both.with_users.open_with_user(user, login(user))).credential is None
+
+
+async def test_attempt_of_a_login(both: Both) -> None:
+    """Opening gives back what this attempt took: one of a window, all consecutive failures, and nobody else's attempts."""
+    user = await both.create()
+    assert [await both.throttle.take([WINDOW, FOREVER]) for _ in range(3)] == [None] * 3
+    opened = await both.openings.open_after_attempt(user, login(user), [FOREVER, WINDOW])
+    assert opened.credential == (user, "hash-1")
+    assert [session.id for session in (await both.sessions.list_live(user.id)).sessions] == [
+        opened.admission.session.id
+    ]
+    assert [await both.throttle.take([WINDOW]) is None for _ in range(2)] == [True, False]
+    assert [await both.throttle.take([FOREVER]) is None for _ in range(5)] == [True] * 4 + [False]
+
+
+async def test_opening_without_an_attempt(both: Both) -> None:
+    """A sign-up keeps what it took."""
+    user = await both.create()
+    assert [await both.throttle.take([WINDOW]) for _ in range(3)] == [None] * 3
+    assert (await both.openings.open_after_attempt(user, login(user), [])).credential == (user, "hash-1")
+    assert await both.throttle.take([WINDOW]) is not None
+
+
+async def test_attempts_of_logins_and_failures_at_once(both: Both) -> None:
+    """Ten users log in from one address while ten attempts fail: exactly the ten failures stay counted."""
+    address = Limit(("address", "192.0.2.1"), 20, 900.0)
+    users = [await both.users.create(f"user-{number}@example.com", None, "hash") for number in range(10)]
+
+    async def succeed(user: User | None) -> None:
+        assert user is not None
+        limits = [address, Limit(("account", user.email), 1, None)]
+        assert await both.throttle.take(limits) is None
+        await both.openings.open_after_attempt(user, login(user), limits)
+
+    async def fail(number: int) -> None:
+        assert await both.throttle.take([Limit(("account", f"nobody-{number}"), 1, None), address]) is None
+
+    await asyncio.gather(*(succeed(user) for user in users), *(fail(number) for number in range(10)))
+    assert [await both.throttle.take([address]) is None for _ in range(11)] == [True] * 10 + [False]
+
+
+async def test_opening_that_fails(both: Both) -> None:
+    """Whatever stops an opening, no attempt is won by it."""
+    user = await both.create()
+    assert [await both.throttle.take([WINDOW]) for _ in range(3)] == [None] * 3
+
+    def decline(_live: Sequence[Session], _now: float) -> Admission:
+        raise LookupError("declined")
+
+    with pytest.raises(LookupError):
+        await both.openings.open_after_attempt(user, decline, [WINDOW])
+    assert (await both.sessions.list_live(user.id)).sessions == []
+    taken = [await both.throttle.take([WINDOW]) is None for _ in range(2)]
+    assert taken == [not isinstance(both.openings, SqlSessions), False]

@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - the statements are put together from the table's own column names, at import
-"""What a login writes, in one transaction: the session, the ends of those it evicts, and the events.
+"""What a login writes, in one transaction: the session, the ends of those it evicts, the events, the attempt it gives back.
 
 Owns: the statements of a login and their order. Must not hold: who is admitted and who is evicted (`core/login.py`),
 transactions and locks (`lanes.py`), what else belongs to an end (`revoking.py`).
@@ -19,6 +19,7 @@ from keyturn.stores.lanes import Statement, Work
 from keyturn.stores.revoking import Denied, denial
 from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, session_of, values_of
+from keyturn.stores.throttle import Keyed, give_back
 from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 
 _LIVE = (
@@ -44,22 +45,34 @@ _END_POSTGRES = f"UPDATE {sessions.name} SET revoked_at = $2, revoked_reason = $
 _END_SQLITE = f"UPDATE {sessions.name} SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1"
 _EVENT_NAMES = ", ".join(EventRow._fields)
 _EVENT_TYPES = ("float8", "text", "text", "text", "text")
-_OPEN_POSTGRES = (
-    f"WITH opened AS (INSERT INTO {sessions.name} ({_NAMES}) "
-    f"VALUES ({', '.join(f'${number}' for number in range(1, len(COLUMNS) + 1))})) "
+_OPENED = (
+    f"opened AS (INSERT INTO {sessions.name} ({_NAMES}) "
+    f"VALUES ({', '.join(f'${number}' for number in range(1, len(COLUMNS) + 1))}))"
+)
+_KEPT = (
     f"INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT * FROM "
     f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(_EVENT_TYPES, len(COLUMNS) + 1))})"
 )
+_OPEN_POSTGRES = f"WITH {_OPENED} {_KEPT}"
+_OPEN_BESIDE = f"{_OPENED}, kept AS ({_KEPT}), "
 _OPEN_SQLITE = f"INSERT INTO {sessions.name} ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _EVENT_SQLITE = f"INSERT INTO {events.name} ({_EVENT_NAMES}) VALUES ({', '.join('?' * len(EventRow._fields))})"
 
 
 def opening(
-    user_id: UserId, admit: Admit, *, postgres: bool, now: float | None, denylist_lifetime: float, log_key: bytes
+    user_id: UserId,
+    admit: Admit,
+    taken: Keyed,
+    *,
+    postgres: bool,
+    now: float | None,
+    denylist_lifetime: float,
+    log_key: bytes,
 ) -> Work[tuple[Opened, Sequence[Denied]]]:
     """Admit a login, under the user's lock; return what was admitted and what was put on the denylist.
 
     Args:
+        taken: what its attempt took, to be given back. These rows are locked last, as nothing is waited for under them.
         now: stands in for the database's clock, in tests.
         denylist_lifetime: seconds until the last access token of an ended session is dead.
         log_key: as for `event_log.session_hash`.
@@ -77,14 +90,16 @@ def opening(
         ids = [ended.id.hex() for ended in admission.evicted]
         statement, denied = denial(ids, read_at, read_at + denylist_lifetime, postgres=postgres)
         yield statement
-    for statement in _open(admission.session, event_rows(admission.events, log_key), postgres=postgres):
+    for statement in _open(admission.session, event_rows(admission.events, log_key), taken, postgres=postgres):
         yield statement
     return Opened(admission, credential), denied
 
 
-def _open(session: Session, kept: Sequence[EventRow], *, postgres: bool) -> Sequence[Statement]:
+def _open(session: Session, kept: Sequence[EventRow], taken: Keyed, *, postgres: bool) -> Sequence[Statement]:
     values = tuple(values_of(session).values())
     if postgres:
         columns = [list(column) for column in zip(*kept, strict=True)] or [[] for _ in _EVENT_TYPES]
-        return ((_OPEN_POSTGRES, (*values, *columns)),)
-    return ((_OPEN_SQLITE, values), *((_EVENT_SQLITE, row) for row in kept))
+        opened = (*values, *columns)
+        return (give_back(taken, postgres=True, beside=(_OPEN_BESIDE, opened)) if taken else (_OPEN_POSTGRES, opened),)
+    given = (give_back(taken, postgres=False),) if taken else ()
+    return ((_OPEN_SQLITE, values), *((_EVENT_SQLITE, row) for row in kept), *given)

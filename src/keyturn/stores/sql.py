@@ -1,4 +1,4 @@
-"""Sessions in SQLite or PostgreSQL: `ports.SessionStore` and `ports.SessionsWithUsers`.
+"""Sessions in SQLite or PostgreSQL: `ports.SessionStore`, `ports.SessionsWithUsers` and `ports.Openings`.
 
 Owns: opening, listing, ending sessions, and what belongs in one transaction with that. Must not hold: what rotation or
 admission mean (`core/`), the hot path (`presenting.py`), statements of it (`session_rows.py`), those of a login
@@ -14,7 +14,7 @@ from inspect import isawaitable
 from sqlalchemy import select
 
 from keyturn.core.events import Event
-from keyturn.core.login import Admission
+from keyturn.core.login import Admission, Limit
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
 from keyturn.ports import Admit, Judge, Listing, Opened, Presented
@@ -28,6 +28,7 @@ from keyturn.stores.presenting import Presentation, Presenter
 from keyturn.stores.revoking import Denied, lock_user, revoke_sessions, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
+from keyturn.stores.throttle import Keyed, keyed
 from keyturn.stores.touches import Touches
 
 _log = logging.getLogger(__name__)
@@ -104,11 +105,16 @@ class SqlSessions:
         """Do as `open`, and tell the user as they are then. For users of this database; raises as `open`."""
         return await self._open(user.id, admit)
 
-    async def _open(self, user_id: UserId, admit: Admit) -> Opened:
+    async def open_after_attempt(self, user: User, admit: Admit, taken: Sequence[Limit]) -> Opened:
+        """Do as `open_with_user`, and give back what the attempt took. For counters of this database; raises as `open`."""
+        return await self._open(user.id, admit, keyed(taken))
+
+    async def _open(self, user_id: UserId, admit: Admit, taken: Keyed = ()) -> Opened:
         def work() -> Work[tuple[Opened, Sequence[Denied]]]:
             return opening(
                 user_id,
                 admit,
+                taken,
                 postgres=self._engine.postgres,
                 now=None if self._clock is None else self._clock(),
                 denylist_lifetime=self._denylist_lifetime,

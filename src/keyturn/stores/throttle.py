@@ -21,10 +21,11 @@ from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING
 
+from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
 from keyturn.ports import MonotonicClock
-from keyturn.stores.engine import Clock, Engine
-from keyturn.stores.lanes import ROLLBACK, Statement, Work
+from keyturn.stores.engine import ATTEMPTS, Clock, Engine
+from keyturn.stores.lanes import ROLLBACK, Row, Statement, Work
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -37,6 +38,7 @@ guesses a year the cap does what it is for.
 """
 REPRIEVE = 86400.0
 """Seconds that a caller over a limit without a window is told to wait: time alone will not help."""
+_DIVISION_BY_ZERO = "22012"
 
 Keyed = Sequence[tuple[bytes, Limit]]
 
@@ -117,7 +119,7 @@ class MemoryThrottle:
 
 
 class SqlThrottle:
-    """Count in the database: one statement takes from every limit, and is rolled back when one is over.
+    """Count in the database: one statement takes from every limit, and is undone when one is over.
 
     A caller who is over a limit changes nothing that has to reach the disk.
     """
@@ -138,7 +140,13 @@ class SqlThrottle:
             Unavailable: the database is at fault.
         """
         due = keyed(limits)
-        return await self._engine.transact(lambda: self._taking(due)) if due else None
+        if not due:
+            return None
+        if not self._engine.postgres:
+            return await self._engine.transact(lambda: self._taking(due))
+        limits_by_key = dict(due)
+        spent = await self._take_at_once(due)
+        return max((_wait(limits_by_key[key], rest or 0.0) for key, rest in spent), default=None)
 
     async def give_back(self, limits: Sequence[Limit]) -> None:
         """Undo one `take`; reset a limit without a window. See `ports.Throttle`.
@@ -150,15 +158,27 @@ class SqlThrottle:
         if due and self._engine.postgres:
             # One statement, which locks in order, needs no transaction around it and no second try.
             async with self._engine.lane() as lane:
-                await lane.change(_give_back(due, postgres=True))
+                await lane.change(give_back(due, postgres=True))
         elif due:
             await self._engine.transact(lambda: _giving_back(due))
 
+    async def _take_at_once(self, due: Keyed) -> Sequence[Row]:
+        """Take in one statement, which is a transaction of its own; return the limits that refuse, each with its rest."""
+        values = [value for key, limit in due for value in (key, limit.amount, _lifetime(limit))]
+        async with self._engine.lane() as lane:
+            for _ in range(ATTEMPTS):
+                try:
+                    return await lane.change((_take_at_once_statement(len(due), self._now()), values))
+                except Exception as error:
+                    # Others took the last of a limit since the statement began: it is undone, and sees so next time.
+                    if getattr(error, "sqlstate", None) != _DIVISION_BY_ZERO:
+                        raise
+        raise Unavailable("database")
+
     def _taking(self, due: Keyed) -> Work[float | None]:
         values = [value for key, limit in due for value in (key, _lifetime(limit))]
-        statement = _take_statement(len(due), self._now(), postgres=self._engine.postgres)
         limits = dict(due)
-        rows = yield statement, values
+        rows = yield _take_statement(len(due), self._now()), values
         taken = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
         waits = [_wait(limit, rest) for limit, amount, rest in taken if amount > limit.amount]
         if not waits:
@@ -171,42 +191,75 @@ class SqlThrottle:
 
 
 # The statements go to the driver as they are: a login pays for them twice, and building them costs more than running them.
-# Their parameters are numbered, 2i + 1 and 2i + 2 for the i-th counter.
+# Their parameters are numbered, counter by counter.
 
 
 @lru_cache(maxsize=64)
-def _take_statement(count: int, now: str, *, postgres: bool) -> str:
-    """Take one from each key. The rows stand in the order of their keys and PostgreSQL locks them in that order."""
-    key, number = ("$%d::bytea", "$%d::float8") if postgres else ("?%d", "?%d")
-    rows = ", ".join(f"({key % (2 * i + 1)}, 1, {now} + {number % (2 * i + 2)})" for i in range(count))
+def _take_statement(count: int, now: str) -> str:
+    """Take one from each key, for SQLite: the caller undoes it when that was too much."""
+    rows = ", ".join(f"(?{2 * i + 1}, 1, {now} + ?{2 * i + 2})" for i in range(count))
     return (
         f"INSERT INTO keyturn_counters AS held (key_hash, amount, expires_at) VALUES {rows}"  # noqa: S608 - no input in it
+        f"{_taken('held.amount + 1', now)} RETURNING key_hash, amount, expires_at - {now}"
+    )
+
+
+@lru_cache(maxsize=64)
+def _take_at_once_statement(count: int, now: str) -> str:
+    """Take one from each key, or from none, for PostgreSQL, which locks the rows in the order of their keys.
+
+    Why look first: those who are refused write nothing then, be they ever so many. What is over only since the statement
+    began is found when its row is locked; SQL has no other way to undo a statement than an error, so it divides by zero.
+    """
+    rows = ", ".join(f"(${3 * i + 1}::bytea, ${3 * i + 2}::int, ${3 * i + 3}::float8)" for i in range(count))
+    most = "(SELECT most FROM due WHERE due.key_hash = held.key_hash)"
+    return (
+        f"WITH due (key_hash, most, lifetime) AS (VALUES {rows}), spent AS MATERIALIZED ("  # noqa: S608 - no input in it
+        f"SELECT due.key_hash, held.rest FROM due LEFT JOIN LATERAL (SELECT amount, expires_at - {now} AS rest"
+        # The offset has each row looked up by its key, whatever the planner thinks of the size of the table.
+        " FROM keyturn_counters WHERE key_hash = due.key_hash OFFSET 0) AS held ON true"
+        " WHERE CASE WHEN held.rest > 0 THEN held.amount ELSE 0 END >= due.most),"
+        " taken AS (INSERT INTO keyturn_counters AS held (key_hash, amount, expires_at)"
+        f" SELECT key_hash, 1, {now} + lifetime FROM due WHERE NOT EXISTS (SELECT FROM spent) ORDER BY key_hash"
+        f"{_taken(f'(held.amount + 1) / (held.amount < {most})::int', now)})"
+        " SELECT key_hash, rest FROM spent"
+    )
+
+
+def _taken(more: str, now: str) -> str:
+    """Say what becomes of a counter that is there already."""
+    return (
         " ON CONFLICT (key_hash) DO UPDATE SET"
-        f" amount = CASE WHEN held.expires_at <= {now} THEN 1 ELSE held.amount + 1 END,"
+        f" amount = CASE WHEN held.expires_at <= {now} THEN 1 ELSE {more} END,"
         f" expires_at = CASE WHEN held.expires_at <= {now} THEN excluded.expires_at ELSE held.expires_at END"
-        f" RETURNING key_hash, amount, expires_at - {now}"
     )
 
 
 def _giving_back(due: Keyed) -> Work[None]:
-    yield _give_back(due, postgres=False)
+    yield give_back(due, postgres=False)
 
 
-def _give_back(due: Keyed, *, postgres: bool) -> Statement:
+def give_back(due: Keyed, *, postgres: bool, beside: Statement = ("", ())) -> Statement:
+    """Build the statement that gives one back to each of these counters, at least one.
+
+    Args: beside: what PostgreSQL does in the same statement, as `name AS (...)` with a comma behind, and its parameters.
+    """
     values = [value for key, limit in due for value in (key, int(limit.window is not None))]
-    return _give_back_statement(len(due), postgres=postgres), values
+    text, before = beside
+    return _give_back_statement(len(due), text, len(before), postgres=postgres), (*before, *values)
 
 
 @lru_cache(maxsize=16)
-def _give_back_statement(count: int, *, postgres: bool) -> str:
+def _give_back_statement(count: int, beside: str, before: int, *, postgres: bool) -> str:
     """Give one back to each key; where `taken` is 0 everything, so that pruning finds it over."""
     key, number, lock = ("$%d::bytea", "$%d::int", "FOR UPDATE") if postgres else ("?%d", "?%d", "")
     rows = " UNION ALL ".join(
-        f"SELECT {key % (2 * i + 1)} AS key_hash, {number % (2 * i + 2)} AS taken" for i in range(count)
+        f"SELECT {key % (before + 2 * i + 1)} AS key_hash, {number % (before + 2 * i + 2)} AS taken"
+        for i in range(count)
     )
-    keys = ", ".join(key % (2 * i + 1) for i in range(count))
+    keys = ", ".join(key % (before + 2 * i + 1) for i in range(count))
     return (
-        f"WITH given AS ({rows}), locked AS ("  # noqa: S608 - no input in it
+        f"WITH {beside}given AS ({rows}), locked AS ("  # noqa: S608 - no input in it
         f"SELECT key_hash FROM keyturn_counters WHERE key_hash IN ({keys}) ORDER BY key_hash {lock})"
         " UPDATE keyturn_counters SET"
         " amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
