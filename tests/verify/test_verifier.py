@@ -270,7 +270,6 @@ async def test_load_while_the_server_is_down(verifier: Verifier, publisher: Publ
     assert not await verifier.load_async()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_forked_worker(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
     """A worker that was forked while its parent fetched does not wait for the parent's thread."""
     gate = Event()
