@@ -23,13 +23,17 @@ HOUR_OF_TOKENS = 700
 
 
 async def test_parallel_requests_with_an_expired_token_make_one_refresh(site: Site, program: Program) -> None:
-    """Fifty requests are refused with 401 together: one refresh, and each succeeds at its second try."""
+    """Fifty requests at once, refused with 401: one refresh, and each that was refused succeeds at its second try."""
     before, asked = len(site.proxy.refreshes), len(site.proxy.to("/api/who"))
     site.clock.ahead += HOUR_OF_TOKENS
     answers = await program.storm()
     assert [answer.status_code for answer in answers] == [200] * PARALLEL
     assert len(site.proxy.refreshes) - before == 1
-    assert len(site.proxy.to("/api/who")) - asked == 2 * PARALLEL
+    # A thread that comes late finds the new token: it is refused nothing, and sends nothing twice.
+    sent = site.proxy.to("/api/who")[asked:]
+    refused = [one for one in sent if one.status == 401]
+    assert refused
+    assert len(sent) == PARALLEL + len(refused)
 
 
 async def test_parallel_requests_of_a_new_process_make_one_refresh(
