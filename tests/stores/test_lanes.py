@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -10,6 +11,7 @@ from keyturn.core.errors import Unavailable
 from keyturn.stores.engine import Engine, normalise, open_engine
 from keyturn.stores.lanes import ROLLBACK, Statement, Work
 from keyturn.stores.migrations import migrate
+from tests.services import PostgresServer, wait_until
 from tests.stores.support import open_database
 
 pytestmark = pytest.mark.anyio
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.anyio
 LOCK = 7
 
 
+WHOSE: Statement = ("SELECT pg_backend_pid()", ())
 NAMES: Statement = ("SELECT name FROM keyturn_meta ORDER BY name", ())
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = $1"
 
@@ -30,6 +33,12 @@ async def names(engine: Engine) -> list[str]:
     """Read the names of the rows that are there, in order."""
     async with engine.lane() as lane:
         return [row[0] for row in await lane.fetch(NAMES)]
+
+
+async def whose(engine: Engine) -> int:
+    """Say which process of PostgreSQL serves the next lane."""
+    async with engine.lane() as lane:
+        return int((await lane.fetch(WHOSE))[0][0])
 
 
 async def test_work_that_ends(database_url: str) -> None:
@@ -74,12 +83,9 @@ async def test_work_that_rolls_back(database_url: str) -> None:
         assert await engine.transact(work, lock=LOCK) == "undone"
         assert await names(engine) == []
         if engine.postgres:
-            whose: Statement = ("SELECT pg_backend_pid()", ())
-            async with engine.lane() as lane:
-                before = await lane.fetch(whose)
+            before = await whose(engine)
             await engine.transact(work, lock=LOCK)
-            async with engine.lane() as lane:
-                assert await lane.fetch(whose) == before
+            assert await whose(engine) == before
 
 
 async def test_statement_that_fails(database_url: str) -> None:
@@ -118,3 +124,23 @@ async def test_lock_in_a_database_with_another_isolation(postgres_url: str) -> N
         await connection.exec_driver_sql(write("a")[0])
     assert "a" in await waiting
     await engine.close()
+
+
+async def test_connections_that_are_kept(postgres: PostgresServer, postgres_url: str) -> None:
+    """A lane keeps its connection out of the pool, up to a number; one that died is not lent; all end with the engine."""
+    engine = open_engine(postgres_url, pool_size=4)
+    async with engine.lane() as first, engine.lane() as second:
+        backends = {int((await lane.fetch(WHOSE))[0][0]) for lane in (first, second)}
+    assert len(backends) == 2
+    kept = await whose(engine)
+    assert kept in backends
+    assert await whose(engine) == kept
+    # The other one is the pool's, and so are the two that were never opened.
+    async with engine.autocommit(), engine.autocommit(), engine.autocommit():
+        postgres.execute(f"SELECT pg_terminate_backend({kept}, 10000)", "postgres")
+        with suppress(Unavailable):  # the driver may not have noticed yet
+            await whose(engine)
+    assert await whose(engine) != kept
+    await engine.close()
+    alive = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{normalise(postgres_url).database}'"
+    await asyncio.to_thread(wait_until, lambda: postgres.execute(alive, "postgres") == "0", 30, "the end of all")

@@ -66,10 +66,12 @@ class Engine:
         now_sql: the database's clock as an SQL expression, in seconds since the epoch.
     """
 
-    def __init__(self, sqlalchemy: AsyncEngine, *, write_timeout: float = 10.0) -> None:
+    def __init__(self, sqlalchemy: AsyncEngine, *, keep: int = 0, write_timeout: float = 10.0) -> None:
         """Set up; `open_engine` knows the options.
 
-        Args: write_timeout: for SQLite, seconds to wait for another process's write.
+        Args:
+            keep: for PostgreSQL, how many connections the lanes may keep for themselves; fewer than the pool has.
+            write_timeout: for SQLite, seconds to wait for another process's write.
         """
         self.sqlalchemy = sqlalchemy
         self.postgres = sqlalchemy.dialect.name == "postgresql"
@@ -77,7 +79,9 @@ class Engine:
         self._autocommit = sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
         self._writer = asyncio.Lock()
         self._lanes: Lanes = (
-            PostgresLanes(sqlalchemy) if self.postgres else SqliteLanes(self._connect, self._writer, write_timeout)
+            PostgresLanes(sqlalchemy, keep)
+            if self.postgres
+            else SqliteLanes(self._connect, self._writer, write_timeout)
         )
 
     @property
@@ -162,7 +166,7 @@ class Engine:
 
     async def close(self) -> None:
         """Close all connections; those in use close when they are given back."""
-        self._lanes.close()
+        await self._lanes.close()
         await self.sqlalchemy.dispose()
 
     def _connect(self, timeout: float) -> sqlite3.Connection:
@@ -249,7 +253,7 @@ def open_engine(
             "command_timeout": command_timeout,
             "server_settings": {"application_name": "keyturn"},
         }
-        return Engine(create_async_engine(parsed, **options))
+        return Engine(create_async_engine(parsed, **options), keep=pool_size // 4)
     options["connect_args"] = {"timeout": command_timeout}
     engine = create_async_engine(parsed, **options)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
