@@ -68,6 +68,45 @@ async def test_more_calls_than_a_group_takes() -> None:
     assert worker.groups == [[0, 1], [2, 3], [4]]
 
 
+async def test_second_group_beside_the_first() -> None:
+    """It starts as soon as so many calls wait; a third one waits for its turn, however many it has."""
+    worker = Worker()
+    gatherer = Gatherer(worker, overlap=2)
+    calls = [gatherer.call(1)]
+    await turn()
+    calls.append(gatherer.call(2))
+    await turn()
+    assert worker.groups == [[1]]
+    calls += [gatherer.call(number) for number in (3, 4)]
+    await turn()
+    assert worker.groups == [[1], [2, 3, 4]]
+    calls += [gatherer.call(number) for number in (5, 6, 7)]
+    await turn()
+    assert worker.groups == [[1], [2, 3, 4]]
+    worker.go_on.set()
+    assert await asyncio.gather(*calls) == [10, 20, 30, 40, 50, 60, 70]
+    assert worker.groups[2:] == [[5, 6, 7]]
+
+
+async def test_two_groups_from_the_start() -> None:
+    """Calls that come together are halved, into groups that are worth it."""
+    worker = Worker()
+    gatherer = Gatherer(worker, overlap=3)
+    calls = [gatherer.call(number) for number in range(9)]
+    await turn()
+    assert worker.groups == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+    worker.go_on.set()
+    assert await asyncio.gather(*calls) == [number * 10 for number in range(9)]
+    worker.go_on.clear()
+    calls = [gatherer.call(number) for number in range(5)]
+    await turn()
+    assert worker.groups[2:] == [[0, 1, 2]]
+    worker.go_on.set()
+    assert await asyncio.gather(*calls) == [0, 10, 20, 30, 40]
+    assert worker.groups[3:] == [[3, 4]]
+    await gatherer.drain()
+
+
 async def test_groups_of_one() -> None:
     """Gathering is off: every call is under way at once, by itself."""
     worker = Worker()

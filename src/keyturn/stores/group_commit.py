@@ -48,8 +48,9 @@ class Group(Generic[Item, Reply]):
 
     def fail_rest(self, error: BaseException) -> None:
         """Let every call that has no answer yet fail, each with an error of its own."""
-        for index in range(len(self._futures)):
-            self.fail(index, error)
+        for future in self._futures:
+            if not future.done():
+                future.set_exception(_own(error))
 
 
 class Gatherer(Generic[Item, Reply]):
@@ -58,15 +59,22 @@ class Gatherer(Generic[Item, Reply]):
     Args:
         work: does a group; must answer every call of it before it returns. What it raises goes to those without answer.
         size: at most this many calls in a group; 1 switches gathering off: each call is then done by itself, at once.
+        overlap: so many calls that wait are a second group beside the one under way, and twice as many are two groups
+            from the start; None: there is only ever one. The work must bear that, and then has to be safe across processes
+            anyway. Why: browsers that are answered together come back together, and with one group at a time the process
+            has nothing to do while it waits for the disk. Why not always: a group has its price, whatever its size.
     """
 
-    __slots__ = ("_futures", "_items", "_loop", "_running", "_scheduled", "_size", "_work")
+    __slots__ = ("_futures", "_items", "_loop", "_overlap", "_running", "_scheduled", "_size", "_work")
 
-    def __init__(self, work: Callable[[Group[Item, Reply]], Awaitable[None]], *, size: int = 256) -> None:
+    def __init__(
+        self, work: Callable[[Group[Item, Reply]], Awaitable[None]], *, size: int = 256, overlap: int | None = None
+    ) -> None:
         if size < 1:
             raise ValueError("a group has at least one call")
         self._work = work
         self._size = size
+        self._overlap = overlap
         self._items: list[Item] = []
         self._futures: list[asyncio.Future[Reply]] = []
         self._running: set[asyncio.Task[None]] = set()
@@ -82,7 +90,7 @@ class Gatherer(Generic[Item, Reply]):
         future: asyncio.Future[Reply] = loop.create_future()
         self._items.append(item)
         self._futures.append(future)
-        if not self._scheduled and (self._size == 1 or not self._running):
+        if not self._scheduled and (self._size == 1 or self._may_start()):
             self._scheduled = True
             loop.call_soon(self._start)
         return future
@@ -92,16 +100,24 @@ class Gatherer(Generic[Item, Reply]):
         while self._running or self._scheduled:
             await asyncio.wait(self._running) if self._running else await asyncio.sleep(0)
 
+    def _may_start(self) -> bool:
+        if not self._running:
+            return True
+        return self._overlap is not None and len(self._running) == 1 and len(self._items) >= self._overlap
+
     def _start(self) -> None:
         self._scheduled = False
         if self._size == 1:
             while self._items:
                 self._take()
-        elif self._items:
+        while self._items and self._may_start():
             self._take()
 
     def _take(self) -> None:
         size = self._size
+        if self._overlap is not None and not self._running:
+            # What came together would otherwise wait together, now for its turn and now for the disk. Half is enough.
+            size = min(size, max(self._overlap, (len(self._items) + 1) // 2))
         items, futures = self._items, self._futures
         if len(items) <= size:
             self._items, self._futures = [], []
@@ -127,7 +143,7 @@ class Gatherer(Generic[Item, Reply]):
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         # At once, not a turn of the loop later: what has gathered meanwhile is the next group.
-        if self._items and not self._scheduled:
+        if self._items and not self._scheduled and self._may_start():
             self._start()
 
 
