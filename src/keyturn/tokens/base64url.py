@@ -21,8 +21,7 @@ _LAST_OF_THREE: Final = frozenset("AEIMQUYcgkosw048")
 
 def encode(data: bytes) -> str:
     """Return the base64url text of `data`, without padding."""
-    text = b2a_base64(data, newline=False).translate(_TO_URL)
-    return text.rstrip(b"=").decode("ascii")
+    return b2a_base64(data, newline=False).translate(_TO_URL, b"=").decode("ascii")
 
 
 def decode(text: str) -> bytes:

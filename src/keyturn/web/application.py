@@ -125,12 +125,13 @@ class WebApplication:
 
     def _verdict(self, request: Request) -> csrf.CsrfVerdict:
         """Judge whether a cookie-authenticated request comes from a page we trust; before anything else of it is read."""
+        origin = request.only(b"origin")
         return csrf.verdict(
             csrf.CsrfRequest(
                 header=request.only(b"x-keyturn"),
                 sec_fetch_site=request.only(b"sec-fetch-site"),
-                origin=request.only(b"origin"),
-                origin_present=bool(request.values(b"origin")),
+                origin=origin,
+                origin_present=origin is not None or bool(request.values(b"origin")),
             ),
             self._trusted_origins(request),
         )

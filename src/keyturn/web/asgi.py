@@ -165,11 +165,10 @@ def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeou
 
     async def read() -> bytes:
         nonlocal content
-        if content is None:
+        if content is None and _has_arrived(receive):
+            content = await _read_limited(receive)
+        elif content is None:
             refuse_announced(headers)
-            if _has_arrived(receive):
-                content = await _read_limited(receive)
-                return content
             try:
                 async with asyncio.timeout(timeout):
                     content = await _read_limited(receive)

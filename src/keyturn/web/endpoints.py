@@ -65,9 +65,12 @@ class Call(NamedTuple):
         return Contact(address, user_agent, self.services.describe_device(user_agent), idle_seconds)
 
     def cookies(self) -> Cookies:
-        """Read our cookies."""
-        request = self.request
-        return Cookies(request.cookie(cookie.REFRESH), request.cookie(cookie.DEVICE), request.ensure_awaited)
+        """Read our cookie of a session."""
+        return Cookies(self.request.cookie(cookie.REFRESH), ensure_awaited=self.request.ensure_awaited)
+
+    def cookies_with_device(self) -> Cookies:
+        """Read all our cookies: the device counts where a session is opened."""
+        return self.cookies()._replace(device=self.request.cookie(cookie.DEVICE))
 
     def principal(self) -> Principal:
         """Verify the access token. Raises: InvalidToken."""
@@ -105,7 +108,7 @@ async def sign_up(call: Call) -> Response:
         remember=body.remember,
         device_name=body.device_name,
         contact=call.contact(),
-        cookies=call.cookies(),
+        cookies=call.cookies_with_device(),
     )
     return answers.signed_in(result, call.config.same_site, status=201)
 
@@ -119,7 +122,7 @@ async def log_in(call: Call) -> Response:
         remember=body.remember,
         device_name=body.device_name,
         contact=call.contact(),
-        cookies=call.cookies(),
+        cookies=call.cookies_with_device(),
     )
     return answers.signed_in(result, call.config.same_site)
 
