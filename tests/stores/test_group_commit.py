@@ -69,9 +69,9 @@ async def test_more_calls_than_a_group_takes() -> None:
 
 
 async def test_second_group_beside_the_first() -> None:
-    """It starts as soon as so many calls wait; a third one waits for its turn, however many it has."""
+    """It starts as soon as so many calls wait; one too many waits for its turn, however many calls it has."""
     worker = Worker()
-    gatherer = Gatherer(worker, overlap=2)
+    gatherer = Gatherer(worker, at_once=2, worth=2)
     calls = [gatherer.call(1)]
     await turn()
     calls.append(gatherer.call(2))
@@ -88,22 +88,23 @@ async def test_second_group_beside_the_first() -> None:
     assert worker.groups[2:] == [[5, 6, 7]]
 
 
-async def test_two_groups_from_the_start() -> None:
-    """Calls that come together are halved, into groups that are worth it."""
+async def test_groups_from_the_start() -> None:
+    """Calls that come together are divided, into groups that are worth it."""
     worker = Worker()
-    gatherer = Gatherer(worker, overlap=3)
-    calls = [gatherer.call(number) for number in range(9)]
+    gatherer = Gatherer(worker, at_once=3, worth=3)
+    calls = [gatherer.call(number) for number in range(10)]
     await turn()
-    assert worker.groups == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+    assert worker.groups == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
     worker.go_on.set()
-    assert await asyncio.gather(*calls) == [number * 10 for number in range(9)]
+    assert await asyncio.gather(*calls) == [number * 10 for number in range(10)]
     worker.go_on.clear()
+    worker.groups.clear()
     calls = [gatherer.call(number) for number in range(5)]
     await turn()
-    assert worker.groups[2:] == [[0, 1, 2]]
+    assert worker.groups == [[0, 1, 2]]
     worker.go_on.set()
     assert await asyncio.gather(*calls) == [0, 10, 20, 30, 40]
-    assert worker.groups[3:] == [[3, 4]]
+    assert worker.groups == [[0, 1, 2], [3, 4]]
     await gatherer.drain()
 
 

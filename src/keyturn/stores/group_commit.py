@@ -59,22 +59,28 @@ class Gatherer(Generic[Item, Reply]):
     Args:
         work: does a group; must answer every call of it before it returns. What it raises goes to those without answer.
         size: at most this many calls in a group; 1 switches gathering off: each call is then done by itself, at once.
-        overlap: so many calls that wait are a second group beside the one under way, and twice as many are two groups
-            from the start; None: there is only ever one. The work must bear that, and then has to be safe across processes
-            anyway. Why: browsers that are answered together come back together, and with one group at a time the process
-            has nothing to do while it waits for the disk. Why not always: a group has its price, whatever its size.
+        at_once: how many groups may be under way. The work must bear more than one, and does where it is safe across
+            processes. Why: browsers that are answered together come back together, and with one group they all wait for
+            its turn and its disk while the process has nothing to do.
+        worth: so many calls must wait before a group starts beside another one: it has its price, whatever its size.
     """
 
-    __slots__ = ("_futures", "_items", "_loop", "_overlap", "_running", "_scheduled", "_size", "_work")
+    __slots__ = ("_at_once", "_futures", "_items", "_loop", "_running", "_scheduled", "_size", "_work", "_worth")
 
     def __init__(
-        self, work: Callable[[Group[Item, Reply]], Awaitable[None]], *, size: int = 256, overlap: int | None = None
+        self,
+        work: Callable[[Group[Item, Reply]], Awaitable[None]],
+        *,
+        size: int = 256,
+        at_once: int = 1,
+        worth: int = 8,
     ) -> None:
         if size < 1:
             raise ValueError("a group has at least one call")
         self._work = work
         self._size = size
-        self._overlap = overlap
+        self._at_once = at_once
+        self._worth = worth
         self._items: list[Item] = []
         self._futures: list[asyncio.Future[Reply]] = []
         self._running: set[asyncio.Task[None]] = set()
@@ -101,9 +107,8 @@ class Gatherer(Generic[Item, Reply]):
             await asyncio.wait(self._running) if self._running else await asyncio.sleep(0)
 
     def _may_start(self) -> bool:
-        if not self._running:
-            return True
-        return self._overlap is not None and len(self._running) == 1 and len(self._items) >= self._overlap
+        running = len(self._running)
+        return not running or (running < self._at_once and len(self._items) >= self._worth)
 
     def _start(self) -> None:
         self._scheduled = False
@@ -115,9 +120,9 @@ class Gatherer(Generic[Item, Reply]):
 
     def _take(self) -> None:
         size = self._size
-        if self._overlap is not None and not self._running:
-            # What came together would otherwise wait together, now for its turn and now for the disk. Half is enough.
-            size = min(size, max(self._overlap, (len(self._items) + 1) // 2))
+        if (free := self._at_once - len(self._running)) > 1:
+            # What came together goes in as many groups as there may be.
+            size = min(size, max(self._worth, -(-len(self._items) // free)))
         items, futures = self._items, self._futures
         if len(items) <= size:
             self._items, self._futures = [], []

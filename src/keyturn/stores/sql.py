@@ -32,8 +32,8 @@ from keyturn.stores.throttle import Keyed, keyed
 from keyturn.stores.touches import Touches
 
 _log = logging.getLogger(__name__)
-_OVERLAP = 16
-"""Presentations that wait and are worth a group of their own: from 8 to 24 it makes no difference that could be measured."""
+_GROUPS_AT_ONCE = 3
+"""With three a node with 64 connections is busy to 97 % and with one to 82 % (`bench/README.md`)."""
 
 OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
 """Called after the commit of a revocation in this process, with `(session id hex, expires_at)` of each."""
@@ -84,7 +84,7 @@ class SqlSessions:
             clock=clock,
         )
         self._presentations: Gatherer[Presentation, Presented] = Gatherer(
-            presenter.present, size=group_size, overlap=_OVERLAP
+            presenter.present, size=group_size, at_once=_GROUPS_AT_ONCE
         )
 
     async def present(self, session_id: SessionId, judge: Judge) -> Decision:
