@@ -21,19 +21,19 @@ from random import Random
 from time import perf_counter, time
 
 from bench.figures import Figure, over_rounds, table
-from keyturn.core.model import Session, SessionId
+from keyturn.core.model import Contact, Session, SessionId
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, decide
 from keyturn.ports import Judge
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.migrations import migrate
 from keyturn.stores.sql import SqlSessions
-from keyturn.testing import CONTACT, FrozenClock, refresh_tokens
+from keyturn.testing import FrozenClock, refresh_tokens
 from tests.services import PostgresServer, remove_leftovers, sqlite_url
 
 SIZES = (10_000, 1_000_000)
 QUICK_SIZES = (10_000, 100_000)
-ROUNDS = 7
+ROUNDS = 21
 GROUPS = 30
 """Groups of a round."""
 GROUP = 64
@@ -45,19 +45,27 @@ SETTLED = 61.0
 
 _POLICY = Policy()
 _TOKENS = refresh_tokens()
-_USER_AGENT = (
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0 Safari/537.36"
+_BROWSER = Contact(
+    "192.0.2.7",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0 Safari/537.36",
+    "Chrome on Windows",
+    0.0,
 )
+"""Who all sessions belong to, and who comes back: for any other, an event would be written with the refresh."""
 _FILL = f"""
 INSERT INTO keyturn_sessions
-SELECT decode(md5('s' || n), 'hex'), md5('u' || n / 3), 0, sha256(convert_to('t' || n, 'UTF8')), NULL,
-       t, t, t, t, t + 1e6, t + 2e6, NULL, NULL, decode(md5('d' || n), 'hex'), NULL, 'Chrome on Windows', '192.0.2.7',
-       '{_USER_AGENT}', 'pwd', t, true
+SELECT decode(md5('s' || n), 'hex'), md5('u' || n / 3), {{generation}}, sha256(convert_to('t' || n, 'UTF8')),
+       CASE WHEN {{generation}} > 0 THEN sha256(convert_to('p' || n, 'UTF8')) END,
+       t, t, t, t, t + 1e6, t + 2e6, NULL, NULL, decode(md5('d' || n), 'hex'), NULL, '{_BROWSER.device}', '{_BROWSER.ip}',
+       '{_BROWSER.user_agent}', 'pwd', t, true
 FROM generate_series(1, {{count}}) n, (VALUES ({{now}}::float8)) AS clock(t);
 INSERT INTO keyturn_users (id, email, email_key, name, created_at)
 SELECT md5('u' || n), 'u' || n || '@example.com', 'u' || n || '@example.com', 'Ada Lovelace', {{now}}
 FROM generate_series(0, {{count}} / 3) n
 """
+
+# Leaves in each page what the last refresh there has left, which the next one clears away.
+_LEAVE_A_VERSION = "UPDATE keyturn_sessions SET generation = generation WHERE (ctid::text::point)[1] = 1"
 
 
 class Postgres(PostgresServer):
@@ -125,13 +133,15 @@ def ripe_judge() -> Judge:
         presented = _TOKENS.read(child.text.encode())
         if presented is None:
             raise RuntimeError("a token of our own is not authentic")
-        return decide(session, presented, now, _POLICY, contact=CONTACT, mint=mint, healing=healing)
+        return decide(session, presented, now, _POLICY, contact=_BROWSER, mint=mint, healing=healing)
 
     return judge
 
 
-async def fill_postgres(server: PostgresServer, count: int) -> Subject:
+async def fill_postgres(server: PostgresServer, count: int, generation: int = 1) -> Subject:
     """Make a database with so many sessions, in memory, as it is some time after a checkpoint.
+
+    Args: generation: 0 for sessions that are new; one that was refreshed has a previous hash besides.
 
     The first change of a page after a checkpoint writes the whole page to the log. A small table is past that at once
     and a large one after a while; freezing changes every page once, so that both are.
@@ -140,15 +150,15 @@ async def fill_postgres(server: PostgresServer, count: int) -> Subject:
     server.create_database(name)
     engine = open_engine(server.url(name))
     await migrate(engine)
-    server.execute(_FILL.format(count=count, now=now), name)
+    server.execute(_FILL.format(count=count, now=now, generation=generation), name)
     server.execute("CREATE EXTENSION pg_stat_statements", name)
     server.execute("CHECKPOINT", name)
     server.execute("VACUUM (FREEZE, ANALYZE) keyturn_sessions, keyturn_users", name)
     return Subject(engine, count, now)
 
 
-async def fill_sqlite(directory: Path, count: int) -> Subject:
-    """Make a file with so many sessions."""
+async def fill_sqlite(directory: Path, count: int, generation: int = 1) -> Subject:
+    """Make a file with so many sessions. Args: generation: as for PostgreSQL; pages are split as they were by growing rows."""
     place, now = directory / str(count), time()
     place.mkdir()
     engine = open_engine(sqlite_url(place))
@@ -156,6 +166,8 @@ async def fill_sqlite(directory: Path, count: int) -> Subject:
     connection = sqlite3.connect(place / "keyturn.db")
     with connection:
         connection.executemany(f"INSERT INTO keyturn_sessions VALUES ({', '.join('?' * 21)})", sqlite_rows(count, now))
+        if generation:
+            connection.execute("UPDATE keyturn_sessions SET generation = ?, previous_hash = token_hash", (generation,))
         connection.executemany(f"INSERT INTO keyturn_users VALUES ({', '.join('?' * 8)})", sqlite_users(count, now))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
@@ -169,7 +181,7 @@ def sqlite_rows(count: int, now: float) -> Iterator[tuple[object, ...]]:
         device = md5(f"d{n}".encode(), usedforsecurity=False).digest()
         token_hash = sha256(f"t{n}".encode()).digest()
         times = (now, now, now, now, now + 1e6, now + 2e6)
-        who = (device, None, "Chrome on Windows", "192.0.2.7", _USER_AGENT, "pwd", now, True)
+        who = (device, None, _BROWSER.device, _BROWSER.ip, _BROWSER.user_agent, "pwd", now, True)
         yield (session_id(n), user, 0, token_hash, None, *times, None, None, *who)
 
 
@@ -190,9 +202,11 @@ def sqlite_users(count: int, now: float) -> Iterator[tuple[object, ...]]:
 
 
 async def visit_all_pages(subject: Subject) -> None:
-    """Let the one backend that the store uses see every page, as one has that has been at work for a while.
+    """Let the one backend that the store uses see every page, and leave a dead version there, as one has that has been at
+    work for a while.
 
-    A process pays for the first sight of a page of shared memory (a page fault), however long it has been in there.
+    A process pays for the first sight of a page of shared memory (a page fault), however long it has been in there; and
+    whoever comes to a page clears away the version that the refresh before has left there.
     """
     async with subject.engine.autocommit() as connection:
         await connection.exec_driver_sql("SELECT sum(length(user_agent)) FROM keyturn_sessions")
@@ -201,6 +215,7 @@ async def visit_all_pages(subject: Subject) -> None:
         await connection.exec_driver_sql("SELECT count(*) FROM keyturn_sessions WHERE id >= ''")
         await connection.exec_driver_sql("SELECT count(*) FROM keyturn_users WHERE id >= ''")
         await connection.exec_driver_sql("RESET enable_seqscan")
+        await connection.exec_driver_sql(_LEAVE_A_VERSION)
 
 
 async def server_times(subject: Subject) -> tuple[float, float]:
@@ -271,7 +286,7 @@ def compared(
 
 async def postgres_ageing(server: PostgresServer, age: int) -> list[Figure]:
     """Refresh every session many times; compare its bytes early and late, and count the updates in place."""
-    subject = await fill_postgres(server, AGED)
+    subject = await fill_postgres(server, AGED, generation=0)
     name = f"growth_{AGED}"
     sizes: list[int] = []
     for rounds in (0, age // 10, age - age // 10):
@@ -285,7 +300,7 @@ async def postgres_ageing(server: PostgresServer, age: int) -> list[Figure]:
 
 async def sqlite_ageing(directory: Path, age: int) -> list[Figure]:
     """Refresh every session many times; compare its bytes early and late."""
-    subject = await fill_sqlite(directory, AGED)
+    subject = await fill_sqlite(directory, AGED, generation=0)
     sizes: list[int] = []
     for rounds in (0, age // 10, age - age // 10):
         await refresh_all(subject, rounds)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
 
 from keyturn.core.errors import Unavailable
 from keyturn.stores.engine import Engine, normalise, open_engine
-from keyturn.stores.lanes import ROLLBACK, Statement, Work
+from keyturn.stores.lanes import ROLLBACK, Row, Statement, Work
 from keyturn.stores.migrations import migrate
 from tests.services import PostgresServer, wait_until
 from tests.stores.support import open_database
@@ -22,11 +23,17 @@ LOCK = 7
 WHOSE: Statement = ("SELECT pg_backend_pid()", ())
 NAMES: Statement = ("SELECT name FROM keyturn_meta ORDER BY name", ())
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = $1"
+TIMEOUT: Statement = ("PRAGMA busy_timeout", ())
 
 
 def write(name: str) -> Statement:
     """Return a statement that writes a row of this name, which must be new."""
     return f"INSERT INTO keyturn_meta VALUES ('{name}', '')", ()
+
+
+def only(statement: Statement) -> Work[None]:
+    """Return work that is one statement."""
+    yield statement
 
 
 async def names(engine: Engine) -> list[str]:
@@ -100,6 +107,42 @@ async def test_statement_that_fails(database_url: str) -> None:
             await engine.transact(work)
         assert not isinstance(raised.value, Unavailable)
         assert await names(engine) == []
+
+
+async def test_sqlite_read_during_a_write(sqlite_database_url: str) -> None:
+    """It sees what was committed and waits for nobody, also when whoever asked for the write has gone away."""
+    async with open_database(sqlite_database_url) as engine, open_database(sqlite_database_url) as other:
+        await engine.transact(lambda: only(write("a")))
+        assert await names(engine) == ["a"]
+        async with other.transaction() as connection:
+            await connection.exec_driver_sql(write("b")[0])
+            waiting = asyncio.create_task(engine.transact(lambda: only(write("c"))))
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(1):
+                assert await names(engine) == ["a"]
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            async with asyncio.timeout(1):
+                assert await names(engine) == ["a"]
+        # The cancelled write was at work already, so it comes to its end, and this one after it.
+        await engine.transact(lambda: only(write("d")))
+        assert await names(engine) == await names(other) == ["a", "b", "c", "d"]
+        await other.transact(lambda: only(write("e")))
+        assert await names(engine) == ["a", "b", "c", "d", "e"]
+
+
+async def test_how_long_sqlite_waits_for_another_process(sqlite_database_url: str) -> None:
+    """A write for as long as is set; a read hardly, because it holds up the event loop."""
+
+    def work() -> Work[Sequence[Row]]:
+        return (yield TIMEOUT)
+
+    async with open_database(sqlite_database_url) as engine:
+        for _ in range(2):
+            assert await engine.transact(work) == [(10_000,)]
+            async with engine.lane() as lane:
+                assert await lane.fetch(TIMEOUT) == [(50,)]
 
 
 async def test_lock_in_a_database_with_another_isolation(postgres_url: str) -> None:

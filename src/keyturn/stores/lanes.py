@@ -8,7 +8,9 @@ hot path is these statements (`bench/README.md` has the figures). The connection
 pool, so there is one pool, one set of options and one limit.
 
 Why SQLite reads on the event loop: in WAL mode a reader waits for nobody, a row takes microseconds, and handing it to a
-thread and back takes longer. A write waits for the disk, so it has a thread of its own.
+thread and back takes longer. A write waits for the disk, so it has a thread of its own. Whoever reads while nothing is
+written uses the connection that writes: SQLite empties a connection's cache when another one has written, so a connection
+that only reads would start anew after every group, and the one that writes would read each page again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
@@ -162,7 +164,8 @@ def _is_surprise(error: BaseException) -> bool:
 
 
 class SqliteLanes:
-    """One connection that reads on the event loop, and one that writes on a thread of its own; both open when first used.
+    """One connection that writes on a thread of its own, and reads on the event loop while that is idle; one that reads
+    there while it is not. Both open when first used.
 
     Args:
         connect: opens a connection, set up like all others, that waits so many seconds for a lock.
@@ -180,6 +183,8 @@ class SqliteLanes:
         self._write_timeout = write_timeout
         self._reading: sqlite3.Connection | None = None
         self._writing: sqlite3.Connection | None = None
+        self._written: Future[Any] | None = None
+        """The last write, which the thread may still be at when whoever asked for it has gone away."""
         self._thread: ThreadPoolExecutor | None = None
 
     @asynccontextmanager
@@ -189,10 +194,17 @@ class SqliteLanes:
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """Return all rows of a statement that only reads."""
+        rows: Sequence[Row] = self._reader().execute(*statement).fetchall()
+        return rows
+
+    def _reader(self) -> sqlite3.Connection:
+        # No write can begin meanwhile: it begins on the event loop, which the read does not leave.
+        idle = self._written is not None and self._written.done()
+        if idle and self._writing is not None and not self._writing.in_transaction:
+            return self._writing
         if self._reading is None:
             self._reading = self._connect(_READ_TIMEOUT)
-        rows: Sequence[Row] = self._reading.execute(*statement).fetchall()
-        return rows
+        return self._reading
 
     async def change(self, statement: Statement) -> Sequence[Row]:
         """Write and commit; return what the statement says of the rows it changed."""
@@ -206,12 +218,18 @@ class SqliteLanes:
         async with self._writer:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="keyturn-sqlite")
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._written, write)
+            written = self._written = self._thread.submit(self._on_thread, write)
+            return await asyncio.wrap_future(written)
 
-    def _written(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
+    def _on_thread(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
         if self._writing is None:
             self._writing = self._connect(self._write_timeout)
-        return write(self._writing)
+        # Only here may it wait for another process's write: a read would hold up the event loop.
+        self._writing.execute(f"PRAGMA busy_timeout = {round(self._write_timeout * 1000)}")
+        try:
+            return write(self._writing)
+        finally:
+            self._writing.execute(f"PRAGMA busy_timeout = {round(_READ_TIMEOUT * 1000)}")
 
     async def close(self) -> None:
         """Close both; they open again when used again."""
@@ -220,7 +238,7 @@ class SqliteLanes:
         for connection in (self._reading, self._writing):
             if connection is not None:
                 connection.close()
-        self._reading = self._writing = self._thread = None
+        self._reading = self._writing = self._written = self._thread = None
 
 
 def _transact(connection: sqlite3.Connection, work: Callable[[], Work[Result]]) -> Result:

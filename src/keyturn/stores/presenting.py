@@ -23,7 +23,7 @@ from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Group
 from keyturn.stores.revoking import Denied, deny
-from keyturn.stores.session_rows import Read, read_group, swap_group, swap_in_transaction
+from keyturn.stores.session_rows import Read, Swaps, read_group, swap_group, swap_in_transaction
 from keyturn.stores.touches import Touches
 
 _ATTEMPTS = 8
@@ -44,11 +44,12 @@ Tell = Callable[[Sequence[Denied]], Awaitable[None]]
 class _Judged:
     """A group as judged: nothing of it is true yet."""
 
-    __slots__ = ("ahead", "decisions", "now", "plain", "sessions", "swaps", "users")
+    __slots__ = ("ahead", "decisions", "now", "places", "plain", "sessions", "swaps", "users")
 
     def __init__(self, read: Read, now: float) -> None:
         self.sessions = read.sessions
         """The sessions as read, then as each decision leaves them: the next presentation sees that."""
+        self.places = read.places
         self.users = read.users
         self.now = now
         self.plain = True
@@ -77,8 +78,8 @@ class _Judged:
             self.plain = False
         return decision
 
-    def swapped(self) -> dict[SessionId, tuple[Session, Session]]:
-        return {id_: (read, self.sessions[id_]) for id_, read in self.swaps.items()}
+    def swapped(self) -> Swaps:
+        return {id_: (self.places[id_], read, self.sessions[id_]) for id_, read in self.swaps.items()}
 
     def kept(self, group: Group[Presentation, Presented], lost: set[SessionId]) -> Iterable[Event]:
         """List the events of the decisions that have become true."""

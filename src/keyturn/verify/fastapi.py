@@ -25,7 +25,7 @@ from fastapi.security import HTTPBearer, SecurityScopes
 from keyturn.core.errors import Refused
 from keyturn.core.model import Principal
 from keyturn.ports import PrincipalSource, WallClock
-from keyturn.verify.guard import Guard, Requirement, refusal
+from keyturn.verify.guard import ANYBODY, Guard, Requirement, refusal
 from keyturn.wire import Response as Answer
 from keyturn.wire import values_of
 
@@ -84,7 +84,7 @@ class TokenAuth:
         self._clock: Final = clock
         self._max_age: Final = max_age
         self._amr: Final = tuple(amr)
-        _requirement((), max_age, self._amr)  # what is wrong with it is told when the program starts
+        self._without_scopes: Final = _requirement((), max_age, self._amr)  # raises when the program starts, not later
 
     def step_up(self, *, max_age: int | None = None, amr: Sequence[str] = ()) -> TokenAuth:
         """Return the dependency of a route that also needs a fresh or a stronger sign-in.  Spec: RFC 9470."""
@@ -103,7 +103,8 @@ class TokenAuth:
         """
         headers = request.scope["headers"]
         guard = self._guard_of(request)
-        requirement = _requirement(tuple(scopes.scopes), self._max_age, self._amr)
+        asked = scopes.scopes
+        requirement = _requirement(tuple(asked), self._max_age, self._amr) if asked else self._without_scopes
         try:
             return await guard.check_async(values_of(headers, b"authorization"), requirement)
         except Refused as fault:
@@ -117,7 +118,10 @@ def _always(guard: Guard) -> Callable[[Request], Guard]:
 
 
 # The routes of an application ask for a few different things, each of them at every request.
-_requirement: Final = lru_cache(maxsize=256)(Requirement)
+@lru_cache(maxsize=256)
+def _requirement(scopes: tuple[str, ...], max_age: int | None, amr: tuple[str, ...]) -> Requirement:
+    requirement = Requirement(scopes, max_age, amr)
+    return ANYBODY if requirement == ANYBODY else requirement
 
 
 def translate(answer: Answer) -> Response:
