@@ -33,7 +33,8 @@ from keyturn.stores.touches import Touches
 
 _log = logging.getLogger(__name__)
 _GROUPS_AT_ONCE = 3
-"""With three a node with 64 connections is busy to 97 % and with one to 82 % (`bench/README.md`)."""
+"""With three, a node with 64 connections to PostgreSQL is busy to 97 %, with one to 82 % (`bench/README.md`). SQLite has one
+writer, and what is read beside it misses that connection's cache: there, one is as fast."""
 
 OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
 """Called after the commit of a revocation in this process, with `(session id hex, expires_at)` of each."""
@@ -84,7 +85,7 @@ class SqlSessions:
             clock=clock,
         )
         self._presentations: Gatherer[Presentation, Presented] = Gatherer(
-            presenter.present, size=group_size, at_once=_GROUPS_AT_ONCE
+            presenter.present, size=group_size, at_once=_GROUPS_AT_ONCE if engine.postgres else 1
         )
 
     async def present(self, session_id: SessionId, judge: Judge) -> Decision:
