@@ -78,7 +78,11 @@ def values_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes
     Args:
         headers: names in lower case, as in an ASGI scope.
     """
-    return [value for each, value in headers if each == name]
+    values: list[bytes] = []
+    for each, value in headers:
+        if each == name:
+            values.append(value)
+    return values
 
 
 def bearer(values: Sequence[bytes]) -> str:
@@ -93,9 +97,10 @@ def bearer(values: Sequence[bytes]) -> str:
     if len(values) != 1:
         raise InvalidToken("authorization_header")
     # As every client writes it. The pattern would take as long as the whole check of a token that was seen before.
-    token = values[0].removeprefix(b"Bearer ")
-    if len(token) == len(values[0]) or not token or token.translate(None, _TOKEN_BYTES):
-        match = _BEARER.fullmatch(values[0])
+    value = values[0]
+    token = value[7:]
+    if value[:7] != b"Bearer " or not token or token.translate(None, _TOKEN_BYTES):
+        match = _BEARER.fullmatch(value)
         if match is None:
             raise InvalidToken("authorization_header")
         token = match[1]
