@@ -5,10 +5,8 @@ Owns: the order. Must not hold: what a user may do (`auth.py`), how a store that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from keyturn.core.login import Limit
 from keyturn.core.model import SessionId, User
 from keyturn.ports import (
     Admit,
@@ -68,8 +66,8 @@ class InTurn:
         taken = limits(known)
         return Attempt(credential, known, taken, await self._throttle.take(taken))
 
-    async def open_after_attempt(self, user: User, admit: Admit, taken: Sequence[Limit]) -> Opened:
+    async def open_after_attempt(self, user: User, admit: Admit, attempt: Attempt | None, room: int) -> Opened:
         """Give back, if anything was taken, then open."""
-        if taken:
-            await self._throttle.give_back(taken)
+        if attempt is not None:
+            await self._throttle.give_back(attempt.taken)
         return await self._with_users.open_with_user(user, admit)

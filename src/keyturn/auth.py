@@ -32,6 +32,7 @@ from keyturn.core.rotation import Decision, Outcome, Write, decide, glance, laps
 from keyturn.email import normalise_email
 from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import (
+    Attempt,
     Attempts,
     Credential,
     Entropy,
@@ -133,8 +134,9 @@ class Auth:
             self.passwords.reserve()
             return attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)
 
-        credential, known, taken, retry_after = await self.attempts.begin(address, device_id, limits)
-        await self._allow(retry_after, taken, contact)
+        attempt = await self.attempts.begin(address, device_id, limits)
+        await self._allow(attempt.retry_after, attempt.taken, contact)
+        credential = attempt.credential
         password_hash = None if credential is None else credential.password_hash
         verified = await self.passwords.verify(password_hash, password)
         if credential is None or not verified.ok or credential.user.disabled:
@@ -145,9 +147,7 @@ class Auth:
             rehashed = await self.passwords.hash(password)
             await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
             password_hash = rehashed
-        opened, found = await self._open(
-            credential.user, remember, device_name, contact, cookies, taken, new_device=not known
-        )
+        opened, found = await self._open(credential.user, remember, device_name, contact, cookies, attempt)
         if found is None or found.user.disabled or not await self._proves(found, password_hash, password):
             # Why: a login that raced a password change or a disabling would leave a session that neither has ended.
             await self._revoke(credential.user.id, RevokeReason.PASSWORD_CHANGED, only=opened.session.id)
@@ -327,21 +327,21 @@ class Auth:
         device_name: str | None,
         contact: Contact,
         cookies: Cookies,
-        taken: Sequence[Limit] = (),
-        *,
-        new_device: bool = False,
+        attempt: Attempt | None = None,
     ) -> tuple[SignedIn, Credential | None]:
         """Open a session; return what the client gets, and the user as they are then."""
         known_id = self._device(cookies)
         device_id = known_id or self.entropy(DEVICE_ID_LENGTH)
         session_id = SessionId(self.entropy(_SESSION_ID_LENGTH))
+        new_device = attempt is not None and not attempt.known_device
         login = Login(session_id, user.id, device_id, device_name, contact, ("pwd",), remember, new_device)
         mint = self.refresh_tokens.minter(self.entropy(RANDOM_LENGTH))
 
         def admitted(live: Sequence[Session], now: float) -> Admission:
             return admit(live, login, now, self.policy, mint)
 
-        admission, credential = await self.openings.open_after_attempt(user, admitted, taken)
+        room = self.policy.max_sessions - 1
+        admission, credential = await self.openings.open_after_attempt(user, admitted, attempt, room)
         await self._tell(*admission.events)
         for older in self._authentic(cookies):
             await self._end(older.session_id, RevokeReason.REPLACED)

@@ -111,20 +111,6 @@ class SessionsWithUsers(Protocol):
         ...
 
 
-class Openings(Protocol):
-    """Sessions opened after an attempt: a store that has sessions, users and counters in one database does all of it in
-    one transaction, `apart.InTurn` does it for others.
-    """
-
-    def open_after_attempt(self, user: User, admit: Admit, taken: Sequence[Limit]) -> Awaitable[Opened]:
-        """Do as `SessionsWithUsers.open_with_user`, and as `Throttle.give_back` for what the attempt took; nothing is fine.
-
-        The attempt is given back before the session can be seen, or with it. When the opening fails it may stay counted:
-        that is one attempt less, never one more.
-        """
-        ...
-
-
 class Attempt(NamedTuple):
     """What is known of a login before its password is checked."""
 
@@ -136,6 +122,8 @@ class Attempt(NamedTuple):
     """What the attempt counts against."""
     retry_after: float | None
     """As `Throttle.take` says: None when the attempt was counted, else the seconds until a retry makes sense."""
+    seen: object | None = None
+    """What the store remembers of it for the opening."""
 
 
 class Attempts(Protocol):
@@ -149,6 +137,24 @@ class Attempts(Protocol):
         Unknown users cost the same work. What `limits` raises is raised before anything is counted.
 
         Args: device_id: of an authentic device cookie, or None.
+        """
+        ...
+
+
+class Openings(Protocol):
+    """Sessions opened after an attempt: a store that has sessions, users and counters in one database does all of it at once,
+    `apart.InTurn` does it for others.
+    """
+
+    def open_after_attempt(self, user: User, admit: Admit, attempt: Attempt | None, room: int) -> Awaitable[Opened]:
+        """Do as `SessionsWithUsers.open_with_user`, and as `Throttle.give_back` for what the attempt took.
+
+        The attempt is given back before the session can be seen, or with it. When the opening fails it may stay counted:
+        that is one attempt less, never one more.
+
+        Args:
+            attempt: of this login, as `Attempts.begin` returned it; None: there is nothing to give back.
+            room: live sessions at most with which `admit` evicts none; up to there it answers as if there were none.
         """
         ...
 

@@ -16,6 +16,7 @@ from keyturn.core.login import Admission, Limit, Login, admit
 from keyturn.core.model import RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.ports import Admit
+from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.engine import Engine
 from keyturn.stores.schema import denylist, events
 from keyturn.stores.sql import SqlSessions
@@ -40,6 +41,7 @@ class Node:
         self.users = SqlUsers(engine, denylist_lifetime=LIFETIME)
         self.sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0)
         self.throttle = SqlThrottle(engine)
+        self.attempts = PostgresAttempts(engine, self.throttle)
 
     async def live(self, user: User) -> set[SessionId]:
         return {session.id for session in (await self.sessions.list_live(user.id)).sessions}
@@ -148,6 +150,21 @@ async def test_two_logins_that_have_read_the_same(node: Node, user: User, full: 
     assert len(live) == full.max_sessions
 
 
+async def test_two_logins_that_have_begun_together(node: Node, user: User, full: Policy) -> None:
+    """There was room for one when their passwords were checked; the later one looks, and the cap is exact."""
+    limit, room = Limit(("account", user.email), 9, 900.0), full.max_sessions - 1
+    begun = [await node.attempts.begin(user.email, None, lambda _: [limit]) for _ in range(2)]
+    entered = [Entering(user, full) for _ in begun]
+    opened = [
+        await node.sessions.open_after_attempt(user, entering, attempt, room)
+        for attempt, entering in zip(begun, entered, strict=True)
+    ]
+    assert [entering.calls for entering in entered] == [1 if len(opened[0].admission.evicted) == 0 else 2, 2]
+    live = await node.live(user)
+    assert opened[1].admission.session.id in live
+    assert len(live) == full.max_sessions
+
+
 async def test_password_that_changes_between(node: Node, user: User, full: Policy, postgres_url: str) -> None:
     """The login is told the new hash, so that it can refuse, and the sessions that the change ended stay ended."""
     entering = Entering(user, full, lambda: elsewhere(postgres_url, change_password(user)))
@@ -170,24 +187,28 @@ async def test_user_who_is_deleted_between(node: Node, user: User, full: Policy,
     assert (await node.sessions.open_with_user(user, entering)).credential is None
 
 
-@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "undone"])
+@pytest.mark.parametrize("begun", [True, False], ids=["from its attempt on", "by itself"])
 async def test_login_that_waits_for_a_change(
-    node: Node, user: User, full: Policy, postgres_url: str, committed: bool
+    node: Node, user: User, full: Policy, postgres_url: str, begun: bool, committed: bool
 ) -> None:
     """A write that finds the user's row held waits; then what it finds counts, not what it had seen when it began."""
-    limit = Limit(("account", user.email), 1, 900.0)
-    assert await node.throttle.take([limit]) is None
+    limit, room = Limit(("account", user.email), 1, 900.0), full.max_sessions - 1
+    evicting = len(await node.live(user)) > room
+    attempt = await node.attempts.begin(user.email, None, lambda _: [limit])
     async with open_node(postgres_url) as other, other.engine.sqlalchemy.connect() as holding:
-        begun = await holding.begin()
+        change = await holding.begin()
         await holding.exec_driver_sql("UPDATE keyturn_users SET password_hash = $1 WHERE id = $2", (NEW, user.id))
         entering = Entering(user, full)
-        opening = asyncio.create_task(node.sessions.open_after_attempt(user, entering, [limit]))
+        attempt = attempt if begun else attempt._replace(seen=None)
+        opening = asyncio.create_task(node.sessions.open_after_attempt(user, entering, attempt, room))
         await other.waits()
-        await (begun.commit() if committed else begun.rollback())
+        await (change.commit() if committed else change.rollback())
         opened = await opening
     assert opened.credential == (user, NEW if committed else OLD)
-    assert entering.calls == (2 if committed else 1)
-    assert await node.live(user) >= {opened.admission.session.id}
+    # What had no room was not tried.
+    assert entering.calls == 1 + committed + (begun and evicting)
+    assert opened.admission.session.id in await node.live(user)
     assert await node.throttle.take([limit]) is None
 
 
@@ -250,8 +271,10 @@ async def test_many_logins_of_one_user(node: Node, user: User, postgres_url: str
 
         async def enter(number: int) -> SessionId:
             at = (node, other)[number % 2]
-            assert await at.throttle.take(limits) is None
-            opened = await at.sessions.open_after_attempt(user, Entering(user, policy), limits)
+            attempt = await at.attempts.begin(user.email, None, lambda _: limits)
+            opened = await at.sessions.open_after_attempt(
+                user, Entering(user, policy), attempt, policy.max_sessions - 1
+            )
             return opened.admission.session.id
 
         entered = await asyncio.gather(*(enter(number) for number in range(24)))
@@ -273,7 +296,8 @@ async def test_password_change_among_logins(node: Node, postgres_url: str, scale
             told: dict[SessionId, str | None] = {}
 
             async def enter(at: Node, user: User = user, told: dict[SessionId, str | None] = told) -> None:
-                opened = await at.sessions.open_with_user(user, Entering(user, Policy()))
+                attempt = await at.attempts.begin(user.email, None, lambda _: [Limit(("any", user.id), 9, 900.0)])
+                opened = await at.sessions.open_after_attempt(user, Entering(user, Policy()), attempt, 1)
                 assert opened.credential is not None
                 told[opened.admission.session.id] = opened.credential.password_hash
 

@@ -32,6 +32,8 @@ LIFETIME = 610.0
 SETTLED = 61.0
 WINDOW = Limit(("account-address", "ada@example.com"), 3, 900.0)
 FOREVER = Limit(("account", "ada@example.com"), 4, None)
+POLICY = Policy()
+ROOM = POLICY.max_sessions - 1
 
 
 class Both:
@@ -76,11 +78,16 @@ async def both(request: pytest.FixtureRequest, database_url: str) -> AsyncGenera
         await made.sessions.close()
 
 
-def login(user: User) -> Admit:
+def attempt(taken: Sequence[Limit]) -> Attempt:
+    """Make an attempt of which nothing is known but what it took."""
+    return Attempt(None, False, taken, None)
+
+
+def login(user: User, policy: Policy = POLICY) -> Admit:
     """Make what a login hands to the store."""
     opening = Login(SessionId(urandom(16)), user.id, DEVICE_ID, None, CONTACT, ("pwd",), remember=True)
     mint = refresh_tokens().minter(urandom(16))
-    return lambda live, now: admit(live, opening, now, Policy(), mint)
+    return lambda live, now: admit(live, opening, now, policy, mint)
 
 
 async def test_user_of_a_session(both: Both) -> None:
@@ -149,7 +156,7 @@ async def test_attempt_of_a_login(both: Both) -> None:
     """Opening gives back what this attempt took: one of a window, all consecutive failures, and nobody else's attempts."""
     user = await both.create()
     assert [await both.throttle.take([WINDOW, FOREVER]) for _ in range(3)] == [None] * 3
-    opened = await both.openings.open_after_attempt(user, login(user), [FOREVER, WINDOW])
+    opened = await both.openings.open_after_attempt(user, login(user), attempt([FOREVER, WINDOW]), ROOM)
     assert opened.credential == (user, "hash-1")
     assert [session.id for session in (await both.sessions.list_live(user.id)).sessions] == [
         opened.admission.session.id
@@ -162,7 +169,7 @@ async def test_opening_without_an_attempt(both: Both) -> None:
     """A sign-up keeps what it took."""
     user = await both.create()
     assert [await both.throttle.take([WINDOW]) for _ in range(3)] == [None] * 3
-    assert (await both.openings.open_after_attempt(user, login(user), [])).credential == (user, "hash-1")
+    assert (await both.openings.open_after_attempt(user, login(user), None, ROOM)).credential == (user, "hash-1")
     assert await both.throttle.take([WINDOW]) is not None
 
 
@@ -175,7 +182,7 @@ async def test_attempts_of_logins_and_failures_at_once(both: Both) -> None:
         assert user is not None
         limits = [address, Limit(("account", user.email), 1, None)]
         assert await both.throttle.take(limits) is None
-        await both.openings.open_after_attempt(user, login(user), limits)
+        await both.openings.open_after_attempt(user, login(user), attempt(limits), ROOM)
 
     async def fail(number: int) -> None:
         assert await both.throttle.take([Limit(("account", f"nobody-{number}"), 1, None), address]) is None
@@ -193,7 +200,7 @@ async def test_opening_that_fails(both: Both) -> None:
         raise LookupError("declined")
 
     with pytest.raises(LookupError):
-        await both.openings.open_after_attempt(user, decline, [WINDOW])
+        await both.openings.open_after_attempt(user, decline, attempt([WINDOW]), ROOM)
     assert (await both.sessions.list_live(user.id)).sessions == []
     taken = [await both.throttle.take([WINDOW]) is None for _ in range(2)]
     assert taken == [not isinstance(both.openings, SqlSessions), False]
@@ -206,7 +213,8 @@ async def test_beginning_of_an_attempt(both: Both) -> None:
     begun = await both.attempts.begin("Ada@Example.com", None, lambda _: limits)
     assert (begun.credential, begun.known_device, begun.retry_after) == ((user, "hash-1"), False, None)
     assert list(begun.taken) == limits
-    assert await both.attempts.begin("eve@example.com", None, lambda _: limits) == Attempt(None, False, limits, None)
+    unknown = await both.attempts.begin("eve@example.com", None, lambda _: limits)
+    assert unknown._replace(seen=None) == Attempt(None, False, limits, None)
     assert [await both.throttle.take([WINDOW]) is None for _ in range(2)] == [True, False]
 
 
@@ -277,5 +285,35 @@ async def test_fifty_attempts_at_once(both: Both) -> None:
         return [limit, Limit((f"own-{own}",), 1, 900.0)]
 
     begun = await asyncio.gather(*(both.attempts.begin(user.email, None, partial(limits, own)) for own in range(50)))
-    assert [attempt.retry_after for attempt in begun].count(None) == 10
-    assert {attempt.credential for attempt in begun} == {(user, "hash-1")}
+    assert [each.retry_after for each in begun].count(None) == 10
+    assert {each.credential for each in begun} == {(user, "hash-1")}
+
+
+async def test_login_from_its_attempt_on(both: Both) -> None:
+    """Several in a row: each gives back its own attempt, sees the time that has passed, and the cap holds."""
+    user, policy = await both.create(), Policy(max_sessions=2)
+    for evicted in (0, 0, 1, 1):
+        begun = await both.attempts.begin(user.email, None, lambda _: [WINDOW, FOREVER])
+        both.clock.advance(1.0)
+        opened = await both.openings.open_after_attempt(user, login(user, policy), begun, policy.max_sessions - 1)
+        assert opened.credential == (user, "hash-1")
+        assert opened.admission.session.created_at == both.clock.now
+        assert len(opened.admission.evicted) == evicted
+    assert len((await both.sessions.list_live(user.id)).sessions) == 2
+    assert [await both.throttle.take([WINDOW]) is None for _ in range(4)] == [True] * 3 + [False]
+
+
+async def test_user_who_changes_after_the_attempt(both: Both) -> None:
+    """While the password is checked: the login is told what holds when its session is opened."""
+    user = await both.create()
+    begun = await both.attempts.begin(user.email, None, lambda _: [WINDOW])
+    assert await both.users.replace_password_hash(user.id, "hash-1", "hash-2")
+    opened = await both.openings.open_after_attempt(user, login(user), begun, ROOM)
+    assert opened.credential == (user, "hash-2")
+    begun = await both.attempts.begin(user.email, None, lambda _: [WINDOW])
+    assert await both.users.set_disabled(user.id, disabled=True)
+    opened = await both.openings.open_after_attempt(user, login(user), begun, ROOM)
+    assert opened.credential == (user._replace(disabled=True), "hash-2")
+    begun = await both.attempts.begin(user.email, None, lambda _: [WINDOW])
+    assert await both.users.delete(user.id)
+    assert (await both.openings.open_after_attempt(user, login(user), begun, ROOM)).credential is None

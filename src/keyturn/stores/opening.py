@@ -14,6 +14,7 @@ as strict as the lock.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from typing import NamedTuple
 
 from keyturn.core.login import Admission
@@ -21,7 +22,7 @@ from keyturn.core.model import UserId
 from keyturn.ports import Admit, Credential, Opened
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
 from keyturn.stores.event_log import EventRow, event_rows
-from keyturn.stores.lanes import Lane, Row, Work
+from keyturn.stores.lanes import Lane, Row, Statement, Work
 from keyturn.stores.revoking import Denied, denial, denying
 from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, session_of, values_of
@@ -81,6 +82,12 @@ _OPEN = (
 )
 _CLAIMED = "EXISTS (SELECT FROM claimed)"
 _ADMIT = f"{_CLAIM.format(condition=_SAME)}, {_OPEN}"
+# Who has come since the statement began has changed the row.
+_ROOM = (
+    f"(SELECT count(*) FROM {sessions.name} s, (VALUES (${_XMIN + 1}::float8)) AS clock (now) "
+    f"WHERE {_LIVE.format(user=_USER)}) <= ${_XMIN + 2}::int8"
+)
+_JOIN = f"{_CLAIM.format(condition=f'{_SAME} AND {_ROOM}')}, {_OPEN}"
 # A session that somebody else ended meanwhile is not evicted: then nothing is done.
 _EVICT = (
     f"held AS MATERIALIZED (SELECT id FROM {users.name} WHERE id = {_USER} AND {_SAME} FOR UPDATE), "
@@ -113,6 +120,17 @@ class Terms(NamedTuple):
     """As for `event_log.session_hash`."""
 
 
+class Seen(NamedTuple):
+    """The user's row when an attempt began, and the clocks then."""
+
+    version: int
+    """Its `xmin`."""
+    at: float
+    """The database's clock."""
+    here: float
+    """This process's monotonic clock."""
+
+
 class Opening(NamedTuple):
     """What was admitted, and what was put on the denylist."""
 
@@ -139,16 +157,32 @@ def opening(user_id: UserId, admit: Admit, taken: Keyed, terms: Terms, *, postgr
         ids = [ended.id.hex() for ended in admission.evicted]
         statement, denied = denial(ids, read_at, read_at + terms.denylist_lifetime, postgres=postgres)
         yield statement
-    values, kept = tuple(values_of(admission.session).values()), event_rows(admission.events, terms.log_key)
     if postgres:
-        yield _OPEN_POSTGRES, (*values, *_columns(kept))
+        yield _OPEN_POSTGRES, _values(admission, terms)
     else:
-        yield _OPEN_SQLITE, values
-        for row in kept:
+        yield _OPEN_SQLITE, tuple(values_of(admission.session).values())
+        for row in event_rows(admission.events, terms.log_key):
             yield _EVENT_SQLITE, row
     if taken:
         yield give_back(taken, postgres=postgres)
     return Opening(Opened(admission, _credential(rows)), denied)
+
+
+async def open_as_seen(
+    lane: Lane, credential: Credential, admit: Admit, taken: Keyed, terms: Terms, *, seen: Seen, room: int
+) -> Opening | None:
+    """Admit a login of a user who was read when its attempt began, on PostgreSQL, in one statement.
+
+    Args: room: live sessions at most with which none is evicted.
+    Returns: None when the user has changed, or has more sessions; then nothing is done.
+    """
+    # Between the two the clock of this node is as good as the database's.
+    now = seen.at + (monotonic() - seen.here) if terms.now is None else terms.now
+    admission = admit((), now)
+    values = (*_values(admission, terms), seen.version, now, room)
+    if not await lane.change(_written(_JOIN, values, taken, _ADMITTED)):
+        return None
+    return Opening(Opened(admission, credential), ())
 
 
 async def open_at_once(lane: Lane, user_id: UserId, admit: Admit, taken: Keyed, terms: Terms) -> Opening | None:
@@ -163,11 +197,7 @@ async def open_at_once(lane: Lane, user_id: UserId, admit: Admit, taken: Keyed, 
             return None
         *_, version, read_at = rows[0]
         admission = admit([session_of(row) for row in rows if row[0] is not None], read_at)
-        values = (
-            *values_of(admission.session).values(),
-            *_columns(event_rows(admission.events, terms.log_key)),
-            version,
-        )
+        values: Sequence[object] = (*_values(admission, terms), version)
         denied: Sequence[Denied] = ()
         queries, answer = _ADMIT, _ADMITTED
         if admission.evicted:
@@ -175,13 +205,19 @@ async def open_at_once(lane: Lane, user_id: UserId, admit: Admit, taken: Keyed, 
             (_, entries), denied = denial(ids, read_at, read_at + terms.denylist_lifetime, postgres=True)
             values = (*values, *map(list, zip(*_ends(admission), strict=True)), *entries)
             queries, answer = _EVICT, _EVICTED
-        if taken:
-            statement = give_back(taken, postgres=True, beside=Beside(queries, values, _CLAIMED, answer))
-        else:
-            statement = f"WITH {queries} {answer}", values
-        if await lane.change(statement):
+        if await lane.change(_written(queries, values, taken, answer)):
             return Opening(Opened(admission, credential), denied)
     return None
+
+
+def _written(queries: str, values: Sequence[object], taken: Keyed, answer: str) -> Statement:
+    if taken:
+        return give_back(taken, postgres=True, beside=Beside(queries, values, _CLAIMED, answer))
+    return f"WITH {queries} {answer}", values
+
+
+def _values(admission: Admission, terms: Terms) -> Sequence[object]:
+    return *values_of(admission.session).values(), *_columns(event_rows(admission.events, terms.log_key))
 
 
 def _credential(rows: Sequence[Row]) -> Credential | None:
