@@ -17,7 +17,7 @@ from keyturn.core.model import RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.ports import Admit
 from keyturn.stores.attempts import PostgresAttempts
-from keyturn.stores.engine import Engine
+from keyturn.stores.engine import Engine, normalise
 from keyturn.stores.schema import denylist, events
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import SqlThrottle
@@ -284,6 +284,26 @@ async def test_many_logins_of_one_user(node: Node, user: User, postgres_url: str
     kinds = [kind for (kind,) in await node.read(events.c.type)]
     assert (kinds.count("signed_in"), kinds.count("session_ended")) == (24, 24 - policy.max_sessions)
     assert [await node.throttle.take(limits) is None for _ in range(25)] == [True] * 24 + [False]
+
+
+async def test_many_logins_where_transactions_keep_their_snapshot(node: Node, user: User, postgres_url: str) -> None:
+    """In a database with another default isolation those who come second are told so by an error, and try again."""
+    database, policy = str(normalise(postgres_url).database), Policy(max_sessions=2)
+    async with node.engine.autocommit() as connection:
+        setting = f"ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'"
+        await connection.exec_driver_sql(setting)
+    async with open_node(postgres_url) as other, other.engine.sqlalchemy.connect() as holding:
+        change = await holding.begin()
+        await holding.exec_driver_sql("UPDATE keyturn_users SET name = 'A' WHERE id = $1", (user.id,))
+        logins = [
+            asyncio.create_task(other.sessions.open_with_user(user, Entering(user, policy)))
+            for _ in range(policy.max_sessions + 1)
+        ]
+        await node.waits()
+        await change.commit()
+        opened = await asyncio.gather(*logins)
+    assert {each.credential and each.credential.user.name for each in opened} == {"A"}
+    assert len(await node.live(user)) == policy.max_sessions
 
 
 async def test_password_change_among_logins(node: Node, postgres_url: str, scale: Callable[[int, int], int]) -> None:

@@ -49,6 +49,12 @@ def keyed(limits: Sequence[Limit]) -> Keyed:
 
     Why the lengths are in the hash: the key ("a", "b:c") must not be the key ("a:b", "c").
     """
+    return _keyed(tuple(limits))
+
+
+# An attempt that is given back asks twice.
+@lru_cache(maxsize=256)
+def _keyed(limits: tuple[Limit, ...]) -> Keyed:
     hashed: dict[bytes, Limit] = {}
     for limit in limits:
         digest = sha256()
@@ -56,7 +62,7 @@ def keyed(limits: Sequence[Limit]) -> Keyed:
             encoded = part.encode("utf-8", "surrogatepass")
             digest.update(b"%d:" % len(encoded) + encoded)
         hashed[digest.digest()] = limit
-    return sorted(hashed.items())
+    return tuple(sorted(hashed.items()))
 
 
 def _lifetime(limit: Limit) -> float:
