@@ -76,7 +76,8 @@ async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
     """Hold the user's lock until the end of the transaction: logins and revocations of one user take turns.
 
     Why: a login that reads the sessions before a log-out-everywhere and writes after it would survive it. On SQLite the
-    transaction itself is that lock.
+    transaction itself is that lock. Logins that take the user's row instead (`opening.open_at_once`) need no turn: what changes
+    the user takes that row as well, and what only ends sessions may come before them.
     """
     if connection.dialect.name == "postgresql":
         await connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (user_lock(user_id),))
