@@ -5,12 +5,21 @@ Owns: the order. Must not hold: what a user may do (`auth.py`), how a store that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from keyturn.core.login import Limit
 from keyturn.core.model import SessionId, User
-from keyturn.ports import Admit, Judge, Opened, Presented, SessionStore, SessionsWithUsers, Throttle, UserDirectory
+from keyturn.ports import (
+    Admit,
+    Attempt,
+    ChooseLimits,
+    Judge,
+    Opened,
+    Presented,
+    SessionStore,
+    SessionsWithUsers,
+    Throttle,
+    UserDirectory,
+)
 
 
 class Apart:
@@ -37,14 +46,28 @@ class Apart:
 
 
 class InTurn:
-    """`ports.Openings` over sessions with their users and any throttle."""
+    """`ports.Attempts` and `ports.Openings` over any directory, sessions with their users, and throttle."""
 
-    def __init__(self, sessions: SessionsWithUsers, throttle: Throttle) -> None:
+    def __init__(
+        self, sessions: SessionStore, users: UserDirectory, with_users: SessionsWithUsers, throttle: Throttle
+    ) -> None:
         self._sessions: Final = sessions
+        self._users: Final = users
+        self._with_users: Final = with_users
         self._throttle: Final = throttle
 
-    async def open_after_attempt(self, user: User, admit: Admit, taken: Sequence[Limit]) -> Opened:
+    async def begin(self, email: str, device_id: bytes | None, limits: ChooseLimits) -> Attempt:
+        """Find the user, then the device, then count."""
+        credential = await self._users.find(email)
+        known = False
+        if device_id is not None:
+            # Asked for an unknown user too: the time it takes must not tell.
+            known = await self._sessions.knows_device("" if credential is None else credential.user.id, device_id)
+        taken = limits(known)
+        return Attempt(credential, known, taken, await self._throttle.take(taken))
+
+    async def open_after_attempt(self, user: User, admit: Admit, attempt: Attempt | None, room: int) -> Opened:
         """Give back, if anything was taken, then open."""
-        if taken:
-            await self._throttle.give_back(taken)
-        return await self._sessions.open_with_user(user, admit)
+        if attempt is not None:
+            await self._throttle.give_back(attempt.taken)
+        return await self._with_users.open_with_user(user, admit)

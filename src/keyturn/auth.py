@@ -32,6 +32,8 @@ from keyturn.core.rotation import Decision, Outcome, Write, decide, glance, laps
 from keyturn.email import normalise_email
 from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import (
+    Attempt,
+    Attempts,
     Credential,
     Entropy,
     EventSink,
@@ -57,8 +59,8 @@ _SESSION_ID_LENGTH = 16
 class Auth:
     """Every use case of Keyturn over its ports.
 
-    Args: the ports by name; `with_users` is `sessions` and `users` in one, `openings` with `throttle` besides; `sinks`
-        receive every event; `entropy` and `clock` come from the operating system.
+    Args: the ports by name; `with_users` is `sessions` and `users` in one, `attempts` and `openings` with `throttle` besides;
+        `sinks` receive every event; `entropy` and `clock` come from the operating system.
     """
 
     policy: Policy
@@ -66,6 +68,7 @@ class Auth:
     users: UserDirectory
     with_users: SessionsWithUsers
     throttle: Throttle
+    attempts: Attempts
     openings: Openings
     passwords: Passwords
     password_policy: PasswordPolicy
@@ -125,11 +128,15 @@ class Auth:
         self.passwords.reserve()
         address, account = normalise_email(email)
         device_id = self._device(cookies)
-        credential = await self.users.find(address)
-        known = await self._knows_device(credential, device_id)
-        limits = attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)
-        self.passwords.reserve()
-        await self._take(limits, contact)
+
+        def limits(known: bool) -> Sequence[Limit]:
+            # The queue may have filled up since.
+            self.passwords.reserve()
+            return attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)
+
+        attempt = await self.attempts.begin(address, device_id, limits)
+        await self._allow(attempt.retry_after, attempt.taken, contact)
+        credential = attempt.credential
         password_hash = None if credential is None else credential.password_hash
         verified = await self.passwords.verify(password_hash, password)
         if credential is None or not verified.ok or credential.user.disabled:
@@ -140,9 +147,7 @@ class Auth:
             rehashed = await self.passwords.hash(password)
             await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
             password_hash = rehashed
-        opened, found = await self._open(
-            credential.user, remember, device_name, contact, cookies, limits, new_device=not known
-        )
+        opened, found = await self._open(credential.user, remember, device_name, contact, cookies, attempt)
         if found is None or found.user.disabled or not await self._proves(found, password_hash, password):
             # Why: a login that raced a password change or a disabling would leave a session that neither has ended.
             await self._revoke(credential.user.id, RevokeReason.PASSWORD_CHANGED, only=opened.session.id)
@@ -322,21 +327,21 @@ class Auth:
         device_name: str | None,
         contact: Contact,
         cookies: Cookies,
-        taken: Sequence[Limit] = (),
-        *,
-        new_device: bool = False,
+        attempt: Attempt | None = None,
     ) -> tuple[SignedIn, Credential | None]:
         """Open a session; return what the client gets, and the user as they are then."""
         known_id = self._device(cookies)
         device_id = known_id or self.entropy(DEVICE_ID_LENGTH)
         session_id = SessionId(self.entropy(_SESSION_ID_LENGTH))
+        new_device = attempt is not None and not attempt.known_device
         login = Login(session_id, user.id, device_id, device_name, contact, ("pwd",), remember, new_device)
         mint = self.refresh_tokens.minter(self.entropy(RANDOM_LENGTH))
 
         def admitted(live: Sequence[Session], now: float) -> Admission:
             return admit(live, login, now, self.policy, mint)
 
-        admission, credential = await self.openings.open_after_attempt(user, admitted, taken)
+        room = self.policy.max_sessions - 1
+        admission, credential = await self.openings.open_after_attempt(user, admitted, attempt, room)
         await self._tell(*admission.events)
         for older in self._authentic(cookies):
             await self._end(older.session_id, RevokeReason.REPLACED)
@@ -360,12 +365,6 @@ class Auth:
     def _device(self, cookies: Cookies) -> bytes | None:
         return self.device_tokens.read(cookies.device[0]) if len(cookies.device) == 1 else None
 
-    async def _knows_device(self, credential: Credential | None, device_id: bytes | None) -> bool:
-        if device_id is None:
-            return False
-        # Asked for an unknown user too: the time it takes must not tell.
-        return await self.sessions.knows_device("" if credential is None else credential.user.id, device_id)
-
     async def _proves(self, found: Credential, password_hash: str | None, password: str) -> bool:
         # Another login may just have made the hash anew from the same password.
         same = found.password_hash == password_hash
@@ -381,7 +380,9 @@ class Auth:
         return ended
 
     async def _take(self, limits: Sequence[Limit], contact: Contact) -> None:
-        retry_after = await self.throttle.take(limits)
+        await self._allow(await self.throttle.take(limits), limits, contact)
+
+    async def _allow(self, retry_after: float | None, limits: Sequence[Limit], contact: Contact) -> None:
         if retry_after is not None:
             data = {"ip": contact.ip, "limit": limits[0].key[0]}
             await self._tell(Event(EventType.THROTTLED, self.clock(), data=data))

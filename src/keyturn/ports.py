@@ -23,6 +23,9 @@ Judge = Callable[[Session | None, float, bool], Decision]
 Admit = Callable[[Sequence[Session], float], Admission]
 """(the user's live sessions, database's now) -> admission. Pure, as `Judge`."""
 
+ChooseLimits = Callable[[bool], Sequence[Limit]]
+"""(the user has had a session on this device) -> what the attempt counts against, at least one limit."""
+
 
 class Listing(NamedTuple):
     """A user's live sessions, and the database's clock when they were read."""
@@ -101,22 +104,57 @@ class SessionsWithUsers(Protocol):
     async def open_with_user(self, user: User, admit: Admit) -> Opened:
         """Do as `SessionStore.open`, and read the user again: after it, or under its lock on the user.
 
-        What ends a user's sessions takes that lock after it has changed the user, or together with it: so a change that
-        was too late to be read here ends the session that is opened here.
+        What ends a user's sessions because the user has changed does that after the change, or together with it: so a change
+        that was too late to be read here ends the session that is opened here. In one database the lock may be the user's
+        row: a session is opened only while that is the one that was read.
+        """
+        ...
+
+
+class Attempt(NamedTuple):
+    """What is known of a login before its password is checked."""
+
+    credential: Credential | None
+    """None: there is no such user."""
+    known_device: bool
+    """The user has had a session on the device."""
+    taken: Sequence[Limit]
+    """What the attempt counts against."""
+    retry_after: float | None
+    """As `Throttle.take` says: None when the attempt was counted, else the seconds until a retry makes sense."""
+    seen: object | None = None
+    """What the store remembers of it for the opening."""
+
+
+class Attempts(Protocol):
+    """Attempts at logging in, counted and prepared: a store that has users, sessions and counters in one database does that in
+    one or two statements, `apart.InTurn` does it for others.
+    """
+
+    def begin(self, email: str, device_id: bytes | None, limits: ChooseLimits) -> Awaitable[Attempt]:
+        """Find the user as `UserDirectory.find`, the device as `SessionStore.knows_device`, and do `Throttle.take` of the limits.
+
+        Unknown users cost the same work. What `limits` raises is raised before anything is counted.
+
+        Args: device_id: of an authentic device cookie, or None.
         """
         ...
 
 
 class Openings(Protocol):
-    """Sessions opened after an attempt: a store that has sessions, users and counters in one database does all of it in
-    one transaction, `apart.InTurn` does it for others.
+    """Sessions opened after an attempt: a store that has sessions, users and counters in one database does all of it at once,
+    `apart.InTurn` does it for others.
     """
 
-    def open_after_attempt(self, user: User, admit: Admit, taken: Sequence[Limit]) -> Awaitable[Opened]:
-        """Do as `SessionsWithUsers.open_with_user`, and as `Throttle.give_back` for what the attempt took; nothing is fine.
+    def open_after_attempt(self, user: User, admit: Admit, attempt: Attempt | None, room: int) -> Awaitable[Opened]:
+        """Do as `SessionsWithUsers.open_with_user`, and as `Throttle.give_back` for what the attempt took.
 
         The attempt is given back before the session can be seen, or with it. When the opening fails it may stay counted:
         that is one attempt less, never one more.
+
+        Args:
+            attempt: of this login, as `Attempts.begin` returned it; None: there is nothing to give back.
+            room: live sessions at most with which `admit` evicts none; up to there it answers as if there were none.
         """
         ...
 
@@ -312,6 +350,9 @@ RevocationFeed = Callable[[], AsyncGenerator[Collection[tuple[str, float]], None
 
 __all__ = [
     "Admit",
+    "Attempt",
+    "Attempts",
+    "ChooseLimits",
     "ClaimsHook",
     "Contact",
     "Credential",

@@ -31,6 +31,7 @@ from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory, WallCl
 from keyturn.settings import Settings
 from keyturn.signing import Signing
 from keyturn.sinks import tell
+from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.engine import Clock, check_durability, normalise, open_engine, ping
 from keyturn.stores.pruning import SqlUpkeep
 from keyturn.stores.revocations import open_denylist
@@ -289,14 +290,19 @@ class Keyturn:
         throttle: Throttle,
     ) -> Auth:
         with_users = self.sessions if users is None else Apart(self.sessions, users)
+        in_turn = InTurn(self.sessions, self.users, with_users, throttle)
         together = users is None and self.redis is None
+        at_once = users is None and self.engine.postgres
         return Auth(
             policy=self.policy,
             sessions=self.sessions,
             users=self.users,
             with_users=with_users,
             throttle=throttle,
-            openings=self.sessions if together else InTurn(with_users, throttle),
+            attempts=PostgresAttempts(self.engine, throttle)
+            if at_once and isinstance(throttle, SqlThrottle)
+            else in_turn,
+            openings=self.sessions if together else in_turn,
             passwords=self.passwords,
             password_policy=PasswordPolicy(self.policy.password_min_length, ("keyturn",)),
             access_tokens=self._access_tokens(claims, clock),

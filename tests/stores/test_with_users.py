@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from os import urandom
 from threading import Thread
 
 import pytest
 
 from keyturn.apart import Apart, InTurn
+from keyturn.core.errors import InvalidRequest, Unavailable
 from keyturn.core.login import Admission, Limit, Login, admit
 from keyturn.core.model import RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome
-from keyturn.ports import Admit, Openings, SessionsWithUsers
+from keyturn.ports import Admit, Attempt, Attempts, Openings, SessionsWithUsers
+from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.engine import Engine
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import SqlThrottle
@@ -29,6 +32,8 @@ LIFETIME = 610.0
 SETTLED = 61.0
 WINDOW = Limit(("account-address", "ada@example.com"), 3, 900.0)
 FOREVER = Limit(("account", "ada@example.com"), 4, None)
+POLICY = Policy()
+ROOM = POLICY.max_sessions - 1
 
 
 class Both:
@@ -41,7 +46,10 @@ class Both:
         self.sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0, clock=self.clock)
         self.throttle = SqlThrottle(engine, self.clock)
         self.with_users: SessionsWithUsers = self.sessions if together else Apart(self.sessions, self.users)
-        self.openings: Openings = self.sessions if together else InTurn(self.with_users, self.throttle)
+        in_turn = InTurn(self.sessions, self.users, self.with_users, self.throttle)
+        self.openings: Openings = self.sessions if together else in_turn
+        at_once = together and engine.postgres
+        self.attempts: Attempts = PostgresAttempts(engine, self.throttle) if at_once else in_turn
 
     async def create(self) -> User:
         user = await self.users.create("ada@example.com", "Ada", "hash-1")
@@ -70,11 +78,16 @@ async def both(request: pytest.FixtureRequest, database_url: str) -> AsyncGenera
         await made.sessions.close()
 
 
-def login(user: User) -> Admit:
+def attempt(taken: Sequence[Limit]) -> Attempt:
+    """Make an attempt of which nothing is known but what it took."""
+    return Attempt(None, False, taken, None)
+
+
+def login(user: User, policy: Policy = POLICY) -> Admit:
     """Make what a login hands to the store."""
     opening = Login(SessionId(urandom(16)), user.id, DEVICE_ID, None, CONTACT, ("pwd",), remember=True)
     mint = refresh_tokens().minter(urandom(16))
-    return lambda live, now: admit(live, opening, now, Policy(), mint)
+    return lambda live, now: admit(live, opening, now, policy, mint)
 
 
 async def test_user_of_a_session(both: Both) -> None:
@@ -143,7 +156,7 @@ async def test_attempt_of_a_login(both: Both) -> None:
     """Opening gives back what this attempt took: one of a window, all consecutive failures, and nobody else's attempts."""
     user = await both.create()
     assert [await both.throttle.take([WINDOW, FOREVER]) for _ in range(3)] == [None] * 3
-    opened = await both.openings.open_after_attempt(user, login(user), [FOREVER, WINDOW])
+    opened = await both.openings.open_after_attempt(user, login(user), attempt([FOREVER, WINDOW]), ROOM)
     assert opened.credential == (user, "hash-1")
     assert [session.id for session in (await both.sessions.list_live(user.id)).sessions] == [
         opened.admission.session.id
@@ -156,7 +169,7 @@ async def test_opening_without_an_attempt(both: Both) -> None:
     """A sign-up keeps what it took."""
     user = await both.create()
     assert [await both.throttle.take([WINDOW]) for _ in range(3)] == [None] * 3
-    assert (await both.openings.open_after_attempt(user, login(user), [])).credential == (user, "hash-1")
+    assert (await both.openings.open_after_attempt(user, login(user), None, ROOM)).credential == (user, "hash-1")
     assert await both.throttle.take([WINDOW]) is not None
 
 
@@ -169,7 +182,7 @@ async def test_attempts_of_logins_and_failures_at_once(both: Both) -> None:
         assert user is not None
         limits = [address, Limit(("account", user.email), 1, None)]
         assert await both.throttle.take(limits) is None
-        await both.openings.open_after_attempt(user, login(user), limits)
+        await both.openings.open_after_attempt(user, login(user), attempt(limits), ROOM)
 
     async def fail(number: int) -> None:
         assert await both.throttle.take([Limit(("account", f"nobody-{number}"), 1, None), address]) is None
@@ -187,7 +200,120 @@ async def test_opening_that_fails(both: Both) -> None:
         raise LookupError("declined")
 
     with pytest.raises(LookupError):
-        await both.openings.open_after_attempt(user, decline, [WINDOW])
+        await both.openings.open_after_attempt(user, decline, attempt([WINDOW]), ROOM)
     assert (await both.sessions.list_live(user.id)).sessions == []
     taken = [await both.throttle.take([WINDOW]) is None for _ in range(2)]
     assert taken == [not isinstance(both.openings, SqlSessions), False]
+
+
+async def test_beginning_of_an_attempt(both: Both) -> None:
+    """The user is found in any case of the address, and the attempt is counted; of an unknown user it is counted as well."""
+    user = await both.create()
+    limits = [WINDOW, FOREVER]
+    begun = await both.attempts.begin("Ada@Example.com", None, lambda _: limits)
+    assert (begun.credential, begun.known_device, begun.retry_after) == ((user, "hash-1"), False, None)
+    assert list(begun.taken) == limits
+    unknown = await both.attempts.begin("eve@example.com", None, lambda _: limits)
+    assert unknown._replace(seen=None) == Attempt(None, False, limits, None)
+    assert [await both.throttle.take([WINDOW]) is None for _ in range(2)] == [True, False]
+
+
+async def test_attempt_beyond_a_limit(both: Both) -> None:
+    """It is told to wait and takes from no other limit; whom it is for does not matter."""
+    await both.create()
+    assert [await both.throttle.take([WINDOW]) for _ in range(3)] == [None] * 3
+    for email in ("ada@example.com", "eve@example.com") * 3:
+        refused = await both.attempts.begin(email, None, lambda _: [FOREVER, WINDOW])
+        assert refused.retry_after is not None
+        assert 890.0 < refused.retry_after <= 900.0
+    assert [await both.throttle.take([FOREVER]) is None for _ in range(5)] == [True] * 4 + [False]
+
+
+async def test_attempt_beyond_two_limits(both: Both) -> None:
+    """The longer wait counts, and the user is found no less."""
+    user = await both.create()
+    one, other = Limit(("one",), 1, 10.0), Limit(("other",), 1, 500.0)
+    assert await both.throttle.take([one, other]) is None
+    refused = await both.attempts.begin(user.email, None, lambda _: [one, other])
+    assert refused.credential == (user, "hash-1")
+    assert refused.retry_after is not None
+    assert refused.retry_after > 490.0
+
+
+async def test_attempt_with_a_device(both: Both) -> None:
+    """What counts depends on whether this user has had a session on it; of an unknown user nobody has."""
+    user, other = await both.create(), await both.users.create("eve@example.com", None, "hash-2")
+    assert other is not None
+    await sign_in(both.sessions, user.id, device_id=DEVICE_ID)
+
+    async def begin(email: str, device_id: bytes) -> tuple[bool, User | None, tuple[str, ...]]:
+        limits = {known: [Limit((str(known), email), 9, 900.0)] for known in (True, False)}
+        begun = await both.attempts.begin(email, device_id, limits.__getitem__)
+        assert begun.retry_after is None
+        return begun.known_device, begun.credential and begun.credential.user, begun.taken[0].key
+
+    assert await begin(user.email, DEVICE_ID) == (True, user, ("True", user.email))
+    assert await begin(user.email, bytes(16)) == (False, user, ("False", user.email))
+    assert await begin(other.email, DEVICE_ID) == (False, other, ("False", other.email))
+    assert await begin("nobody@example.com", DEVICE_ID) == (False, None, ("False", "nobody@example.com"))
+    only = Limit(("device",), 1, 900.0)
+    waits = [(await both.attempts.begin(user.email, DEVICE_ID, lambda _: [only])).retry_after for _ in range(2)]
+    assert [wait is None for wait in waits] == [True, False]
+
+
+@pytest.mark.parametrize("device_id", [None, DEVICE_ID], ids=["no device", "device"])
+async def test_attempt_that_is_not_made(both: Both, device_id: bytes | None) -> None:
+    """What is turned away before it counts is not counted; nor is what is no address."""
+    await both.create()
+
+    def full(_known: bool) -> Sequence[Limit]:
+        raise Unavailable("password_queue")
+
+    with pytest.raises(Unavailable):
+        await both.attempts.begin("ada@example.com", device_id, full)
+    with pytest.raises(InvalidRequest):
+        await both.attempts.begin("ada", device_id, lambda _: [WINDOW])
+    assert [await both.throttle.take([WINDOW]) is None for _ in range(4)] == [True] * 3 + [False]
+
+
+async def test_fifty_attempts_at_once(both: Both) -> None:
+    """On a limit of ten exactly ten are let through, and all find their user."""
+    user = await both.create()
+    limit = Limit(("race",), 10, 900.0)
+
+    def limits(own: int, _known: bool) -> list[Limit]:
+        return [limit, Limit((f"own-{own}",), 1, 900.0)]
+
+    begun = await asyncio.gather(*(both.attempts.begin(user.email, None, partial(limits, own)) for own in range(50)))
+    assert [each.retry_after for each in begun].count(None) == 10
+    assert {each.credential for each in begun} == {(user, "hash-1")}
+
+
+async def test_login_from_its_attempt_on(both: Both) -> None:
+    """Several in a row: each gives back its own attempt, sees the time that has passed, and the cap holds."""
+    user, policy = await both.create(), Policy(max_sessions=2)
+    for evicted in (0, 0, 1, 1):
+        begun = await both.attempts.begin(user.email, None, lambda _: [WINDOW, FOREVER])
+        both.clock.advance(1.0)
+        opened = await both.openings.open_after_attempt(user, login(user, policy), begun, policy.max_sessions - 1)
+        assert opened.credential == (user, "hash-1")
+        assert opened.admission.session.created_at == both.clock.now
+        assert len(opened.admission.evicted) == evicted
+    assert len((await both.sessions.list_live(user.id)).sessions) == 2
+    assert [await both.throttle.take([WINDOW]) is None for _ in range(4)] == [True] * 3 + [False]
+
+
+async def test_user_who_changes_after_the_attempt(both: Both) -> None:
+    """While the password is checked: the login is told what holds when its session is opened."""
+    user = await both.create()
+    begun = await both.attempts.begin(user.email, None, lambda _: [WINDOW])
+    assert await both.users.replace_password_hash(user.id, "hash-1", "hash-2")
+    opened = await both.openings.open_after_attempt(user, login(user), begun, ROOM)
+    assert opened.credential == (user, "hash-2")
+    begun = await both.attempts.begin(user.email, None, lambda _: [WINDOW])
+    assert await both.users.set_disabled(user.id, disabled=True)
+    opened = await both.openings.open_after_attempt(user, login(user), begun, ROOM)
+    assert opened.credential == (user._replace(disabled=True), "hash-2")
+    begun = await both.attempts.begin(user.email, None, lambda _: [WINDOW])
+    assert await both.users.delete(user.id)
+    assert (await both.openings.open_after_attempt(user, login(user), begun, ROOM)).credential is None

@@ -68,6 +68,8 @@ def test_entry_with_control_characters(write: Write, evil: str) -> None:
         "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA",
         "postgresql://keyturn:hunter2@db/keyturn",
         "Authorization: Bearer opaque-token-value",
+        "authorization: BEARER opaque-token-value",
+        "Authorization: Keyturn-HMAC opaque-token-value",
     ],
 )
 def test_entry_with_a_credential(write: Write, secret: str) -> None:

@@ -144,7 +144,7 @@ class Engine:
             async with self.transaction() as connection:
                 return await work(connection)
 
-        return await _until_won(once)
+        return await until_won(once)
 
     async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
         """Do as `run`, straight through the driver: for what every login does. See `Lane.transact`.
@@ -156,7 +156,7 @@ class Engine:
             async with self.lane() as lane:
                 return await lane.transact(work, lock=lock)
 
-        return await _until_won(once)
+        return await until_won(once)
 
     async def read_now(self, connection: AsyncConnection, clock: Clock | None = None) -> float:
         """Read the database's clock, or the one that stands in for it."""
@@ -179,8 +179,11 @@ class Engine:
         return connection
 
 
-async def _until_won(once: Callable[[], Awaitable[Result]]) -> Result:
-    """Try a transaction until it has not lost against another one."""
+async def until_won(once: Callable[[], Awaitable[Result]]) -> Result:
+    """Try a transaction until it has not lost against another one (deadlock, serialisation, busy file).
+
+    Raises: Unavailable: the database is at fault, or it lost too often.
+    """
     for _ in range(ATTEMPTS - 1):
         try:
             return await once()

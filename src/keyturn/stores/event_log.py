@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import sha256
 from hmac import digest
-from json import dumps
+from json import JSONEncoder
 from typing import NamedTuple
 
 from sqlalchemy import insert
@@ -20,6 +20,7 @@ from keyturn.stores.schema import events as table
 
 _HASH_LENGTH = 16
 _INSERT = insert(table)
+_encode = JSONEncoder(separators=(",", ":")).encode
 
 
 class EventRow(NamedTuple):
@@ -63,7 +64,7 @@ def event_rows(events: Iterable[Event], log_key: bytes = b"") -> list[EventRow]:
             event.type.value,
             event.user_id,
             None if event.session_id is None else session_hash(event.session_id, log_key),
-            dumps(dict(event.data), separators=(",", ":")),
+            _encode(dict(event.data)),
         )
         for event in events
         if event.kept

@@ -1,25 +1,32 @@
 # ruff: noqa: S608 - the statements are put together from the table's own column names, at import
-"""What a login writes, in one transaction: the session, the ends of those it evicts, the events, the attempt it gives back.
+"""What a login writes, all or nothing: the session, the ends of those it evicts, the events, the attempt it gives back.
 
 Owns: the statements of a login and their order. Must not hold: who is admitted and who is evicted (`core/login.py`),
 transactions and locks (`lanes.py`), what else belongs to an end (`revoking.py`).
 
-The statements go to the driver as they are: a login waits for its password hash, but it takes this from the same cores.
+Two ways. `opening` is a transaction under the user's advisory lock. `open_at_once`, for users of this database on PostgreSQL,
+is a read and one write that counts only if the user's row still is the one that was read; the write changes the row, so of
+two logins that have read the same sessions one reads again. Why: a login waits for its password hash and takes the rest from
+the same cores, and a round trip costs more than what it carries. `docs/decisions/0018-opening-at-once.md` says why it is
+as strict as the lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
+from typing import NamedTuple
 
-from keyturn.core.model import Session, UserId
-from keyturn.ports import Admit, Opened
+from keyturn.core.login import Admission
+from keyturn.core.model import UserId
+from keyturn.ports import Admit, Credential, Opened
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
 from keyturn.stores.event_log import EventRow, event_rows
-from keyturn.stores.lanes import Statement, Work
-from keyturn.stores.revoking import Denied, denial
+from keyturn.stores.lanes import Lane, Row, Statement, Work
+from keyturn.stores.revoking import Denied, denial, denying
 from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, session_of, values_of
-from keyturn.stores.throttle import Keyed, give_back
+from keyturn.stores.throttle import Beside, Keyed, give_back
 from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 
 _LIVE = (
@@ -41,65 +48,189 @@ _READ_SQLITE = (
     f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, clock.now FROM (SELECT coalesce(?2, {SQLITE_NOW}) AS now) clock "
     f"LEFT JOIN {sessions.name} s ON {_LIVE.format(user='?1')} LEFT JOIN {users.name} ON {users.name}.id = ?1 ORDER BY s.id"
 )
+_WAIT = f"UPDATE {users.name} SET disabled_at = disabled_at WHERE id = $1"
 _END_POSTGRES = f"UPDATE {sessions.name} SET revoked_at = $2, revoked_reason = $3 WHERE id = $1"
 _END_SQLITE = f"UPDATE {sessions.name} SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1"
 _EVENT_NAMES = ", ".join(EventRow._fields)
 _EVENT_TYPES = ("float8", "text", "text", "text", "text")
-_OPENED = (
-    f"opened AS (INSERT INTO {sessions.name} ({_NAMES}) "
-    f"VALUES ({', '.join(f'${number}' for number in range(1, len(COLUMNS) + 1))}))"
+_VALUES = ", ".join(f"${number}" for number in range(1, len(COLUMNS) + 1))
+_KEPT = f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(_EVENT_TYPES, len(COLUMNS) + 1))})"
+_OPEN_POSTGRES = (
+    f"WITH opened AS (INSERT INTO {sessions.name} ({_NAMES}) VALUES ({_VALUES})) "
+    f"INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT * FROM {_KEPT}"
 )
-_KEPT = (
-    f"INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT * FROM "
-    f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(_EVENT_TYPES, len(COLUMNS) + 1))})"
-)
-_OPEN_POSTGRES = f"WITH {_OPENED} {_KEPT}"
-_OPEN_BESIDE = f"{_OPENED}, kept AS ({_KEPT}), "
 _OPEN_SQLITE = f"INSERT INTO {sessions.name} ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _EVENT_SQLITE = f"INSERT INTO {events.name} ({_EVENT_NAMES}) VALUES ({', '.join('?' * len(EventRow._fields))})"
 
+# What follows is for `open_at_once`. Whatever row of the user is the newest when nobody else holds it, PostgreSQL looks at
+# its `xmin`, the transaction that wrote it, again; `claimed` has a row exactly when it still is the one that was read, and
+# everything else hangs on that. Rows are locked in the order of all transactions: the user, sessions by id, counters.
+_USER = f"${COLUMNS.index('user_id') + 1}"
+_XMIN = len(COLUMNS) + len(_EVENT_TYPES) + 1
+_LOOK = (
+    f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, {users.name}.xmin, clock.now "
+    f"FROM (SELECT coalesce($2::float8, {POSTGRES_NOW}) AS now) clock "
+    f"LEFT JOIN {sessions.name} s ON {_LIVE.format(user='$1::text')} LEFT JOIN {users.name} ON {users.name}.id = $1::text"
+)
+_CLAIM = (
+    f"claimed AS (UPDATE {users.name} SET disabled_at = disabled_at WHERE id = {_USER} AND {{condition}} RETURNING id)"
+)
+_SAME = f"xmin = ${_XMIN}"
+_OPEN = (
+    f"opened AS (INSERT INTO {sessions.name} ({_NAMES}) SELECT {_VALUES} FROM claimed), "
+    f"kept AS (INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT event.* FROM claimed, {_KEPT} AS event)"
+)
+_CLAIMED = "EXISTS (SELECT FROM claimed)"
+_ADMIT = f"{_CLAIM.format(condition=_SAME)}, {_OPEN}"
+# Who has come since the statement began has changed the row.
+_ROOM = (
+    f"(SELECT count(*) FROM {sessions.name} s, (VALUES (${_XMIN + 1}::float8)) AS clock (now) "
+    f"WHERE {_LIVE.format(user=_USER)}) <= ${_XMIN + 2}::int8"
+)
+_JOIN = f"{_CLAIM.format(condition=f'{_SAME} AND {_ROOM}')}, {_OPEN}"
+# A session that somebody else ended meanwhile is not evicted: then nothing is done.
+_EVICT = (
+    f"held AS MATERIALIZED (SELECT id FROM {users.name} WHERE id = {_USER} AND {_SAME} FOR UPDATE), "
+    f"evicted AS MATERIALIZED (SELECT id FROM {sessions.name} WHERE id = ANY(${_XMIN + 1}::bytea[]) "
+    "AND revoked_at IS NULL AND EXISTS (SELECT FROM held) ORDER BY id FOR UPDATE), "
+    + _CLAIM.format(
+        condition=f"EXISTS (SELECT FROM held) AND (SELECT count(*) FROM evicted) = cardinality(${_XMIN + 1}::bytea[])"
+    )
+    + f", ended AS (UPDATE {sessions.name} AS s SET revoked_at = v.revoked_at, revoked_reason = v.revoked_reason "
+    f"FROM unnest(${_XMIN + 1}::bytea[], ${_XMIN + 2}::float8[], ${_XMIN + 3}::text[]) "
+    f"AS v(id, revoked_at, revoked_reason) WHERE s.id = v.id AND {_CLAIMED}), "
+    + denying(_XMIN + 4, _CLAIMED)
+    + f", {_OPEN}"
+)
+_ADMITTED = "SELECT 1 FROM claimed"
+# A query that only reads is run as far as it is read.
+_EVICTED = "SELECT (SELECT count(*) FROM told) FROM claimed"
+_TRIES = 3
+"""How often a login looks at what it finds before it waits in line, when others of its user come between."""
 
-def opening(
-    user_id: UserId,
-    admit: Admit,
-    taken: Keyed,
-    *,
-    postgres: bool,
-    now: float | None,
-    denylist_lifetime: float,
-    log_key: bytes,
-) -> Work[tuple[Opened, Sequence[Denied]]]:
-    """Admit a login, under the user's lock; return what was admitted and what was put on the denylist.
+
+class Terms(NamedTuple):
+    """What holds for every login."""
+
+    now: float | None
+    """Stands in for the database's clock, in tests."""
+    denylist_lifetime: float
+    """Seconds until the last access token of an ended session is dead."""
+    log_key: bytes
+    """As for `event_log.session_hash`."""
+
+
+class Seen(NamedTuple):
+    """The user's row when an attempt began, and the clocks then."""
+
+    version: int
+    """Its `xmin`."""
+    at: float
+    """The database's clock."""
+    here: float
+    """This process's monotonic clock."""
+
+
+class Opening(NamedTuple):
+    """What was admitted, and what was put on the denylist."""
+
+    opened: Opened
+    denied: Sequence[Denied]
+
+
+def opening(user_id: UserId, admit: Admit, taken: Keyed, terms: Terms, *, postgres: bool, claim: bool) -> Work[Opening]:
+    """Admit a login, under the user's lock.
 
     Args:
         taken: what its attempt took, to be given back. These rows are locked last, as nothing is waited for under them.
-        now: stands in for the database's clock, in tests.
-        denylist_lifetime: seconds until the last access token of an ended session is dead.
-        log_key: as for `event_log.session_hash`.
+        claim: keep out those who open at once: for users of this database, on PostgreSQL.
     """
-    rows = yield _READ_POSTGRES if postgres else _READ_SQLITE, (user_id, now)
+    if claim:
+        yield _WAIT, (user_id,)
+    rows = yield _READ_POSTGRES if postgres else _READ_SQLITE, (user_id, terms.now)
     read_at: float = rows[0][-1]
-    user = rows[0][len(COLUMNS) :]
-    credential = None if user[0] is None else credential_of(user)
     admission = admit([session_of(row) for row in rows if row[0] is not None], read_at)
     denied: Sequence[Denied] = ()
     if admission.evicted:
-        for ended in admission.evicted:
-            reason = None if ended.revoked_reason is None else ended.revoked_reason.value
-            yield _END_POSTGRES if postgres else _END_SQLITE, (ended.id, ended.revoked_at, reason)
+        for ended in _ends(admission):
+            yield _END_POSTGRES if postgres else _END_SQLITE, ended
         ids = [ended.id.hex() for ended in admission.evicted]
-        statement, denied = denial(ids, read_at, read_at + denylist_lifetime, postgres=postgres)
+        statement, denied = denial(ids, read_at, read_at + terms.denylist_lifetime, postgres=postgres)
         yield statement
-    for statement in _open(admission.session, event_rows(admission.events, log_key), taken, postgres=postgres):
-        yield statement
-    return Opened(admission, credential), denied
-
-
-def _open(session: Session, kept: Sequence[EventRow], taken: Keyed, *, postgres: bool) -> Sequence[Statement]:
-    values = tuple(values_of(session).values())
     if postgres:
-        columns = [list(column) for column in zip(*kept, strict=True)] or [[] for _ in _EVENT_TYPES]
-        opened = (*values, *columns)
-        return (give_back(taken, postgres=True, beside=(_OPEN_BESIDE, opened)) if taken else (_OPEN_POSTGRES, opened),)
-    given = (give_back(taken, postgres=False),) if taken else ()
-    return ((_OPEN_SQLITE, values), *((_EVENT_SQLITE, row) for row in kept), *given)
+        yield _OPEN_POSTGRES, _values(admission, terms)
+    else:
+        yield _OPEN_SQLITE, tuple(values_of(admission.session).values())
+        for row in event_rows(admission.events, terms.log_key):
+            yield _EVENT_SQLITE, row
+    if taken:
+        yield give_back(taken, postgres=postgres)
+    return Opening(Opened(admission, _credential(rows)), denied)
+
+
+async def open_as_seen(
+    lane: Lane, credential: Credential, admit: Admit, taken: Keyed, terms: Terms, *, seen: Seen, room: int
+) -> Opening | None:
+    """Admit a login of a user who was read when its attempt began, on PostgreSQL, in one statement.
+
+    Args: room: live sessions at most with which none is evicted.
+    Returns: None when the user has changed, or has more sessions; then nothing is done.
+    """
+    # Between the two the clock of this node is as good as the database's.
+    now = seen.at + (monotonic() - seen.here) if terms.now is None else terms.now
+    admission = admit((), now)
+    values = (*_values(admission, terms), seen.version, now, room)
+    if not await lane.change(_written(_JOIN, values, taken, _ADMITTED)):
+        return None
+    return Opening(Opened(admission, credential), ())
+
+
+async def open_at_once(lane: Lane, user_id: UserId, admit: Admit, taken: Keyed, terms: Terms) -> Opening | None:
+    """Admit a login of a user of this database, on PostgreSQL, in two statements that are transactions of their own.
+
+    Returns: None when there is no such user, or when others of this user came between each time; then nothing is done.
+    """
+    for _ in range(_TRIES):
+        rows = await lane.fetch((_LOOK, (user_id, terms.now)))
+        credential = _credential(rows)
+        if credential is None:
+            return None
+        *_, version, read_at = rows[0]
+        admission = admit([session_of(row) for row in rows if row[0] is not None], read_at)
+        values: Sequence[object] = (*_values(admission, terms), version)
+        denied: Sequence[Denied] = ()
+        queries, answer = _ADMIT, _ADMITTED
+        if admission.evicted:
+            ids = [ended.id.hex() for ended in admission.evicted]
+            (_, entries), denied = denial(ids, read_at, read_at + terms.denylist_lifetime, postgres=True)
+            values = (*values, *map(list, zip(*_ends(admission), strict=True)), *entries)
+            queries, answer = _EVICT, _EVICTED
+        if await lane.change(_written(queries, values, taken, answer)):
+            return Opening(Opened(admission, credential), denied)
+    return None
+
+
+def _written(queries: str, values: Sequence[object], taken: Keyed, answer: str) -> Statement:
+    if taken:
+        return give_back(taken, postgres=True, beside=Beside(queries, values, _CLAIMED, answer))
+    return f"WITH {queries} {answer}", values
+
+
+def _values(admission: Admission, terms: Terms) -> Sequence[object]:
+    return *values_of(admission.session).values(), *_columns(event_rows(admission.events, terms.log_key))
+
+
+def _credential(rows: Sequence[Row]) -> Credential | None:
+    user = rows[0][len(COLUMNS) :]
+    return None if user[0] is None else credential_of(user)
+
+
+def _ends(admission: Admission) -> list[tuple[object, ...]]:
+    """List the evicted sessions as id, time and reason of their ends."""
+    return [
+        (s.id, s.revoked_at, None if s.revoked_reason is None else s.revoked_reason.value) for s in admission.evicted
+    ]
+
+
+def _columns(kept: Sequence[EventRow]) -> Sequence[list[object]]:
+    return [list(column) for column in zip(*kept, strict=True)] or [[] for _ in _EVENT_TYPES]

@@ -42,12 +42,23 @@ NOTHING = Revoked((), ())
 
 # The entries come sorted and are inserted in that order, so that two transactions can wait for each other only in line.
 _LATER = "ON CONFLICT (id) DO UPDATE SET created_at = excluded.created_at, expires_at = {later}"
-_DENY_POSTGRES = (
-    "WITH denied AS (INSERT INTO keyturn_denylist AS held (id, created_at, expires_at)"  # noqa: S608 - no input in it
-    " SELECT id, $2::float8, $3::float8 FROM unnest($1::text[]) AS id "
-    + _LATER.format(later="GREATEST(excluded.expires_at, held.expires_at)")
-    + ") SELECT pg_notify($4::text, notice) FROM unnest($5::text[]) AS notice"
-)
+
+
+def denying(first: int, condition: str) -> str:
+    """Return two queries for PostgreSQL's WITH: `denied` writes entries, and reading `told` has the commit notify.
+
+    Args: first: the number of the first parameter, in the order of `denial`.
+    """
+    return (
+        "denied AS (INSERT INTO keyturn_denylist AS held (id, created_at, expires_at)"  # noqa: S608 - no input in it
+        f" SELECT id, ${first + 1}::float8, ${first + 2}::float8 FROM unnest(${first}::text[]) AS id WHERE {condition} "
+        + _LATER.format(later="GREATEST(excluded.expires_at, held.expires_at)")
+        + f"), told AS MATERIALIZED (SELECT pg_notify(${first + 3}::text, notice)"  # noqa: S608 - as above
+        f" FROM unnest(${first + 4}::text[]) AS notice WHERE {condition})"
+    )
+
+
+_DENY_POSTGRES = f"WITH {denying(1, 'true')} SELECT count(*) FROM told"  # noqa: S608 - as above
 _DENY_SQLITE = (
     "INSERT INTO keyturn_denylist AS held (id, created_at, expires_at)"  # noqa: S608 - no input in it
     " SELECT value, ?, ? FROM json_each(?) WHERE true "  # without a condition SQLite takes ON for that of a join
@@ -65,7 +76,8 @@ async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
     """Hold the user's lock until the end of the transaction: logins and revocations of one user take turns.
 
     Why: a login that reads the sessions before a log-out-everywhere and writes after it would survive it. On SQLite the
-    transaction itself is that lock.
+    transaction itself is that lock. Logins that take the user's row instead (`opening.open_at_once`) need no turn: what changes
+    the user takes that row as well, and what only ends sessions may come before them.
     """
     if connection.dialect.name == "postgresql":
         await connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (user_lock(user_id),))

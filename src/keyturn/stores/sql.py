@@ -14,21 +14,21 @@ from inspect import isawaitable
 from sqlalchemy import select
 
 from keyturn.core.events import Event
-from keyturn.core.login import Admission, Limit
+from keyturn.core.login import Admission
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
-from keyturn.ports import Admit, Judge, Listing, Opened, Presented
-from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.ports import Admit, Attempt, Judge, Listing, Opened, Presented
+from keyturn.stores.engine import AsyncConnection, Clock, Engine, until_won
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Gatherer
 from keyturn.stores.lanes import Work
-from keyturn.stores.opening import opening
+from keyturn.stores.opening import Opening, Seen, Terms, open_as_seen, open_at_once, opening
 from keyturn.stores.presenting import Presentation, Presenter
 from keyturn.stores.revoking import Denied, lock_user, revoke_sessions, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
-from keyturn.stores.throttle import Keyed, keyed
+from keyturn.stores.throttle import keyed
 from keyturn.stores.touches import Touches
 
 _log = logging.getLogger(__name__)
@@ -103,32 +103,44 @@ class SqlSessions:
         return self._presentations.call(Presentation(session_id, judge))
 
     async def open(self, user_id: UserId, admit: Admit) -> Admission:
-        """Admit a login under a lock on the user. Raises: Unavailable: the database is at fault."""
-        return (await self._open(user_id, admit)).admission
+        """Admit a login under a lock on the user. For users of other directories. Raises: Unavailable: the database is at fault."""
+        return (await self._open(user_id, admit, own=False)).admission
 
     async def open_with_user(self, user: User, admit: Admit) -> Opened:
         """Do as `open`, and tell the user as they are then. For users of this database; raises as `open`."""
         return await self._open(user.id, admit)
 
-    async def open_after_attempt(self, user: User, admit: Admit, taken: Sequence[Limit]) -> Opened:
+    async def open_after_attempt(self, user: User, admit: Admit, attempt: Attempt | None, room: int) -> Opened:
         """Do as `open_with_user`, and give back what the attempt took. For counters of this database; raises as `open`."""
-        return await self._open(user.id, admit, keyed(taken))
+        return await self._open(user.id, admit, attempt, room)
 
-    async def _open(self, user_id: UserId, admit: Admit, taken: Keyed = ()) -> Opened:
-        def work() -> Work[tuple[Opened, Sequence[Denied]]]:
-            return opening(
-                user_id,
-                admit,
-                taken,
-                postgres=self._engine.postgres,
-                now=None if self._clock is None else self._clock(),
-                denylist_lifetime=self._denylist_lifetime,
-                log_key=self._log_key,
-            )
+    async def _open(
+        self, user_id: UserId, admit: Admit, attempt: Attempt | None = None, room: int = 0, *, own: bool = True
+    ) -> Opened:
+        taken = () if attempt is None else keyed(attempt.taken)
+        postgres = self._engine.postgres
+        at_once = own and postgres
 
-        opened, denied = await self._engine.transact(work, lock=user_lock(user_id))
-        await self._tell(denied)
-        return opened
+        async def once() -> Opening | None:
+            async with self._engine.lane() as lane:
+                if attempt is not None and attempt.credential is not None and isinstance(attempt.seen, Seen):
+                    known, terms = attempt.credential, self._terms()
+                    opened = await open_as_seen(lane, known, admit, taken, terms, seen=attempt.seen, room=room)
+                    if opened is not None:
+                        return opened
+                return await open_at_once(lane, user_id, admit, taken, self._terms())
+
+        def work() -> Work[Opening]:
+            return opening(user_id, admit, taken, self._terms(), postgres=postgres, claim=at_once)
+
+        done = await until_won(once) if at_once else None
+        if done is None:
+            done = await self._engine.transact(work, lock=user_lock(user_id))
+        await self._tell(done.denied)
+        return done.opened
+
+    def _terms(self) -> Terms:
+        return Terms(None if self._clock is None else self._clock(), self._denylist_lifetime, self._log_key)
 
     async def get(self, session_id: SessionId) -> tuple[Session | None, float]:
         """Read one session, ended or not, and the clock. Raises: Unavailable: the database is at fault."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
@@ -39,6 +39,7 @@ guesses a year the cap does what it is for.
 REPRIEVE = 86400.0
 """Seconds that a caller over a limit without a window is told to wait: time alone will not help."""
 _DIVISION_BY_ZERO = "22012"
+_SPENT: Statement = ("SELECT key_hash, rest FROM spent", ())
 
 Keyed = Sequence[tuple[bytes, Limit]]
 
@@ -48,6 +49,12 @@ def keyed(limits: Sequence[Limit]) -> Keyed:
 
     Why the lengths are in the hash: the key ("a", "b:c") must not be the key ("a:b", "c").
     """
+    return _keyed(tuple(limits))
+
+
+# An attempt that is given back asks twice.
+@lru_cache(maxsize=256)
+def _keyed(limits: tuple[Limit, ...]) -> Keyed:
     hashed: dict[bytes, Limit] = {}
     for limit in limits:
         digest = sha256()
@@ -55,7 +62,7 @@ def keyed(limits: Sequence[Limit]) -> Keyed:
             encoded = part.encode("utf-8", "surrogatepass")
             digest.update(b"%d:" % len(encoded) + encoded)
         hashed[digest.digest()] = limit
-    return sorted(hashed.items())
+    return tuple(sorted(hashed.items()))
 
 
 def _lifetime(limit: Limit) -> float:
@@ -144,9 +151,37 @@ class SqlThrottle:
             return None
         if not self._engine.postgres:
             return await self._engine.transact(lambda: self._taking(due))
-        limits_by_key = dict(due)
-        spent = await self._take_at_once(due)
-        return max((_wait(limits_by_key[key], rest or 0.0) for key, rest in spent), default=None)
+        return (await self.take_with(limits, _SPENT))[0]
+
+    async def take_with(self, limits: Sequence[Limit], answer: Statement) -> tuple[float | None, Sequence[Row]]:
+        """Do as `take` for at least one limit, in PostgreSQL alone, and read something else in the same statement.
+
+        Args:
+            answer: what to select, with its parameters: `key_hash` and `rest` of `spent`, which has a row for each limit that
+                refuses, and then whatever else. Rows without a key are fine.
+
+        Returns: as `take`, and all rows.
+
+        Raises:
+            Unavailable: the database is at fault, or others took the last of a limit each time.
+        """
+        due = keyed(limits)
+        text, before = answer
+        values = [value for key, limit in due for value in (key, limit.amount, _lifetime(limit))]
+        statement = _take_at_once_statement(len(due), self._now(), text, len(before)), (*before, *values)
+        async with self._engine.lane() as lane:
+            for _ in range(ATTEMPTS):
+                try:
+                    rows = await lane.change(statement)
+                except Exception as error:
+                    # Others took the last of a limit since the statement began: it is undone, and sees so next time.
+                    if getattr(error, "sqlstate", None) != _DIVISION_BY_ZERO:
+                        raise
+                else:
+                    by_key = dict(due)
+                    spent = ((by_key[row[0]], row[1] or 0.0) for row in rows if row[0] is not None)
+                    return max((_wait(limit, rest) for limit, rest in spent), default=None), rows
+        raise Unavailable("database")
 
     async def give_back(self, limits: Sequence[Limit]) -> None:
         """Undo one `take`; reset a limit without a window. See `ports.Throttle`.
@@ -161,19 +196,6 @@ class SqlThrottle:
                 await lane.change(give_back(due, postgres=True))
         elif due:
             await self._engine.transact(lambda: _giving_back(due))
-
-    async def _take_at_once(self, due: Keyed) -> Sequence[Row]:
-        """Take in one statement, which is a transaction of its own; return the limits that refuse, each with its rest."""
-        values = [value for key, limit in due for value in (key, limit.amount, _lifetime(limit))]
-        async with self._engine.lane() as lane:
-            for _ in range(ATTEMPTS):
-                try:
-                    return await lane.change((_take_at_once_statement(len(due), self._now()), values))
-                except Exception as error:
-                    # Others took the last of a limit since the statement began: it is undone, and sees so next time.
-                    if getattr(error, "sqlstate", None) != _DIVISION_BY_ZERO:
-                        raise
-        raise Unavailable("database")
 
     def _taking(self, due: Keyed) -> Work[float | None]:
         values = [value for key, limit in due for value in (key, _lifetime(limit))]
@@ -205,13 +227,15 @@ def _take_statement(count: int, now: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _take_at_once_statement(count: int, now: str) -> str:
+def _take_at_once_statement(count: int, now: str, answer: str, before: int) -> str:
     """Take one from each key, or from none, for PostgreSQL, which locks the rows in the order of their keys.
 
     Why look first: those who are refused write nothing then, be they ever so many. What is over only since the statement
     began is found when its row is locked; SQL has no other way to undo a statement than an error, so it divides by zero.
     """
-    rows = ", ".join(f"(${3 * i + 1}::bytea, ${3 * i + 2}::int, ${3 * i + 3}::float8)" for i in range(count))
+    rows = ", ".join(
+        f"(${i + 1}::bytea, ${i + 2}::int, ${i + 3}::float8)" for i in range(before, before + 3 * count, 3)
+    )
     most = "(SELECT most FROM due WHERE due.key_hash = held.key_hash)"
     return (
         f"WITH due (key_hash, most, lifetime) AS (VALUES {rows}), spent AS MATERIALIZED ("  # noqa: S608 - no input in it
@@ -222,7 +246,7 @@ def _take_at_once_statement(count: int, now: str) -> str:
         " taken AS (INSERT INTO keyturn_counters AS held (key_hash, amount, expires_at)"
         f" SELECT key_hash, 1, {now} + lifetime FROM due WHERE NOT EXISTS (SELECT FROM spent) ORDER BY key_hash"
         f"{_taken(f'(held.amount + 1) / (held.amount < {most})::int', now)})"
-        " SELECT key_hash, rest FROM spent"
+        f" {answer}"
     )
 
 
@@ -239,18 +263,43 @@ def _giving_back(due: Keyed) -> Work[None]:
     yield give_back(due, postgres=False)
 
 
-def give_back(due: Keyed, *, postgres: bool, beside: Statement = ("", ())) -> Statement:
+def give_back(due: Keyed, *, postgres: bool, beside: Beside | None = None) -> Statement:
     """Build the statement that gives one back to each of these counters, at least one.
 
-    Args: beside: what PostgreSQL does in the same statement, as `name AS (...)` with a comma behind, and its parameters.
+    Args: beside: what PostgreSQL does in the same statement, and before.
     """
     values = [value for key, limit in due for value in (key, int(limit.window is not None))]
-    text, before = beside
-    return _give_back_statement(len(due), text, len(before), postgres=postgres), (*before, *values)
+    if beside is None:
+        return _give_back_statement(len(due), postgres=postgres), values
+    text = _give_back_beside(len(due), len(beside.parameters), beside.queries, beside.condition, beside.answer)
+    return text, (*beside.parameters, *values)
+
+
+class Beside(NamedTuple):
+    """What a statement does beside giving back."""
+
+    queries: str
+    """As `name AS (...)`, the one after the other."""
+    parameters: Sequence[object]
+    condition: str
+    """On which something is given back, over the queries. What it reads is done before a counter is locked."""
+    answer: str
+    """What is selected in the end."""
 
 
 @lru_cache(maxsize=16)
-def _give_back_statement(count: int, beside: str, before: int, *, postgres: bool) -> str:
+def _give_back_statement(count: int, *, postgres: bool) -> str:
+    queries, change = _giving_back_parts(count, 0, "true", postgres=postgres)
+    return f"WITH {queries} {change}"
+
+
+@lru_cache(maxsize=16)
+def _give_back_beside(count: int, before: int, queries: str, condition: str, answer: str) -> str:
+    more, change = _giving_back_parts(count, before, condition, postgres=True)
+    return f"WITH {queries}, {more}, returned AS ({change}) {answer}"
+
+
+def _giving_back_parts(count: int, before: int, condition: str, *, postgres: bool) -> tuple[str, str]:
     """Give one back to each key; where `taken` is 0 everything, so that pruning finds it over."""
     key, number, lock = ("$%d::bytea", "$%d::int", "FOR UPDATE") if postgres else ("?%d", "?%d", "")
     rows = " UNION ALL ".join(
@@ -258,15 +307,18 @@ def _give_back_statement(count: int, beside: str, before: int, *, postgres: bool
         for i in range(count)
     )
     keys = ", ".join(key % (before + 2 * i + 1) for i in range(count))
-    return (
-        f"WITH {beside}given AS ({rows}), locked AS ("  # noqa: S608 - no input in it
-        f"SELECT key_hash FROM keyturn_counters WHERE key_hash IN ({keys}) ORDER BY key_hash {lock})"
-        " UPDATE keyturn_counters SET"
+    queries = (
+        f"given AS ({rows}), locked AS (SELECT key_hash FROM keyturn_counters"  # noqa: S608 - no input in it
+        f" WHERE key_hash IN ({keys}) AND {condition} ORDER BY key_hash {lock})"
+    )
+    change = (
+        "UPDATE keyturn_counters SET"
         " amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
         " expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END"
         " FROM given, locked"
         " WHERE keyturn_counters.key_hash = given.key_hash AND given.key_hash = locked.key_hash"
     )
+    return queries, change
 
 
 class RedisThrottle:

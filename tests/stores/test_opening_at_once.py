@@ -1,0 +1,328 @@
+"""A session opened in a read and one write, without a lock: whatever comes between is seen, on real connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from os import urandom
+from threading import Thread
+
+import pytest
+from sqlalchemy import select
+
+from keyturn.core.events import EventType
+from keyturn.core.login import Admission, Limit, Login, admit
+from keyturn.core.model import RevokeReason, Session, SessionId, User
+from keyturn.core.policy import Policy
+from keyturn.ports import Admit
+from keyturn.stores.attempts import PostgresAttempts
+from keyturn.stores.engine import Engine, normalise
+from keyturn.stores.schema import denylist, events
+from keyturn.stores.sql import SqlSessions
+from keyturn.stores.throttle import SqlThrottle
+from keyturn.stores.users import SqlUsers
+from keyturn.testing import CONTACT, refresh_tokens
+from keyturn.testing.sessions import DEVICE_ID
+from tests.stores.support import PATIENCE, open_database
+
+pytestmark = [pytest.mark.anyio, pytest.mark.services]
+
+LIFETIME = 610.0
+OLD, NEW = "hash-1", "hash-2"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+class Node:
+    """The stores of one node."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.users = SqlUsers(engine, denylist_lifetime=LIFETIME)
+        self.sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0)
+        self.throttle = SqlThrottle(engine)
+        self.attempts = PostgresAttempts(engine, self.throttle)
+
+    async def live(self, user: User) -> set[SessionId]:
+        return {session.id for session in (await self.sessions.list_live(user.id)).sessions}
+
+    async def read(self, *columns: object) -> list[tuple[object, ...]]:
+        async with self.engine.autocommit() as connection:
+            return [tuple(row) for row in await connection.execute(select(*columns))]  # type: ignore[call-overload]
+
+    async def waits(self) -> None:
+        """Wait until somebody waits for a lock."""
+        async with asyncio.timeout(PATIENCE), self.engine.autocommit() as connection:
+            while not (await connection.exec_driver_sql(WAITING)).scalar_one():  # noqa: ASYNC110 - it waits in the database
+                await asyncio.sleep(0.01)
+
+
+Change = Callable[[Node], Awaitable[object]]
+
+
+@asynccontextmanager
+async def open_node(url: str, *, create: bool = False) -> AsyncGenerator[Node]:
+    """Open a node over a database."""
+    async with open_database(url, create=create) as engine:
+        node = Node(engine)
+        yield node
+        await node.sessions.close()
+
+
+@pytest.fixture
+async def node(postgres_url: str) -> AsyncGenerator[Node]:
+    """A node over an empty database."""
+    async with open_node(postgres_url, create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def user(node: Node) -> User:
+    """A user who has not signed in yet."""
+    created = await node.users.create("ada@example.com", "Ada", OLD)
+    assert created is not None
+    return created
+
+
+@pytest.fixture(params=[0, 1], ids=["admitting", "evicting"])
+async def full(request: pytest.FixtureRequest, node: Node, user: User) -> Policy:
+    """A policy with room for one more session, or with none."""
+    policy = Policy(max_sessions=2)
+    for _ in range(1 + request.param):
+        await node.sessions.open_with_user(user, Entering(user, policy))
+    return policy
+
+
+class Entering:
+    """A login on its way in: the store calls it with what it has read, and something else happens then."""
+
+    def __init__(self, user: User, policy: Policy, *between: Callable[[], object]) -> None:
+        opening = Login(SessionId(urandom(16)), user.id, DEVICE_ID, None, CONTACT, ("pwd",), remember=True)
+        mint = refresh_tokens().minter(urandom(16))
+        self._admit: Admit = lambda live, now: admit(live, opening, now, policy, mint)
+        self._between = list(between)
+        self.calls = 0
+
+    def __call__(self, live: Sequence[Session], now: float) -> Admission:
+        self.calls += 1
+        admission = self._admit(live, now)
+        if self._between:
+            self._between.pop(0)()
+        return admission
+
+
+def elsewhere(url: str, change: Change, *, wait: bool = True) -> Thread:
+    """Do something on another node, with a loop and connections of its own."""
+
+    async def run() -> None:
+        async with open_node(url) as other:
+            await change(other)
+
+    thread = Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    if wait:
+        thread.join()
+    return thread
+
+
+def log_in(user: User, policy: Policy) -> Change:
+    """Make a login that nothing comes between."""
+    return lambda node: node.sessions.open_with_user(user, Entering(user, policy))
+
+
+def change_password(user: User) -> Change:
+    """Make a password change as the use case does it: first the hash, then the sessions."""
+
+    async def change(node: Node) -> None:
+        assert await node.users.replace_password_hash(user.id, OLD, NEW)
+        await node.sessions.revoke(user.id, RevokeReason.PASSWORD_CHANGED)
+
+    return change
+
+
+async def test_two_logins_that_have_read_the_same(node: Node, user: User, full: Policy, postgres_url: str) -> None:
+    """The later one reads again, and ends what it would have left beyond the cap."""
+    entering = Entering(user, full, lambda: elsewhere(postgres_url, log_in(user, full)))
+    opened = await node.sessions.open_with_user(user, entering)
+    assert entering.calls == 2
+    live = await node.live(user)
+    assert opened.admission.session.id in live
+    assert len(live) == full.max_sessions
+
+
+async def test_two_logins_that_have_begun_together(node: Node, user: User, full: Policy) -> None:
+    """There was room for one when their passwords were checked; the later one looks, and the cap is exact."""
+    limit, room = Limit(("account", user.email), 9, 900.0), full.max_sessions - 1
+    begun = [await node.attempts.begin(user.email, None, lambda _: [limit]) for _ in range(2)]
+    entered = [Entering(user, full) for _ in begun]
+    opened = [
+        await node.sessions.open_after_attempt(user, entering, attempt, room)
+        for attempt, entering in zip(begun, entered, strict=True)
+    ]
+    assert [entering.calls for entering in entered] == [1 if len(opened[0].admission.evicted) == 0 else 2, 2]
+    live = await node.live(user)
+    assert opened[1].admission.session.id in live
+    assert len(live) == full.max_sessions
+
+
+async def test_password_that_changes_between(node: Node, user: User, full: Policy, postgres_url: str) -> None:
+    """The login is told the new hash, so that it can refuse, and the sessions that the change ended stay ended."""
+    entering = Entering(user, full, lambda: elsewhere(postgres_url, change_password(user)))
+    opened = await node.sessions.open_with_user(user, entering)
+    assert (entering.calls, opened.credential) == (2, (user, NEW))
+    assert await node.live(user) == {opened.admission.session.id}
+
+
+async def test_user_who_is_disabled_between(node: Node, user: User, full: Policy, postgres_url: str) -> None:
+    """The login is told so."""
+    change: Change = lambda other: other.users.set_disabled(user.id, disabled=True)  # noqa: E731
+    entering = Entering(user, full, lambda: elsewhere(postgres_url, change))
+    opened = await node.sessions.open_with_user(user, entering)
+    assert (entering.calls, opened.credential) == (2, (user._replace(disabled=True), OLD))
+
+
+async def test_user_who_is_deleted_between(node: Node, user: User, full: Policy, postgres_url: str) -> None:
+    """The login finds nobody."""
+    entering = Entering(user, full, lambda: elsewhere(postgres_url, lambda other: other.users.delete(user.id)))
+    assert (await node.sessions.open_with_user(user, entering)).credential is None
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "undone"])
+@pytest.mark.parametrize("begun", [True, False], ids=["from its attempt on", "by itself"])
+async def test_login_that_waits_for_a_change(
+    node: Node, user: User, full: Policy, postgres_url: str, begun: bool, committed: bool
+) -> None:
+    """A write that finds the user's row held waits; then what it finds counts, not what it had seen when it began."""
+    limit, room = Limit(("account", user.email), 1, 900.0), full.max_sessions - 1
+    evicting = len(await node.live(user)) > room
+    attempt = await node.attempts.begin(user.email, None, lambda _: [limit])
+    async with open_node(postgres_url) as other, other.engine.sqlalchemy.connect() as holding:
+        change = await holding.begin()
+        await holding.exec_driver_sql("UPDATE keyturn_users SET password_hash = $1 WHERE id = $2", (NEW, user.id))
+        entering = Entering(user, full)
+        attempt = attempt if begun else attempt._replace(seen=None)
+        opening = asyncio.create_task(node.sessions.open_after_attempt(user, entering, attempt, room))
+        await other.waits()
+        await (change.commit() if committed else change.rollback())
+        opened = await opening
+    assert opened.credential == (user, NEW if committed else OLD)
+    # What had no room was not tried.
+    assert entering.calls == 1 + committed + (begun and evicting)
+    assert opened.admission.session.id in await node.live(user)
+    assert await node.throttle.take([limit]) is None
+
+
+async def test_evicted_session_that_is_logged_out_between(node: Node, user: User, postgres_url: str) -> None:
+    """It ends once, for the reason that came first, and nobody else is evicted in its place."""
+    policy = Policy(max_sessions=2)
+    first, second = [(await node.sessions.open_with_user(user, Entering(user, policy))).admission for _ in range(2)]
+    log_out: Change = lambda other: other.sessions.revoke(  # noqa: E731
+        user.id, RevokeReason.LOGOUT, only=first.session.id
+    )
+    entering = Entering(user, policy, lambda: elsewhere(postgres_url, log_out))
+    third = (await node.sessions.open_with_user(user, entering)).admission
+    assert (entering.calls, third.evicted) == (2, ())
+    assert await node.live(user) == {second.session.id, third.session.id}
+    ended, _ = await node.sessions.get(first.session.id)
+    assert ended is not None
+    assert ended.revoked_reason is RevokeReason.LOGOUT
+    kinds = [kind for (kind,) in await node.read(events.c.type)]
+    assert kinds.count(EventType.SESSION_ENDED.value) == 1
+
+
+async def test_eviction(node: Node, user: User) -> None:
+    """Evicted sessions get their ends, their entries on the denylist and their events."""
+    for _ in range(3):
+        await node.sessions.open_with_user(user, Entering(user, Policy(max_sessions=3)))
+    opened = await node.sessions.open_with_user(user, Entering(user, Policy(max_sessions=1)))
+    evicted = {session.id for session in opened.admission.evicted}
+    assert len(evicted) == 3
+    assert await node.live(user) == {opened.admission.session.id}
+    assert {row[0] for row in await node.read(denylist.c.id)} == {id_.hex() for id_ in evicted}
+    kinds = [kind for (kind,) in await node.read(events.c.type)]
+    assert kinds.count(EventType.SESSION_ENDED.value) == 3
+
+
+async def test_login_that_others_always_come_before(node: Node, user: User, postgres_url: str) -> None:
+    """In the end it waits in line: then the others wait for it, and the cap is exact."""
+    full = Policy(max_sessions=4)
+    threads: list[Thread] = []
+
+    def overtake() -> None:
+        elsewhere(postgres_url, log_in(user, full))
+
+    def follow() -> None:
+        # It can do nothing before this login is done, which waits for it to try.
+        threads.append(elsewhere(postgres_url, log_in(user, full), wait=False))
+        elsewhere(postgres_url, Node.waits)
+
+    entering = Entering(user, full, overtake, overtake, overtake, follow)
+    await node.sessions.open_with_user(user, entering)
+    assert entering.calls == 4
+    await asyncio.to_thread(threads[0].join)
+    assert len(await node.live(user)) == full.max_sessions
+
+
+async def test_many_logins_of_one_user(node: Node, user: User, postgres_url: str) -> None:
+    """Each gets in, and never are there more sessions than the cap, over two nodes."""
+    policy = Policy(max_sessions=3)
+    limits = [Limit(("account", user.email), 100, 900.0), Limit(("address", "192.0.2.1"), 24, 900.0)]
+    async with open_node(postgres_url) as other:
+
+        async def enter(number: int) -> SessionId:
+            at = (node, other)[number % 2]
+            attempt = await at.attempts.begin(user.email, None, lambda _: limits)
+            opened = await at.sessions.open_after_attempt(
+                user, Entering(user, policy), attempt, policy.max_sessions - 1
+            )
+            return opened.admission.session.id
+
+        entered = await asyncio.gather(*(enter(number) for number in range(24)))
+    live = await node.live(user)
+    assert len(live) == policy.max_sessions
+    assert live < set(entered)
+    kinds = [kind for (kind,) in await node.read(events.c.type)]
+    assert (kinds.count("signed_in"), kinds.count("session_ended")) == (24, 24 - policy.max_sessions)
+    assert [await node.throttle.take(limits) is None for _ in range(25)] == [True] * 24 + [False]
+
+
+async def test_many_logins_where_transactions_keep_their_snapshot(node: Node, user: User, postgres_url: str) -> None:
+    """In a database with another default isolation those who come second are told so by an error, and try again."""
+    database, policy = str(normalise(postgres_url).database), Policy(max_sessions=2)
+    async with node.engine.autocommit() as connection:
+        setting = f"ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'"
+        await connection.exec_driver_sql(setting)
+    async with open_node(postgres_url) as other, other.engine.sqlalchemy.connect() as holding:
+        change = await holding.begin()
+        await holding.exec_driver_sql("UPDATE keyturn_users SET name = 'A' WHERE id = $1", (user.id,))
+        logins = [
+            asyncio.create_task(other.sessions.open_with_user(user, Entering(user, policy)))
+            for _ in range(policy.max_sessions + 1)
+        ]
+        await node.waits()
+        await change.commit()
+        opened = await asyncio.gather(*logins)
+    assert {each.credential and each.credential.user.name for each in opened} == {"A"}
+    assert len(await node.live(user)) == policy.max_sessions
+
+
+async def test_password_change_among_logins(node: Node, postgres_url: str, scale: Callable[[int, int], int]) -> None:
+    """Whoever was told the old hash has been ended by the change."""
+    async with open_node(postgres_url) as other:
+        for number in range(scale(10, 300)):
+            user = await node.users.create(f"user-{number}@example.com", None, OLD)
+            assert user is not None
+
+            told: dict[SessionId, str | None] = {}
+
+            async def enter(at: Node, user: User = user, told: dict[SessionId, str | None] = told) -> None:
+                attempt = await at.attempts.begin(user.email, None, lambda _: [Limit(("any", user.id), 9, 900.0)])
+                opened = await at.sessions.open_after_attempt(user, Entering(user, Policy()), attempt, 1)
+                assert opened.credential is not None
+                told[opened.admission.session.id] = opened.credential.password_hash
+
+            await asyncio.gather(
+                *(enter(node) for _ in range(4)), change_password(user)(other), *(enter(other) for _ in range(4))
+            )
+            assert len(told) == 8
+            assert {told[id_] for id_ in await node.live(user)} <= {NEW}
