@@ -19,6 +19,7 @@ from os import urandom
 from pathlib import Path
 from random import Random
 from time import perf_counter, time
+from typing import NamedTuple
 
 from bench.figures import Figure, over_rounds, table
 from keyturn.core.model import Contact, Session, SessionId
@@ -31,17 +32,26 @@ from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, refresh_tokens
 from tests.services import PostgresServer, remove_leftovers, sqlite_url
 
-SIZES = (10_000, 1_000_000)
-QUICK_SIZES = (10_000, 100_000)
-ROUNDS = 21
 GROUPS = 30
 """Groups of a round."""
 GROUP = 64
 AGED = 1_000
-"""Sessions that are refreshed `AGE` times each."""
-AGE = 100
-QUICK_AGE = 20
+"""Sessions that grow old."""
 SETTLED = 61.0
+
+
+class Scale(NamedTuple):
+    """How much is measured."""
+
+    sizes: tuple[int, int]
+    """Sessions."""
+    rounds: int
+    age: int
+    """How often each of those that grow old is refreshed."""
+
+
+FULL = Scale((10_000, 1_000_000), rounds=21, age=100)
+QUICK = Scale((2_000, 20_000), rounds=3, age=20)
 
 _POLICY = Policy()
 _TOKENS = refresh_tokens()
@@ -230,14 +240,14 @@ async def server_times(subject: Subject) -> tuple[float, float]:
         return float(row["active_time"]), float(row["executor"] or 0.0)
 
 
-async def postgres_growth(server: PostgresServer, sizes: Sequence[int]) -> list[Figure]:
+async def postgres_growth(server: PostgresServer, scale: Scale) -> list[Figure]:
     """Compare the time inside PostgreSQL, and all included, between the sizes."""
     random = Random(1)
-    subjects = [await fill_postgres(server, count) for count in sizes]
+    subjects = [await fill_postgres(server, count) for count in scale.sizes]
     active: list[list[float]] = [[], []]
     executor: list[list[float]] = [[], []]
     whole: list[list[float]] = [[], []]
-    for round_ in range(ROUNDS + 2):
+    for round_ in range(scale.rounds + 2):
         for index, subject in enumerate(subjects):
             if round_ == 0:
                 await visit_all_pages(subject)
@@ -251,26 +261,26 @@ async def postgres_growth(server: PostgresServer, sizes: Sequence[int]) -> list[
     for subject in subjects:
         await subject.close()
     return [
-        *compared("PostgreSQL, database time", sizes, active, most=1.2),
+        *compared("PostgreSQL, database time", scale.sizes, active, most=1.2),
         # Without the commit, which waits for the disk, what is left grows with the misses of the processor's caches.
-        *compared("PostgreSQL, its executor alone", sizes, executor),
-        *compared("PostgreSQL, all", sizes, whole),
+        *compared("PostgreSQL, its executor alone", scale.sizes, executor),
+        *compared("PostgreSQL, all", scale.sizes, whole),
     ]
 
 
-async def sqlite_growth(directory: Path, sizes: Sequence[int]) -> list[Figure]:
+async def sqlite_growth(directory: Path, scale: Scale) -> list[Figure]:
     """Compare the time of a refresh, all included (SQLite works in this process), between the sizes."""
     random = Random(1)
-    subjects = [await fill_sqlite(directory, count) for count in sizes]
+    subjects = [await fill_sqlite(directory, count) for count in scale.sizes]
     whole: list[list[float]] = [[], []]
-    for round_ in range(ROUNDS + 2):
+    for round_ in range(scale.rounds + 2):
         for index, subject in enumerate(subjects):
             seconds = await subject.refresh_at_random(random)
             if round_ >= 2:
                 whole[index].append(seconds * 1e6)
     for subject in subjects:
         await subject.close()
-    return compared("SQLite, all", sizes, whole, most=1.2)
+    return compared("SQLite, all", scale.sizes, whole, most=1.2)
 
 
 def compared(
@@ -338,17 +348,17 @@ async def refresh_all(subject: Subject, rounds: int) -> None:
 async def measure(*, quick: bool = False) -> list[Figure]:
     """Measure everything, on services of this run."""
     remove_leftovers()
-    sizes, age = (QUICK_SIZES, QUICK_AGE) if quick else (SIZES, AGE)
+    scale = QUICK if quick else FULL
     found: list[Figure] = []
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = Postgres()
         stack.callback(server.close)
         await asyncio.to_thread(server.start)
-        found += await postgres_ageing(server, age)
-        found += await postgres_growth(server, sizes)
-        found += await sqlite_ageing(directory, age)
-        found += await sqlite_growth(directory, sizes)
+        found += await postgres_ageing(server, scale.age)
+        found += await postgres_growth(server, scale)
+        found += await sqlite_ageing(directory, scale.age)
+        found += await sqlite_growth(directory, scale)
     return found
 
 
