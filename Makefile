@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
+# These wait more than they work.
+BROWSER_WORKERS ?= 3
 CODE := $(wildcard src tests bench)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -80,7 +82,7 @@ test: services $(NODE_STAMP) ## Everything that has to pass; installs what it ne
 	@$(BIN)/coverage report --precision=2 --fail-under=100 \
 		|| { echo "core and tokens need every branch tested; see the lines above" >&2; exit 1; }
 	@# In a process of their own: the browser's driver occupies the event loop of its thread.
-	$(PYTEST) -n $(WORKERS) tests/browser
+	$(PYTEST) -n $(BROWSER_WORKERS) tests/browser
 
 # One after the other: each builds the npm package.
 .PHONY: fronts
