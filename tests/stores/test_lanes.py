@@ -184,6 +184,8 @@ async def test_connections_that_are_kept(postgres: PostgresServer, postgres_url:
         with suppress(Unavailable):  # the driver may not have noticed yet
             await whose(engine)
     assert await whose(engine) != kept
-    await engine.close()
+    async with engine.lane() as lent:
+        await engine.close()
+        assert await lent.fetch(WHOSE)
     alive = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{normalise(postgres_url).database}'"
     await asyncio.to_thread(wait_until, lambda: postgres.execute(alive, "postgres") == "0", 30, "the end of all")

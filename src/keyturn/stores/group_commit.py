@@ -48,9 +48,8 @@ class Group(Generic[Item, Reply]):
 
     def fail_rest(self, error: BaseException) -> None:
         """Let every call that has no answer yet fail, each with an error of its own."""
-        for future in self._futures:
-            if not future.done():
-                future.set_exception(_own(error))
+        for index in range(len(self._futures)):
+            self.fail(index, error)
 
 
 class Gatherer(Generic[Item, Reply]):
@@ -96,7 +95,7 @@ class Gatherer(Generic[Item, Reply]):
         future: asyncio.Future[Reply] = loop.create_future()
         self._items.append(item)
         self._futures.append(future)
-        if not self._scheduled and (self._size == 1 or self._may_start()):
+        if not self._scheduled and self._may_start():
             self._scheduled = True
             loop.call_soon(self._start)
         return future
@@ -108,13 +107,10 @@ class Gatherer(Generic[Item, Reply]):
 
     def _may_start(self) -> bool:
         running = len(self._running)
-        return not running or (running < self._at_once and len(self._items) >= self._worth)
+        return not running or self._size == 1 or (running < self._at_once and len(self._items) >= self._worth)
 
     def _start(self) -> None:
         self._scheduled = False
-        if self._size == 1:
-            while self._items:
-                self._take()
         while self._items and self._may_start():
             self._take()
 

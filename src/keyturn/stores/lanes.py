@@ -132,11 +132,12 @@ class PostgresLanes:
 
         Raises: OSError: the way to the database is at fault; and what the driver raises.
         """
-        lent = self._kept.pop() if self._kept else await self._engine.raw_connection()
+        kept = self._kept
+        lent = kept.pop() if kept else await self._engine.raw_connection()
         # SQLAlchemy learns of a connection that has died only by failing on it; the driver knows.
         while (driver := lent.driver_connection) is None or driver.is_closed():
             lent.invalidate()
-            lent = self._kept.pop() if self._kept else await self._engine.raw_connection()
+            lent = kept.pop() if kept else await self._engine.raw_connection()
         try:
             yield PostgresLane(driver)
         except BaseException as error:
@@ -146,15 +147,19 @@ class PostgresLanes:
                 # The driver was surprised by the end of the connection, in whatever state it was.
                 raise ConnectionResetError("the connection was closed") from error
             raise
-        if len(self._kept) < self._keep:
-            self._kept.append(lent)
+        if kept is not self._kept:
+            # Everything was closed meanwhile, and nobody would close this one any more.
+            lent.invalidate()
+        elif len(kept) < self._keep:
+            kept.append(lent)
         else:
             await greenlet_spawn(lent.close)
 
     async def close(self) -> None:
         """Give back what was kept."""
-        while self._kept:
-            await greenlet_spawn(self._kept.pop().close)
+        kept, self._kept = self._kept, []
+        for lent in kept:
+            await greenlet_spawn(lent.close)
 
 
 def _is_surprise(error: BaseException) -> bool:

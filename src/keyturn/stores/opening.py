@@ -44,10 +44,18 @@ _READ_POSTGRES = (
     f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, clock.now FROM clock LEFT JOIN live s ON true "
     f"LEFT JOIN {users.name} ON {users.name}.id = $1::text ORDER BY s.id"
 )
-_READ_SQLITE = (
-    f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, clock.now FROM (SELECT coalesce(?2, {SQLITE_NOW}) AS now) clock "
-    f"LEFT JOIN {sessions.name} s ON {_LIVE.format(user='?1')} LEFT JOIN {users.name} ON {users.name}.id = ?1 ORDER BY s.id"
-)
+
+
+def _reading(user: str, given: str, now: str, more: str = "") -> str:
+    """Read the user, their live sessions and the clock, and lock nothing."""
+    return (
+        f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, {more}clock.now FROM (SELECT coalesce({given}, {now}) AS now) clock "
+        f"LEFT JOIN {sessions.name} s ON {_LIVE.format(user=user)} LEFT JOIN {users.name} ON {users.name}.id = {user} "
+        "ORDER BY s.id"
+    )
+
+
+_READ_SQLITE = _reading("?1", "?2", SQLITE_NOW)
 _WAIT = f"UPDATE {users.name} SET disabled_at = disabled_at WHERE id = $1"
 _END_POSTGRES = f"UPDATE {sessions.name} SET revoked_at = $2, revoked_reason = $3 WHERE id = $1"
 _END_SQLITE = f"UPDATE {sessions.name} SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1"
@@ -67,11 +75,7 @@ _EVENT_SQLITE = f"INSERT INTO {events.name} ({_EVENT_NAMES}) VALUES ({', '.join(
 # everything else hangs on that. Rows are locked in the order of all transactions: the user, sessions by id, counters.
 _USER = f"${COLUMNS.index('user_id') + 1}"
 _XMIN = len(COLUMNS) + len(_EVENT_TYPES) + 1
-_LOOK = (
-    f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, {users.name}.xmin, clock.now "
-    f"FROM (SELECT coalesce($2::float8, {POSTGRES_NOW}) AS now) clock "
-    f"LEFT JOIN {sessions.name} s ON {_LIVE.format(user='$1::text')} LEFT JOIN {users.name} ON {users.name}.id = $1::text"
-)
+_LOOK = _reading("$1::text", "$2::float8", POSTGRES_NOW, f"{users.name}.xmin, ")
 _CLAIM = (
     f"claimed AS (UPDATE {users.name} SET disabled_at = disabled_at WHERE id = {_USER} AND {{condition}} RETURNING id)"
 )
