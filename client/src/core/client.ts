@@ -5,7 +5,7 @@
  * and their order, the page, the heartbeat, other tabs. Must not hold: rules (machine), what is believed (check). One
  * closure, so that minifiers can shorten every name in it; the parts stand in the order in which they build on another.
  */
-import { ACTED, CALM, HEARTBEAT, LIMIT, LOCK_LIMIT, OWED, OWED_INTERVAL, STREAM_SPARE } from "../limits.ts";
+import { ACTED, CALM, HAND_OVER, HEARTBEAT, LIMIT, LOCK_LIMIT, OWED, OWED_INTERVAL, STREAM_SPARE } from "../limits.ts";
 import {
   type Change,
   type Context,
@@ -19,7 +19,7 @@ import {
 import type { AuthEvents, SignedInState, User } from "../machine/types.ts";
 import { isAnswer, isMessage } from "./check.ts";
 import { AuthError, accept } from "./errors.ts";
-import type { AuthClient, AuthClientOptions, Channel, Environment, TokenOptions } from "./types.ts";
+import type { AuthClient, AuthClientOptions, Channel, Environment, Target, TokenOptions } from "./types.ts";
 
 /**
  * Make the client of one server for one page. Nothing is touched before `start()`; a render server makes one per request.
@@ -177,21 +177,21 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** Refresh, or join what is under way, or do nothing within a cool-down. The state says how it went. */
   const refresh = async (): Promise<void> => {
     const { token } = state;
-    if (!flight && now() < state.retryAt) return;
+    const asked = now();
+    if (!flight && asked < state.retryAt) return;
     const flown =
       flight ??
       fly(async (counts) => {
-        // A broadcast that is already queued lands first.
-        await new Promise<void>((resolve) => environment.setTimeout(resolve));
+        // Let the token land that the tab before has got, as long as the lock took: at least what is already queued.
+        if (state.token === token)
+          await new Promise<void>((resolve) => environment.setTimeout(resolve, Math.min(now() - asked, HAND_OVER)));
         if (!counts() || state.token !== token) return;
-        // Infinite, in JSON null, when nobody has acted: a refresh is no person.
-        const idle_seconds = Math.round((now() - state.activeAt) / 1000);
         try {
-          await ask("/refresh", { idle_seconds }, counts);
+          // Infinite, in JSON null, when nobody has acted: a refresh is no person.
+          await ask("/refresh", { idle_seconds: Math.round((now() - state.activeAt) / 1000) }, counts);
         } catch (thrown) {
-          const error = thrown as AuthError;
-          const { reason } = error;
-          if (counts()) dispatch(reason ? { type: "ended", reason } : { type: "failed", error });
+          const { reason } = thrown as AuthError;
+          if (counts()) dispatch(reason ? { type: "ended", reason } : { type: "failed", error: thrown as AuthError });
           // It came too late and may have brought back the cookie of the session that was left: the server removes it.
           else glance();
         }
@@ -319,20 +319,17 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     return step;
   };
 
-  const authFetch = async (input: RequestInfo | URL, init: RequestInit = {}): Promise<Response> => {
-    // An address has none of the members of a Request.
-    const request = input as Partial<Request>;
-    const headers = new Headers(init.headers ?? request.headers);
-    if (!covers(request.url ?? (input as string | URL)) || headers.has("authorization"))
-      return environment.fetch(input, init);
+  const authFetch = async (input: Target, init: RequestInit = {}): Promise<Response> => {
+    const headers = new Headers(init.headers ?? input.headers);
+    if (!covers(input.url ?? input) || headers.has("authorization")) return environment.fetch(input, init);
     const streams = (init.body as Partial<ReadableStream> | null | undefined)?.getReader;
-    const wanted = { minTtl: streams && STREAM_SPARE, signal: init.signal ?? request.signal };
+    const wanted = { minTtl: streams && STREAM_SPARE, signal: init.signal ?? input.signal };
     let token = await obtain(null, wanted);
     const { epoch } = state;
     const send = async () => {
       if (token) headers.set("authorization", `Bearer ${token}`);
       // A clone goes out, so that the body is still there for the second time.
-      const response = await environment.fetch(request.clone?.() ?? input, { ...init, headers });
+      const response = await environment.fetch(input.clone?.() ?? input, { ...init, headers });
       // What was asked for as one user must not reach a page that shows another, or nobody.
       if (token && state.epoch !== epoch) throw new AuthError("session_changed");
       return response;
@@ -349,7 +346,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   const call = async (method: string, path: string): Promise<Response> =>
-    accept(await authFetch(base + path, { method }));
+    accept(await authFetch((base + path) as Target, { method }));
 
   const hydrate: AuthClient["hydrate"] = (identity) => {
     if (!state.seen) dispatch({ type: "granted", answer: identity });

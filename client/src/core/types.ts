@@ -17,6 +17,9 @@ export type ListedSession = Readonly<
   paths["/auth/sessions"]["get"]["responses"][200]["content"]["application/json"]["sessions"][number]
 >;
 
+/** What `fetch` takes; an address has none of the members of a Request. */
+export type Target = (RequestInfo | URL) & Partial<Request>;
+
 /** The part of BroadcastChannel that is used. */
 export type Channel = {
   postMessage: (message: unknown) => void;

@@ -4,6 +4,13 @@ import { BOB, json, problem, settle, World } from "./world.ts";
 const API = "/api/things";
 const many = (count: number, run: () => Promise<Response>) => Array.from({ length: count }, run);
 
+/** Let the server take its time for a refresh, and answer as always or otherwise. */
+const slow = (world: World, milliseconds: number, answer = () => json(world.server.answer())) =>
+  world.server.handlers.set(
+    "/auth/refresh",
+    () => new Promise((resolve) => world.setTimeout(() => resolve(answer()), milliseconds)),
+  );
+
 describe("concurrency", () => {
   it("50 parallel fetches with an expired token make one refresh, and all succeed", async () => {
     const world = new World();
@@ -58,6 +65,31 @@ describe("concurrency", () => {
     await world.run(500);
     expect(tabs.map((tab) => tab.status)).toEqual(Array(8).fill("authenticated"));
     expect(world.server.count("/auth/refresh")).toBeLessThanOrEqual(2);
+  });
+
+  it("8 tabs make one refresh when the lock comes to each before the token of the tab that had it", async () => {
+    const world = new World();
+    world.travel = 40;
+    slow(world, 50);
+    world.server.open();
+    const tabs = Array.from({ length: 8 }, () => world.open());
+    for (const tab of tabs) tab.client.start();
+    await world.run(95);
+    expect(tabs.map((tab) => tab.status)).toEqual(Array(8).fill("authenticated"));
+    expect(world.server.count("/auth/refresh")).toBe(1);
+  });
+
+  it("a tab that got the lock without a token waits no longer for one than a quarter of a second", async () => {
+    const world = new World();
+    world.server.open();
+    slow(world, 3_000, () => problem("unavailable", 503));
+    const [first, second] = [world.open(), world.open()];
+    first.client.start();
+    second.client.start();
+    await world.run(3_100);
+    expect(world.server.count("/auth/refresh")).toBe(1);
+    await world.run(200);
+    expect(world.server.count("/auth/refresh")).toBe(2);
   });
 
   it("8 tabs that each get a 401 make at most 2 refreshes, the others adopt the token", async () => {

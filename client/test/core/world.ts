@@ -222,6 +222,8 @@ export class World {
   offset = 0;
   hint = false;
   random = 0.5;
+  /** How long a broadcast travels, in milliseconds. */
+  travel = 0;
   storage = new Map<string, string>();
   timers = new Map<number, Timer>();
   private nextTimer = 1;
@@ -393,7 +395,7 @@ const environmentOf = (tab: Tab): Environment => {
         world.posted.push(data);
         for (const other of world.channels)
           if (other !== this.own && other.name === this.name)
-            world.setTimeout(() => world.channels.has(other) && other.receive(data));
+            world.setTimeout(() => world.channels.has(other) && other.receive(data), world.travel);
       }
       close() {
         world.channels.delete(this.own);

@@ -170,6 +170,17 @@ class Tabs:
         self.context.clock.fast_forward(int(seconds * 1000))
         self.until(lambda: self.site.proxy.idle and not self._locks(), "quiet")
 
+    def sleep(self, seconds: float) -> None:
+        """Let the device sleep this long: time passes in all pages and at the server.
+
+        A device has one clock, but those of the pages are moved one by one. A token that comes in between would be old
+        for a page that is still to be moved, so no answer comes before all have been.
+        """
+        hold = self.site.proxy.hold("/auth/refresh", times=len(self.context.pages))
+        self.site.clock.ahead += seconds
+        self.context.clock.fast_forward(int(seconds * 1000))
+        hold.release()
+
     def _locks(self) -> int:
         script = "navigator.locks.query().then(({ held, pending }) => held.length + pending.length)"
         number: int = self.context.pages[0].evaluate(script)

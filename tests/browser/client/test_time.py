@@ -57,8 +57,7 @@ def test_device_that_slept_for_three_hours_sends_no_expired_token(sleepers: Tabs
     """Each tab is signed in as before with at most two refreshes in all; the API never saw an expired token."""
     awake = [sleepers.sign_up(ADA, remember=True), *sleepers.open_signed_in(2, ADA)]
     before = len(sleepers.refreshes)
-    sleepers.site.clock.ahead += 3 * HOUR
-    sleepers.context.clock.fast_forward(3 * HOUR * 1000)
+    sleepers.sleep(3 * HOUR)
     sleepers.order(awake, "load", 200)
     for tab in awake:
         tab.is_signed_in(ADA)
@@ -73,8 +72,7 @@ def test_device_that_wakes_without_network_refreshes_once_it_is_up(sleepers: Tab
     tab = sleepers.sign_up(ADA, remember=True)
     before = len(sleepers.refreshes)
     sleepers.context.set_offline(True)
-    sleepers.site.clock.ahead += 3 * HOUR
-    sleepers.context.clock.fast_forward(3 * HOUR * 1000)
+    sleepers.sleep(3 * HOUR)
     assert tab.load() == "offline"
     tab.shows(status="degraded")
     assert len(sleepers.refreshes) == before
@@ -92,8 +90,7 @@ def test_tab_frozen_for_half_an_hour_refreshes_before_its_first_request(sleepers
     before = len(sleepers.refreshes)
     session = sleepers.context.new_cdp_session(tab.page)
     session.send("Page.setWebLifecycleState", {"state": "frozen"})
-    sleepers.site.clock.ahead += HOUR / 2
-    sleepers.context.clock.fast_forward(HOUR * 1000 // 2)
+    sleepers.sleep(HOUR / 2)
     session.send("Page.setWebLifecycleState", {"state": "active"})
     assert tab.load() == 200
     assert len(sleepers.refreshes) == before + 1
@@ -183,8 +180,7 @@ def test_device_that_slept_past_the_limit_is_signed_out_without_a_warning(idlers
     """At wake there is no countdown and no user on the page, only the reason."""
     first = idlers.sign_up(ADA)
     [second] = idlers.open_signed_in(1, ADA)
-    idlers.site.clock.ahead += 3 * HOUR
-    idlers.context.clock.fast_forward(3 * HOUR * 1000)
+    idlers.sleep(3 * HOUR)
     for tab in (first, second):
         tab.is_anonymous("inactivity")
         assert tab.events("idleWarning") == []
