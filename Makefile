@@ -7,7 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-WORKERS ?= 2
+# Three on two cores: many tests wait for processes and for time.
+WORKERS ?= 3
+PARALLEL := -n $(WORKERS) --dist worksteal
 MEASURED := tests/core tests/tokens tests/attacks tests/auth tests/proofs
 CODE := $(wildcard src tests bench)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -77,12 +79,12 @@ test: services $(NODE_STAMP) ## Everything that has to pass; installs what it ne
 	$(MAKE) --no-print-directory -j2 --output-sync=target check fronts
 	@# Every branch of core and tokens has to be taken by these. Measuring slows tests down by a sixth, so the others go without.
 	rm -f .coverage .coverage.*
-	$(PYTEST) -n $(WORKERS) --cov --cov-report= $(MEASURED)
+	$(PYTEST) $(PARALLEL) --cov --cov-report= $(MEASURED)
 	@$(BIN)/coverage report --precision=2 --fail-under=100 \
 		|| { echo "core and tokens need every branch tested; see the lines above" >&2; exit 1; }
-	$(PYTEST) -n $(WORKERS) $(MEASURED:%=--ignore=%) --ignore=tests/browser tests
+	$(PYTEST) $(PARALLEL) $(MEASURED:%=--ignore=%) --ignore=tests/browser tests
 	@# In a process of their own: the browser's driver occupies the event loop of its thread.
-	$(PYTEST) -n $(WORKERS) tests/browser
+	$(PYTEST) $(PARALLEL) tests/browser
 
 # One after the other: each builds the npm package.
 .PHONY: fronts
@@ -109,7 +111,7 @@ check: $(DEV_STAMP) ## Lint, types, import contracts, budgets: no service needed
 
 .PHONY: unit
 unit: $(DEV_STAMP) $(PAGE) ## The quick tests: no service, no proofs, no chaos
-	$(PYTEST) -q -n $(WORKERS) -m "not services" --ignore=tests/proofs --ignore=tests/chaos tests
+	$(PYTEST) -q $(PARALLEL) -m "not services" --ignore=tests/proofs --ignore=tests/chaos tests
 
 .PHONY: contract
 contract: $(DEV_STAMP) ## Write spec/errors.json and spec/openapi.json anew from the code

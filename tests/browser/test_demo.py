@@ -158,6 +158,7 @@ def test_page_confirms_a_child_when_the_settle_time_has_passed(browser: Browser,
         expect(page.get_by_test_id("generation")).to_have_text("1")
 
 
+@pytest.mark.waits
 def test_thief_with_a_copied_cookie_ends_the_session_in_every_tab(browser: Browser, demo_url: str, look: Look) -> None:
     """Once owner and thief have both gone on, all tabs say why the session ended, and the list shows both."""
     with visiting(browser, demo_url) as (context, page, _):
@@ -179,6 +180,7 @@ def test_thief_with_a_copied_cookie_ends_the_session_in_every_tab(browser: Brows
         signed_in(second)
 
 
+@pytest.mark.waits
 def test_idle_dialog_keeps_or_ends_the_session(browser: Browser, impatient_demo_url: str, look: Look) -> None:
     """Without activity every tab asks; one answer in any of them counts for all, and none ends the session."""
     patience = 60_000

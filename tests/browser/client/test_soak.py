@@ -133,6 +133,7 @@ class Soak:
         self._open[index].begin("dispatchEvent(new PointerEvent('pointermove'))")
 
 
+@pytest.mark.waits
 def test_soak_signs_nobody_out_and_refreshes_no_more_than_needed(
     make_site: MakeSite, make_tabs: Callable[[Site], Tabs], prove: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

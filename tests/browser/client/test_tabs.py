@@ -99,6 +99,7 @@ def test_tab_that_holds_the_lock_is_closed_and_the_next_one_refreshes(tabs: Tabs
     tabs.assert_nobody_was_signed_out()
 
 
+@pytest.mark.waits
 def test_frozen_tab_that_holds_the_lock_does_not_stop_the_others(tabs: Tabs) -> None:
     """Waiting for the lock ends after a while; the refresh goes on without it and steals nothing."""
     first = tabs.sign_up(ADA)
