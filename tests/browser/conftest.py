@@ -62,8 +62,8 @@ def demo_url(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def impatient_demo_url(tmp_path: Path) -> Iterator[str]:
-    """The same, where a session ends after 30 s without activity and the page asks for half of them."""
-    with demo(tmp_path / "demo", "--inactivity", "30") as url:
+    """The same, where a session ends after 36 s without activity and the page asks for half of them."""
+    with demo(tmp_path / "demo", "--inactivity", "36") as url:
         yield url
 
 
