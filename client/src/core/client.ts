@@ -321,7 +321,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const authFetch = async (input: Target, init: RequestInit = {}): Promise<Response> => {
     const headers = new Headers(init.headers ?? input.headers);
-    if (!covers(input.url ?? input) || headers.has("authorization")) return environment.fetch(input, init);
+    if (!covers(input.url ?? (input as string | URL)) || headers.has("authorization"))
+      return environment.fetch(input, init);
     const streams = (init.body as Partial<ReadableStream> | null | undefined)?.getReader;
     const wanted = { minTtl: streams && STREAM_SPARE, signal: init.signal ?? input.signal };
     let token = await obtain(null, wanted);
