@@ -26,7 +26,7 @@ export const LOCK_LIMIT = 5_000;
 /**
  * With the lock from another tab, wait for that tab's token at most this long.
  *
- * Why: the browser hands over locks and broadcasts separately. On a busy machine the lock came first in every sixth of
+ * Why: the browser hands over locks and broadcasts separately. On a busy machine the lock came first in every eighth of
  * such moments (measured), and each time cost a refresh.
  */
 export const HAND_OVER = 250;
