@@ -166,8 +166,7 @@ class Tabs:
 
         A timer that is due runs once, as on a device that slept.
         """
-        self.site.clock.ahead += seconds
-        self.context.clock.fast_forward(int(seconds * 1000))
+        self._move_time(seconds)
         self.until(lambda: self.site.proxy.idle and not self._locks(), "quiet")
 
     def sleep(self, seconds: float) -> None:
@@ -177,9 +176,12 @@ class Tabs:
         for a page that is still to be moved, so no answer comes before all have been.
         """
         hold = self.site.proxy.hold("/auth/refresh", times=len(self.context.pages))
+        self._move_time(seconds)
+        hold.release()
+
+    def _move_time(self, seconds: float) -> None:
         self.site.clock.ahead += seconds
         self.context.clock.fast_forward(int(seconds * 1000))
-        hold.release()
 
     def _locks(self) -> int:
         script = "navigator.locks.query().then(({ held, pending }) => held.length + pending.length)"
