@@ -5,7 +5,9 @@ users, throttles or what a password is for.
 
 Why: a hash costs 24 ms of a core and 19 MiB on purpose. Unbounded, a login flood would
 take the memory of the node and the time of `/refresh`; so the queue is short, what does
-not fit is told to come back, and the threads yield to everything else.
+not fit is told to come back, and the threads yield to everything else. While some wait,
+results are handed over a few at a time: a hash empties the processor's caches, and what
+follows it then costs ten times as much, but only for the first of those that come together.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from random import uniform
 from typing import Final, ParamSpec, TypeVar
 
@@ -25,6 +28,8 @@ from keyturn.tokens.password import PasswordHasher, Verified
 
 DEFAULT_QUEUE_LIMIT: Final = 64
 """Waiting hashes: about a second and a half on one core."""
+TOGETHER: Final = 4
+"""Results that are handed over at once, at most. With more nothing is gained, and the first has to wait for the last."""
 _NICENESS: Final = 10
 _DEPENDENCY: Final = "password_hashing"
 
@@ -62,11 +67,13 @@ class PasswordPool:
         if count < 1 or queue_limit < 0:
             raise ValueError("a pool has at least one thread and a queue of no negative size")
         self._hasher: Final = hasher
+        self._threads: Final = count
         self._limit: Final = count + queue_limit
         self._retry_after: Final = retry_after
         self._screen: Final = screen
         self._lock: Final = threading.Lock()
         self._taken = 0
+        self._done: list[Callable[[], None]] = []
         self._closed = False
         self._executor: Final = ThreadPoolExecutor(
             count, thread_name_prefix="keyturn-password", initializer=_yield_to_others
@@ -118,12 +125,14 @@ class PasswordPool:
             self._refuse_when_full()
             self._taken += 1
             future = self._executor.submit(work, *args, **kwargs)
+        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         # The slot is freed when the work ends or is dropped from the queue, not when the
         # caller goes away: a cancelled request may still occupy a core.
-        future.add_done_callback(self._release)
+        future.add_done_callback(partial(self._finish, answer))
         try:
-            return await asyncio.wrap_future(future)
+            return await answer
         except asyncio.CancelledError:
+            future.cancel()
             if self._dropped_by_close(future):
                 raise Unavailable(_DEPENDENCY, self._retry_after) from None
             raise
@@ -137,9 +146,34 @@ class PasswordPool:
         task = asyncio.current_task()
         return self._closed and future.cancelled() and task is not None and not task.cancelling()
 
-    def _release(self, _future: Future[_T]) -> None:
+    def _finish(self, answer: asyncio.Future[_T], future: Future[_T]) -> None:
         with self._lock:
             self._taken -= 1
+            self._done.append(partial(_hand_over, answer, future))
+            # Others wait, so another hash ends soon, and no thread is idle meanwhile. What is dropped does not wait.
+            if self._taken >= self._threads and len(self._done) < TOGETHER and not future.cancelled():
+                return
+            done, self._done = self._done, []
+        for hand_over in done:
+            hand_over()
+
+
+def _hand_over(answer: asyncio.Future[_T], future: Future[_T]) -> None:
+    """Answer a caller from whatever thread the work ended in."""
+    loop = answer.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_settle, answer, future)
+
+
+def _settle(answer: asyncio.Future[_T], future: Future[_T]) -> None:
+    if answer.done():
+        return
+    if future.cancelled():
+        answer.cancel()
+    elif (error := future.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(future.result())
 
 
 def _yield_to_others() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.secret import Secret
-from keyturn.password_pool import PasswordPool
+from keyturn.password_pool import TOGETHER, PasswordPool
 from keyturn.tokens.password import PasswordHasher, PasswordProfile, Verified
 from keyturn.tokens.password_policy import PasswordRefused
 
@@ -44,6 +44,19 @@ class GatedHasher(PasswordHasher):
     async def arrival(self) -> None:
         """Return when a thread has come to the gate."""
         assert await anyio.to_thread.run_sync(lambda: self.arrived.acquire(timeout=30))
+
+
+class StepwiseHasher(PasswordHasher):
+    """Hash for real, one password for each release of the gate."""
+
+    def __init__(self) -> None:
+        super().__init__(PROFILE)
+        self.gate = threading.Semaphore(0)
+
+    def hash(self, password: str | Secret, *, salt: bytes | None = None) -> str:
+        """Wait at the gate, then hash."""
+        assert self.gate.acquire(timeout=30)
+        return super().hash(password, salt=salt)
 
 
 async def until_taken(pool: PasswordPool, count: int) -> None:
@@ -89,6 +102,49 @@ async def test_queue_full() -> None:
     assert pool.taken == 0
     assert hasher.hashed == ["password 0", "password 1", "password 2"]
     assert await pool.hash("there is room again")
+    pool.close()
+
+
+async def test_results_together() -> None:
+    """While others wait, results are handed over a few at a time; the last ones do not wait for more."""
+    hasher = StepwiseHasher()
+    pool = PasswordPool(hasher, threads=1)
+    count = TOGETHER + 2
+    answered: list[int] = []
+
+    async def one(number: int) -> None:
+        await pool.hash(f"password {number}")
+        answered.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(count):
+            tasks.start_soon(one, number)
+        await until_taken(pool, count)
+        for done, expected in enumerate([0] * (TOGETHER - 1) + [TOGETHER, TOGETHER, count], 1):
+            hasher.gate.release()
+            await until_taken(pool, count - done)
+            with anyio.fail_after(30):
+                while len(answered) < expected:
+                    await anyio.lowlevel.checkpoint()
+            assert len(answered) == expected
+    assert answered == list(range(count))
+    pool.close()
+
+
+async def test_errors_together() -> None:
+    """Of results that are handed over together each caller gets their own, also when one of them is an error."""
+    hasher = GatedHasher()
+    pool = PasswordPool(hasher, threads=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pool.hash, "runs")
+        await hasher.arrival()
+        refused = asyncio.create_task(pool.hash("x" * 5000))
+        verified = asyncio.create_task(pool.verify(None, "no such user"))
+        await until_taken(pool, 3)
+        hasher.gate.set()
+    with pytest.raises(PasswordRefused):
+        await refused
+    assert await verified == Verified(ok=False)
     pool.close()
 
 
