@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from keyturn.core.model import SessionId, User
+from keyturn.core.events import Event
+from keyturn.core.model import RevokeReason, SessionId, User
 from keyturn.ports import (
     Admit,
     Attempt,
     ChooseLimits,
     Judge,
     Opened,
+    PasswordChanged,
     Presented,
     SessionStore,
     SessionsWithUsers,
@@ -46,7 +48,7 @@ class Apart:
 
 
 class InTurn:
-    """`ports.Attempts` and `ports.Openings` over any directory, sessions with their users, and throttle."""
+    """`ports.Attempts`, `Openings` and `PasswordChanges` over any directory, sessions with their users, and throttle."""
 
     def __init__(
         self, sessions: SessionStore, users: UserDirectory, with_users: SessionsWithUsers, throttle: Throttle
@@ -71,3 +73,18 @@ class InTurn:
         if attempt is not None:
             await self._throttle.give_back(attempt.taken)
         return await self._with_users.open_with_user(user, admit)
+
+    async def change_password(self, user_id: str, old: str, new: str, keep: SessionId, event: Event) -> PasswordChanged:
+        """End the other sessions, change, end them again.
+
+        Why before, too: after the change the old password is no good for a second try, so a fault between the two would leave
+        whoever knew it signed in. Those that are ended for a change that then fails have been asked to go.
+        """
+        reason = RevokeReason.PASSWORD_CHANGED
+        ended = await self._sessions.revoke(user_id, reason, keep=keep)
+        if not await self._users.replace_password_hash(user_id, old, new):
+            return PasswordChanged(False, ended)
+        # Who signed in with the old password between the two.
+        late = await self._sessions.revoke(user_id, reason, keep=keep)
+        await self._sessions.record(event)
+        return PasswordChanged(True, (*ended, *late))

@@ -28,7 +28,7 @@ from keyturn.core.events import Event, EventType
 from keyturn.core.login import Admission, Limit, Login, admit, attempt_limits, signup_limits
 from keyturn.core.model import Contact, PresentedToken, Principal, RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
-from keyturn.core.rotation import Decision, Outcome, Write, decide, glance, lapsed, log_out
+from keyturn.core.rotation import Decision, Outcome, decide, glance, lapsed, log_out
 from keyturn.email import normalise_email
 from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import (
@@ -40,6 +40,7 @@ from keyturn.ports import (
     Judge,
     Listing,
     Openings,
+    PasswordChanges,
     Passwords,
     SessionStore,
     SessionsWithUsers,
@@ -70,6 +71,7 @@ class Auth:
     throttle: Throttle
     attempts: Attempts
     openings: Openings
+    password_changes: PasswordChanges
     passwords: Passwords
     password_policy: PasswordPolicy
     access_tokens: AccessTokens
@@ -99,7 +101,8 @@ class Auth:
         address, _ = normalise_email(email)
         accepted = self.password_policy.check(password, (address, name or ""))
         self.passwords.reserve()
-        await self._take(signup_limits(network(contact.ip), self.policy), contact)
+        limits = signup_limits(network(contact.ip), self.policy)
+        await self._allow(await self.throttle.take(limits), limits, contact)
         user = await self.users.create(address, name, await self.passwords.hash_chosen(accepted))
         if user is None:
             raise Conflict("this e-mail address is taken")
@@ -196,10 +199,11 @@ class Auth:
         Raises: Unavailable: the session may still live, so the cookie must not be cleared.
         """
         for token in self._authentic(cookies):
-            decision = await self._end(token.session_id, RevokeReason.LOGOUT)
-            # A token of a session that had ended before proves nothing about the user's other sessions.
-            if everywhere and decision.write is Write.SWAP and decision.session is not None:
-                await self.sessions.revoke(decision.session.user_id, RevokeReason.LOGOUT)
+            session, now = await self.sessions.get(token.session_id) if everywhere else (None, 0.0)
+            # At once: what a fault undoes can be asked for again. One that had ended before proves nothing of the others.
+            if session is not None and not lapsed(session, now):
+                await self._revoke(session.user_id, RevokeReason.LOGOUT)
+            await self._end(token.session_id, RevokeReason.LOGOUT)
 
     def authenticate(self, token: str) -> Principal:
         """Turn an access token into a principal; no I/O. Raises: InvalidToken."""
@@ -258,15 +262,18 @@ class Auth:
         accepted = self.password_policy.check(new, (user.email, user.name or ""))
         limits = attempt_limits(normalise_email(user.email)[1], network(contact.ip), session.device_id, self.policy)
         self.passwords.reserve()
-        await self._take(limits, contact)
+        await self._allow(await self.throttle.take(limits), limits, contact)
         old_hash = await self.users.get_password_hash(user.id)
         if not (await self.passwords.verify(old_hash, current)).ok or old_hash is None:
             raise InvalidCredentials
         await self.throttle.give_back(limits)
-        if not await self.users.replace_password_hash(user.id, old_hash, await self.passwords.hash_chosen(accepted)):
+        new_hash = await self.passwords.hash_chosen(accepted)
+        event = Event(EventType.PASSWORD_CHANGED, self.clock(), user.id, session.id, {"ip": contact.ip})
+        done, ended = await self.password_changes.change_password(user.id, old_hash, new_hash, session.id, event)
+        await self._tell_ended(user.id, RevokeReason.PASSWORD_CHANGED, ended)
+        if not done:
             raise Conflict("the password was changed meanwhile")
-        await self._revoke(user.id, RevokeReason.PASSWORD_CHANGED, keep=session.id)
-        await self._keep(EventType.PASSWORD_CHANGED, user.id, session.id, ip=contact.ip)
+        await tell(self.sinks, event)
         if [token.session_id for token in self._authentic(cookies)] != [session.id]:
             return None
         return (await self.refresh(cookies, contact)).refresh_token
@@ -294,7 +301,7 @@ class Auth:
         """Have a token judged; return its session, which lives, and the user, who may sign in."""
         decision, user = await self.with_users.present_with_user(session_id, judge)
         if decision.events:
-            await self._tell(*decision.events)
+            await tell(self.sinks, *decision.events)
         session = decision.session
         if session is None or not decision.outcome.accepted:
             raise await self._refusal(decision, contact)
@@ -309,7 +316,7 @@ class Auth:
         if self.sinks:
             data = {"outcome": decision.outcome.value, "ip": contact.ip}
             user_id, session_id = (session.user_id, session.id) if session is not None else (None, None)
-            await self._tell(Event(EventType.REFRESH_REFUSED, self.clock(), user_id, session_id, data))
+            await tell(self.sinks, Event(EventType.REFRESH_REFUSED, self.clock(), user_id, session_id, data))
         if decision.outcome is Outcome.AHEAD:
             return SessionBehind()
         return NoSession() if decision.reason is None else SessionEnded(decision.reason)
@@ -342,17 +349,18 @@ class Auth:
 
         room = self.policy.max_sessions - 1
         admission, credential = await self.openings.open_after_attempt(user, admitted, attempt, room)
-        await self._tell(*admission.events)
-        for older in self._authentic(cookies):
-            await self._end(older.session_id, RevokeReason.REPLACED)
+        await tell(self.sinks, *admission.events)
         lifetime, drawn = self.policy.access_lifetime, self.entropy(TOKEN_ID_LENGTH)
         signed_in = await self._signed_in(user, admission.session, admission.token.text, lifetime, drawn)
+        # Last: when anything before fails, the browser goes on with the session that it has.
+        for older in self._authentic(cookies):
+            await self._end(older.session_id, RevokeReason.REPLACED)
         device_token = None if known_id else self.device_tokens.issue(device_id)
         return signed_in._replace(device_token=device_token), credential
 
     async def _end(self, session_id: SessionId, reason: RevokeReason) -> Decision:
         decision = await self.sessions.present(session_id, lambda session, now, _: log_out(session, now, reason))
-        await self._tell(*decision.events)
+        await tell(self.sinks, *decision.events)
         return decision
 
     async def _live(self, principal: Principal) -> Session:
@@ -367,31 +375,26 @@ class Auth:
 
     async def _proves(self, found: Credential, password_hash: str | None, password: str) -> bool:
         # Another login may just have made the hash anew from the same password.
-        same = found.password_hash == password_hash
-        return same or (await self.passwords.verify(found.password_hash, password)).ok
+        return found.password_hash == password_hash or (await self.passwords.verify(found.password_hash, password)).ok
 
     async def _revoke(
         self, user_id: str, reason: RevokeReason, *, only: SessionId | None = None, keep: SessionId | None = None
     ) -> Sequence[SessionId]:
         ended = await self.sessions.revoke(user_id, reason, only=only, keep=keep)
-        now = self.clock()
-        data = {"reason": reason.value}
-        await self._tell(*(Event(EventType.SESSION_ENDED, now, user_id, session_id, data) for session_id in ended))
+        await self._tell_ended(user_id, reason, ended)
         return ended
 
-    async def _take(self, limits: Sequence[Limit], contact: Contact) -> None:
-        await self._allow(await self.throttle.take(limits), limits, contact)
+    async def _tell_ended(self, user_id: str, reason: RevokeReason, ended: Sequence[SessionId]) -> None:
+        now, data = self.clock(), {"reason": reason.value}
+        await tell(self.sinks, *(Event(EventType.SESSION_ENDED, now, user_id, id_, data) for id_ in ended))
 
     async def _allow(self, retry_after: float | None, limits: Sequence[Limit], contact: Contact) -> None:
         if retry_after is not None:
             data = {"ip": contact.ip, "limit": limits[0].key[0]}
-            await self._tell(Event(EventType.THROTTLED, self.clock(), data=data))
+            await tell(self.sinks, Event(EventType.THROTTLED, self.clock(), data=data))
             raise Throttled(retry_after)
 
     async def _keep(self, kind: EventType, user_id: str | None, session_id: SessionId | None, **data: str) -> None:
         event = Event(kind, self.clock(), user_id, session_id, data)
         await self.sessions.record(event)
-        await self._tell(event)
-
-    async def _tell(self, *events: Event) -> None:
-        await tell(self.sinks, *events)
+        await tell(self.sinks, event)

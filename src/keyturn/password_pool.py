@@ -123,8 +123,11 @@ class PasswordPool:
     async def _run(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         with self._lock:
             self._refuse_when_full()
+            try:
+                future = self._executor.submit(work, *args, **kwargs)
+            except RuntimeError as fault:  # the system has no thread for it now
+                raise Unavailable(_DEPENDENCY, self._retry_after) from fault
             self._taken += 1
-            future = self._executor.submit(work, *args, **kwargs)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         # The slot is freed when the work ends or is dropped from the queue, not when the
         # caller goes away: a cancelled request may still occupy a core.

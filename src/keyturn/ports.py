@@ -212,6 +212,22 @@ class UserDirectory(Protocol):
         ...
 
 
+class PasswordChanged(NamedTuple):
+    """Whether the hash was still the old one, and the sessions that ended."""
+
+    done: bool
+    ended: Sequence[SessionId]
+
+
+class PasswordChanges(Protocol):
+    """Changing a password: whatever fails, no other session outlives it, since by then nobody can ask again."""
+
+    async def change_password(
+        self, user_id: UserId, old: str, new: str, keep: SessionId, event: Event
+    ) -> PasswordChanged:
+        """Set the hash if it still is `old`, end the user's sessions but `keep`, record the event."""
+
+
 class UserAdmin(Protocol):
     """Managing users from the command line; only the built-in directory has it."""
 
@@ -365,6 +381,8 @@ __all__ = [
     "MonotonicClock",
     "Opened",
     "Openings",
+    "PasswordChanged",
+    "PasswordChanges",
     "Passwords",
     "Presented",
     "PrincipalSource",

@@ -124,9 +124,9 @@ def test_frozen() -> None:
 
 
 def test_denylist_lifetime() -> None:
-    """A revoked session is remembered until its last access token is dead on the slowest clock."""
-    assert Policy().denylist_lifetime == 610.0
-    assert Policy(access_lifetime=300.0, ssr_lifetime=300.0, clock_leeway=10.0).denylist_lifetime == 320.0
+    """A revoked session is remembered until its last access token is dead on the slowest clock and the most lenient service."""
+    assert Policy().denylist_lifetime == 600.0 + 120.0 + 10.0
+    assert Policy(access_lifetime=300.0, ssr_lifetime=300.0, clock_leeway=10.0).denylist_lifetime == 440.0
 
 
 def test_remembered_or_not() -> None:

@@ -22,6 +22,8 @@ CRASH_LOSS = 30.0
 """F: seconds of cookie writes that a crashing browser may lose (Chromium commits its jar every 30 s)."""
 SETTLE_FLOOR = 3 * REQUEST_LIMIT + CRASH_LOSS
 """Seconds: L for a child's answer, L for a sibling's, F for a crash between them, L for a request that outlives it."""
+LONGEST_LEEWAY = 120.0
+"""Seconds by which a service that checks access tokens may let one live longer, at most."""
 TAIL_FLOOR = 1.5 * REQUEST_LIMIT
 """Seconds: L for a straggler with the parent, and half of it again where S is the only other margin."""
 
@@ -81,9 +83,7 @@ class Policy:
     ssr_lifetime: float = _number(60.0, "A server-side render needs one page's worth of time.", "rotation: SSR")
     clock_leeway: float = _number(5.0, "Verifying services' clocks differ a little.", "RFC 7519 4.1.4")
     inactivity_timeout: float = _number(HOUR, "An abandoned machine signs out.", "NIST SP 800-63B-4 2.2.3 (AAL2: 1 h)")
-    remembered_inactivity_timeout: float = _number(
-        14 * DAY, "A person who asked to be remembered comes back within two weeks.", "ASVS 7.3.1"
-    )
+    remembered_inactivity_timeout: float = _number(14 * DAY, "Who is remembered comes back in 2 weeks.", "ASVS 7.3.1")
     absolute_lifetime: float = _number(DAY, "A person proves who they are daily.", "NIST SP 800-63B-4 2.2.3 (24 h)")
     remembered_absolute_lifetime: float = _number(
         30 * DAY, "No session outlives a month, however busy.", "NIST SP 800-63B-4 2.1.3 (AAL1: 30 d)"
@@ -117,7 +117,7 @@ class Policy:
     @property
     def denylist_lifetime(self) -> float:
         """How long a revoked session stays on the denylist: until its last access token is dead everywhere."""
-        return max(self.access_lifetime, self.ssr_lifetime) + 2 * self.clock_leeway
+        return max(self.access_lifetime, self.ssr_lifetime) + LONGEST_LEEWAY + 2 * self.clock_leeway
 
     def inactivity_for(self, *, remember: bool) -> float:
         return self.remembered_inactivity_timeout if remember else self.inactivity_timeout

@@ -188,8 +188,8 @@ class SqliteLanes:
         self._write_timeout = write_timeout
         self._reading: sqlite3.Connection | None = None
         self._writing: sqlite3.Connection | None = None
-        self._written: Future[Any] | None = None
-        """The last write, which the thread may still be at when whoever asked for it has gone away."""
+        self._writes: list[Future[Any]] = []
+        """What the thread may still be at, also when whoever asked for it has gone away."""
         self._thread: ThreadPoolExecutor | None = None
 
     @asynccontextmanager
@@ -204,9 +204,9 @@ class SqliteLanes:
 
     def _reader(self) -> sqlite3.Connection:
         # No write can begin meanwhile: it begins on the event loop, which the read does not leave.
-        idle = self._written is not None and self._written.done()
-        if idle and self._writing is not None and not self._writing.in_transaction:
-            return self._writing
+        writing = self._writing
+        if writing is not None and all(write.done() for write in self._writes) and not writing.in_transaction:
+            return writing
         if self._reading is None:
             self._reading = self._connect(_READ_TIMEOUT)
         return self._reading
@@ -223,7 +223,8 @@ class SqliteLanes:
         async with self._writer:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="keyturn-sqlite")
-            written = self._written = self._thread.submit(self._on_thread, write)
+            written = self._thread.submit(self._on_thread, write)
+            self._writes = [*(write for write in self._writes if not write.done()), written]
             return await asyncio.wrap_future(written)
 
     def _on_thread(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -243,7 +244,8 @@ class SqliteLanes:
         for connection in (self._reading, self._writing):
             if connection is not None:
                 connection.close()
-        self._reading = self._writing = self._written = self._thread = None
+        self._reading = self._writing = self._thread = None
+        self._writes = []
 
 
 def _transact(connection: sqlite3.Connection, work: Callable[[], Work[Result]]) -> Result:

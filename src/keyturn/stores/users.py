@@ -20,9 +20,9 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from keyturn.core.errors import InvalidRequest
 from keyturn.core.events import Event, EventType
-from keyturn.core.model import RevokeReason, User, UserId
+from keyturn.core.model import RevokeReason, SessionId, User, UserId
 from keyturn.email import normalise_email
-from keyturn.ports import Credential
+from keyturn.ports import Credential, PasswordChanged
 from keyturn.stores.engine import AsyncConnection, Clock, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.group_commit import Gatherer, Group
@@ -141,6 +141,24 @@ class SqlUsers:
 
         return await self._engine.run(work)
 
+    async def change_password(
+        self, user_id: UserId, old: str, new: str, keep: SessionId, event: Event
+    ) -> PasswordChanged:
+        """Change the hash, end the other sessions and record the event in one transaction: see `ports.PasswordChanges`."""
+        statement = update(users).where(users.c.id == user_id, users.c.password_hash == old).values(password_hash=new)
+
+        async def work(connection: AsyncConnection) -> Revoked | None:
+            await lock_user(connection, user_id)
+            now = await self._engine.read_now(connection, self._clock)
+            if (await connection.execute(statement.returning(users.c.id))).one_or_none() is None:
+                return None
+            await write_events(connection, [event], self._log_key)
+            return await self._end_sessions(connection, user_id, now, RevokeReason.PASSWORD_CHANGED, keep)
+
+        revoked = await self._engine.run(work)
+        done = await self._tell(revoked)
+        return PasswordChanged(done, () if revoked is None else revoked.session_ids)
+
     async def list_users(self, *, after: UserId | None = None, limit: int = 100) -> Sequence[User]:
         """List users in the order of their ids, from the one after `after`."""
         statement = select(*_USER).order_by(users.c.id).limit(limit)
@@ -181,12 +199,20 @@ class SqlUsers:
 
         return await self._tell(await self._engine.run(work))
 
-    async def _end_sessions(self, connection: AsyncConnection, user_id: UserId, now: float) -> Revoked:
+    async def _end_sessions(
+        self,
+        connection: AsyncConnection,
+        user_id: UserId,
+        now: float,
+        reason: RevokeReason = RevokeReason.USER_DISABLED,
+        keep: SessionId | None = None,
+    ) -> Revoked:
         return await revoke_sessions(
             connection,
             user_id,
-            RevokeReason.USER_DISABLED,
+            reason,
             now,
+            keep=keep,
             denylist_lifetime=self._denylist_lifetime,
             log_key=self._log_key,
         )

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from keyturn.core.errors import InvalidToken
 from keyturn.core.model import Principal, SessionId
+from keyturn.core.policy import LONGEST_LEEWAY
 from keyturn.tokens import base64url
 from keyturn.tokens.jws import (
     ALGORITHM,
@@ -235,7 +236,7 @@ class AccessTokenVerifier:
         accepted = frozenset([audience] if isinstance(audience, str) else audience)
         if not issuer or not accepted or not all(accepted):
             raise ValueError("an issuer and an audience must be named")
-        if not 0 <= leeway <= 120 or not max_lifetime > 0:
+        if not 0 <= leeway <= LONGEST_LEEWAY or not max_lifetime > 0:
             raise ValueError("leeway is 0 to 120 seconds and max_lifetime is positive")
         self._key_of: Final = keys if callable(keys) else _timeless(keys)
         self._issuer: Final = issuer

@@ -192,7 +192,8 @@ def refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> None:
         # A length of more digits than the limit's own is over it; anything but digits, the server let pass by mistake.
         if not value.isdigit():
             raise InvalidRequest("Content-Length is not a number")
-        if len(value.lstrip(b"0")) > 9 or int(value) > MAX_BODY_BYTES:
+        digits = value.lstrip(b"0") or b"0"  # Python reads no number of thousands of digits, zeros included
+        if len(digits) > 9 or int(digits) > MAX_BODY_BYTES:
             raise PayloadTooLarge
 
 

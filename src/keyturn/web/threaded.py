@@ -63,7 +63,8 @@ class ThreadedNode:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: Final = asyncio.Event()
-        self._starting: Final = asyncio.Lock()
+        self._starting: asyncio.Task[None] | None = None
+        """The attempt under way: all who come meanwhile wait for that one."""
         self._started = False
 
     @property
@@ -104,8 +105,12 @@ class ThreadedNode:
         return self._submit(self._respond(request, methods)).result()
 
     async def respond_async(self, request: Request, methods: Mapping[str, Route] | None = None) -> Response:
-        """Answer a request from any event loop; see `respond`."""
-        return await asyncio.wrap_future(self._submit(self._respond(request, methods)))
+        """Answer a request from any event loop; see `respond`.
+
+        Why the shield: a host that gives up a request whose client has gone must not stop it halfway, between a change and
+        those who are told of it.
+        """
+        return await asyncio.shield(asyncio.wrap_future(self._submit(self._respond(request, methods))))
 
     def close(self) -> None:
         """Close the node and end the thread, for good; safe to call twice, and where it was never started."""
@@ -174,9 +179,19 @@ class ThreadedNode:
             begun.set_exception(fault)  # nobody may wait for a loop that there never will be
 
     async def _start(self) -> None:
-        async with self._starting:
-            await self.node.start()
-            self._started = True
+        starting = self._starting
+        if starting is None:
+            starting = self._starting = asyncio.create_task(self.node.start())
+            starting.add_done_callback(self._has_started)
+        try:
+            await asyncio.shield(starting)
+        except Unavailable as fault:
+            # Each waiter gets an error of its own: one that several requests raise gathers what each writes on it.
+            raise Unavailable(fault.dependency) from fault
+
+    def _has_started(self, starting: asyncio.Task[None]) -> None:
+        self._starting = None
+        self._started = not starting.cancelled() and starting.exception() is None
 
     async def _respond(self, request: Request, methods: Mapping[str, Route] | None) -> Response:
         refused: Refused
