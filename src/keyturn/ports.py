@@ -334,8 +334,8 @@ class SigningKeyStore(Protocol):
         """Read every sealed key."""
         ...
 
-    async def replace(self, expected: Sequence[bytes], keys: Sequence[bytes]) -> bool:
-        """Set the whole ring if it still is `expected` (compare-and-set, any order); False when it is not."""
+    async def replace(self, expected: Sequence[bytes], keys: Sequence[bytes], withdrawn: Collection[str] = ()) -> bool:
+        """Set the whole ring if it still is `expected` (compare-and-set, any order), and deny tokens of keys `withdrawn`."""
         ...
 
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from random import uniform
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from keyturn.breaches import BreachCheck
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.core.events import Event
 from keyturn.core.model import Principal
+from keyturn.core.policy import Policy
 from keyturn.devices import describe, warm_up
 from keyturn.observability import EventLog, Metrics
 from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
@@ -101,7 +102,11 @@ class Keyturn:
 
         self.engine = open_engine(url)
         self.redis = None if redis_url is None else _connect(redis_url)
-        self.denylist = open_denylist(url, redis_url=redis_url, clock=clock) if settings.denylist else None
+        self.signing = Signing(
+            SqlSigningKeys(self.engine), secrets, schedule=_schedule(policy), on_event=self._record, clock=clock
+        )
+        denylist = partial(open_denylist, url, redis_url=redis_url, on_learned=self.signing.hear, clock=clock)
+        self.denylist = denylist() if settings.denylist else None
         self.sessions = SqlSessions(
             self.engine,
             denylist_lifetime=policy.denylist_lifetime,
@@ -115,9 +120,6 @@ class Keyturn:
         self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
         self.metrics = _metrics()
         self._sinks = (*sinks, EventLog()) if self.metrics is None else (*sinks, EventLog(), self.metrics)
-        self.signing = Signing(
-            SqlSigningKeys(self.engine), secrets, schedule=_schedule(self), on_event=self._record, clock=clock
-        )
         self.breaches = (
             None if settings.breach_url is None else BreachCheck(settings.breach_url, record=self._record, clock=clock)
         )
@@ -269,7 +271,10 @@ class Keyturn:
 
     async def _maintain(self) -> None:
         while True:
-            await asyncio.sleep(UPKEEP_INTERVAL * uniform(0.67, 1.33))  # noqa: S311 - spreads work, protects nothing
+            interval = UPKEEP_INTERVAL * uniform(0.67, 1.33)  # noqa: S311 - spreads work, protects nothing
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self.signing.leak()
             for job in (self.sessions.failover.check, self.signing.refresh, self.upkeep.prune):
                 try:
                     await job()
@@ -356,8 +361,7 @@ def _connect(redis_url: str) -> Redis:
     return connect(redis_url)
 
 
-def _schedule(node: Keyturn) -> KeySchedule:
-    policy = node.policy
+def _schedule(policy: Policy) -> KeySchedule:
     return KeySchedule(
         rotation_period=policy.key_rotation_period,
         publish_lead=policy.key_publish_lead,

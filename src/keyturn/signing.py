@@ -1,6 +1,6 @@
 """The access-token signing keys of this node, in memory, kept in step with the store all nodes share.
 
-Owns: loading, the first key, running the key schedule, re-sealing under a new secret, reloading on an unknown key id.
+Owns: loading, the first key, running the key schedule, re-sealing under a new secret, hearing that a key has leaked.
 Must not hold: when a key lives (`tokens.signing_key.plan`), encryption (`tokens.sealed_key`), SQL (`stores`), tasks.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event, EventType
-from keyturn.ports import Entropy, MonotonicClock, SigningKeyStore, WallClock
+from keyturn.ports import Entropy, SigningKeyStore, WallClock
 from keyturn.tokens.keyring import (
     KEY_ENTROPY_BYTES,
     NONCE_BYTES,
@@ -90,8 +90,6 @@ class Signing:
         on_event: OnEvent | None = None,
         entropy: Entropy = os.urandom,
         clock: WallClock = time.time,
-        monotonic: MonotonicClock = time.monotonic,
-        reload_interval: float = 30.0,
     ) -> None:
         """Set up; nothing is loaded before the first `refresh`.
 
@@ -100,7 +98,6 @@ class Signing:
             secrets: opens and seals them; the database does not hold it.
             schedule: how long keys live; the defaults of `KeySchedule` when None.
             on_event: takes `KEY_ROTATED` when this node has made a new key.
-            reload_interval: seconds between two reloads for unknown key ids, at least.
         """
         self._store = store
         self._secrets = secrets
@@ -108,12 +105,11 @@ class Signing:
         self._on_event = on_event
         self._entropy = entropy
         self._clock = clock
-        self._monotonic = monotonic
-        self._reload_interval = reload_interval
         self._ring = SigningKeyRing(())
         self._view: _View | None = None
         self._lock = asyncio.Lock()
-        self._reload_at = float("-inf")
+        self._leaked = asyncio.Event()
+        self._leak_delay = 0.0
 
     @property
     def ring(self) -> SigningKeyRing:
@@ -171,26 +167,16 @@ class Signing:
         await self._apply(rotation, self._clock() if now is None else now)
         return self._ring.keys[-1]
 
-    async def reload_for(self, kid: str, now: float | None = None) -> ec.EllipticCurvePublicKey | None:
-        """Look for a key id in memory, then in the store, but in the store at most once per reload interval.
+    def hear(self, revoked: Collection[str]) -> None:
+        """Take word of ids that were revoked; among them may be that of a key which leaked, and which still signs here."""
+        if any(key.kid in revoked for key in self._ring.keys):
+            self._leaked.set()
 
-        Why: a thousand tokens with invented key ids must cost one query, not a thousand.
-
-        Returns:
-            the key, or None: unknown, or the store is at fault and it is not known here.
-        """
-        now = self._clock() if now is None else now
-        key = self.public_key(kid, now)
-        if key is not None or self._monotonic() < self._reload_at:
-            return key
-        async with self._lock:
-            if self._monotonic() >= self._reload_at:
-                self._reload_at = self._monotonic() + self._reload_interval
-                try:
-                    self._adopt((await self._read()).opened.values())
-                except Unavailable:
-                    _log.warning("the signing keys could not be reloaded; the known ones stay")
-        return self.public_key(kid, now)
+    async def leak(self) -> None:
+        """Return when a key that is known here has leaked, so that `refresh` is due; again each second until it is gone."""
+        await self._leaked.wait()
+        await asyncio.sleep(self._leak_delay)
+        self._leak_delay = 1.0
 
     async def _apply(self, rotation: Rotation, now: float) -> None:
         async with self._lock:
@@ -207,7 +193,9 @@ class Signing:
                 taken = {key.kid for key in planned.ring.keys}
                 kept = [each for kid, each in closed.items() if kid not in taken]
                 sealed = (*kept, *self._seal(stored.opened, planned.ring.keys))
-                if sorted(sealed) != sorted(stored.sealed) and not await self._store.replace(stored.sealed, sealed):
+                leaked = {*planned.remove, *stored.closed()} if rotation is Rotation.COMPROMISED else ()
+                changed = sorted(sealed) != sorted(stored.sealed)
+                if changed and not await self._store.replace(stored.sealed, sealed, leaked):
                     continue
                 self._adopt(planned.ring.keys)
                 for key in planned.create:
@@ -240,6 +228,8 @@ class Signing:
     def _adopt(self, keys: Iterable[SigningKey]) -> None:
         self._ring = SigningKeyRing(keys)
         self._view = None
+        self._leaked.clear()
+        self._leak_delay = 0.0
 
     async def _announce(self, key: SigningKey, rotation: Rotation, now: float) -> None:
         _log.info("new signing key %s (%s), signs from %.0f", key.kid, rotation, key.activate_at)

@@ -142,6 +142,19 @@ def test_keys_rotate_adds_a_key_that_is_published_before_it_signs(migrated: Comm
     assert active == [at_once["kid"]]
 
 
+@pytest.mark.parametrize("arguments", [(), ("--compromised",)])
+def test_keys_rotate_makes_no_database(sqlite_command: Command, arguments: tuple[str, ...]) -> None:
+    """Of a mistyped URL it must not become a new database whose keys are rotated, while the real one keeps the leaked key."""
+    assert "database_not_migrated" in sqlite_command.run("keys", "rotate", *arguments, status=1)
+    assert not list(sqlite_command.directory.glob("*.db"))
+
+
+def test_keys_rotate_with_a_malformed_setting(migrated: Command) -> None:
+    """It is named in a line."""
+    migrated.environment["KEYTURN_REDIS_URL"] = "garbage"
+    assert "invalid_settings" in migrated.run("keys", "rotate", status=1)
+
+
 def test_keys_list_with_another_secret_says_so(migrated: Command) -> None:
     """Keys sealed under one secret do not open with another; nothing is overwritten."""
     migrated.run("keys", "rotate")

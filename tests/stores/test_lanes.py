@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 
 import pytest
 
@@ -189,3 +191,23 @@ async def test_connections_that_are_kept(postgres: PostgresServer, postgres_url:
         assert await lent.fetch(WHOSE)
     alive = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{normalise(postgres_url).database}'"
     await asyncio.to_thread(wait_until, lambda: postgres.execute(alive, "postgres") == "0", 30, "the end of all")
+
+
+async def test_read_beside_a_write_that_was_given_up(sqlite_database_url: str) -> None:
+    """A write that is cancelled in the queue ends no other: whoever reads meanwhile waits for neither of them."""
+    async with open_database(sqlite_database_url) as engine:
+        await engine.transact(lambda: only(write("a")))
+        path = str(normalise(sqlite_database_url).database)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for name in ("b", "c"):
+                given_up = asyncio.create_task(engine.transact(partial(only, write(name))))
+                await asyncio.sleep(0.05)
+                given_up.cancel()
+                with suppress(asyncio.CancelledError):
+                    await given_up
+            # A read that waited for the first write would hold up the event loop until that one had waited in vain.
+            assert await names(engine) == ["a"]
+            other.execute("ROLLBACK")
+        await engine.transact(lambda: only(write("d")))
+        assert await names(engine) == ["a", "b", "d"]

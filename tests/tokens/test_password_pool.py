@@ -205,6 +205,23 @@ async def test_pool_closed() -> None:
     assert hasher.hashed == ["runs"]
 
 
+async def test_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system starts no thread the caller is told to come back, and the place is free for the next one."""
+    pool = PasswordPool(PasswordHasher(PROFILE), threads=1, queue_limit=0)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await pool.hash(PASSWORD)
+    assert pool.taken == 0
+    assert await pool.hash(PASSWORD)
+    pool.close()
+
+
 async def test_threads_yield() -> None:
     """The hashing threads have a lower priority than the event loop."""
     hasher = GatedHasher()

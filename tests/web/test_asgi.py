@@ -87,8 +87,8 @@ async def test_body_at_the_limit(node: Keyturn) -> None:
 
 @pytest.mark.parametrize(
     "length",
-    [str(MAX_BODY_BYTES + 1).encode(), b"9" * 40, b"000000000000000099999999999"],
-    ids=["over", "huge", "zeros"],
+    [str(MAX_BODY_BYTES + 1).encode(), b"9" * 40, b"000000000000000099999999999", b"0" * 5000 + b"99999"],
+    ids=["over", "huge", "zeros", "more digits than a number may have"],
 )
 async def test_body_announced_too_large(node: Keyturn, length: bytes) -> None:
     """What is announced too large is refused without reading it, and the connection is given up."""
@@ -119,6 +119,12 @@ async def test_body_without_end(node: Keyturn) -> None:
     assert await code(node.asgi, chunks=endless()) == "payload_too_large"
     # The generator is drained by the test's own list; what counts is that the answer came.
     assert given > MAX_BODY_BYTES
+
+
+async def test_content_length_of_thousands_of_zeros(node: Keyturn) -> None:
+    """Python reads no number of so many digits; the length is one all the same."""
+    headers = [*SAFE, (b"content-length", b"0" * 5000 + b"2")]
+    assert await code(node.asgi, headers=headers, chunks=[b"{}"]) == "invalid_request"
 
 
 @pytest.mark.parametrize("length", [b"-1", b"1e3", b"0x10", b"", b"1, 1"])

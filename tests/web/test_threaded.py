@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -10,21 +12,33 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from keyturn.core.errors import InvalidToken
+from keyturn.core.events import Event, EventType
 from keyturn.runtime import Keyturn
 from keyturn.testing import FrozenClock
 from keyturn.web.messages import Request
 from tests.services import sqlite_url, wait_until
-from tests.web.conftest import BROWSER
-from tests.web.wsgi import Outcomes, call, new_node, sign_up
+from tests.web.conftest import BROWSER, PASSWORD
+from tests.web.wsgi import Answer, Outcomes, call, new_node, sign_up
 
 THREADS = 24
 ROOT = Path(__file__).parents[2]
+
+
+class Heard:
+    """Notes the type of each event."""
+
+    def __init__(self) -> None:
+        self.seen: list[EventType] = []
+
+    async def emit(self, event: Event) -> None:
+        """Take an event."""
+        self.seen.append(event.type)
 
 
 def test_refreshes_of_many_threads(database_url: str, scale: Callable[[int, int], int]) -> None:
@@ -149,6 +163,63 @@ def test_event_loops_of_a_host(tmp_path: Path) -> None:
             request = Request("POST", "/auth/refresh", headers, nothing)
             assert asyncio.run(node.threaded.respond_async(request)).status == 401
     finally:
+        node.threaded.close()
+
+
+def test_host_that_gives_a_request_up(database_url: str) -> None:
+    """A host that cancels a request, as Django does when its client has gone, does not stop it: what is done is also told."""
+
+    sink = Heard()
+    node = new_node(database_url, sinks=[sink])
+    node.threaded.start()
+    headers = [(name.lower().encode(), value.encode()) for name, value in BROWSER.items()]
+    body = json.dumps({"email": "ada@example.com", "password": PASSWORD}).encode()
+
+    async def read() -> bytes:
+        return body
+
+    async def give_up() -> None:
+        request = Request("POST", "/auth/signup", [*headers, (b"content-type", b"application/json")], read)
+        asked = asyncio.create_task(node.threaded.respond_async(request))
+        await asyncio.sleep(0.005)  # less than the hash of a password takes
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+    try:
+        asyncio.run(give_up())
+        wait_until(lambda: EventType.SIGNED_IN in sink.seen, 30, "the end of the request")
+        assert sink.seen[-2:] == [EventType.SIGNED_UP, EventType.SIGNED_IN]
+    finally:
+        node.threaded.close()
+
+
+@pytest.mark.waits
+def test_requests_that_wait_for_the_start() -> None:
+    """While the database hangs all requests share one attempt to start, and each gets an answer of its own."""
+    attempts = 0
+
+    def hang() -> None:
+        nonlocal attempts
+        held = []
+        with suppress(OSError):
+            while True:
+                held.append(silent.accept())
+                attempts += 1
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent, ThreadPoolExecutor(THREADS) as pool:
+        threading.Thread(target=hang, daemon=True).start()
+        node = new_node(f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing")
+        gate = threading.Barrier(THREADS)
+
+        def ask() -> Answer:
+            gate.wait()
+            return call(node.wsgi, "GET", "/readyz")
+
+        answers = [future.result() for future in [pool.submit(ask) for _ in range(THREADS)]]
+        assert [answer.json["code"] for answer in answers] == ["unavailable"] * THREADS
+        assert len({answer.json["request_id"] for answer in answers}) == THREADS
+        assert attempts == 1
         node.threaded.close()
 
 

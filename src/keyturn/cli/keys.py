@@ -33,7 +33,7 @@ def list_keys(json: Json = False) -> None:
 @app.command("rotate")
 def rotate(
     compromised: Annotated[
-        bool, typer.Option("--compromised", help="The private key leaked: every token signed so far dies at once.")
+        bool, typer.Option("--compromised", help="The private key leaked: what it signed is refused at once.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -88,14 +88,21 @@ async def _list() -> tuple[Sequence[SigningKey], float]:
 async def _rotate(*, compromised: bool) -> tuple[SigningKey, float]:
     import time
 
+    from keyturn.cli.errors import CommandError
+    from keyturn.cli.tools import open_tools
     from keyturn.runtime import Keyturn
 
-    node = Keyturn()
-    try:
-        await node.start()
-        return await node.signing.rotate(compromised=compromised), time.time()
-    finally:
-        await node.close()
+    # A node that started would make a database that is not there, and rotate the keys of the wrong one.
+    async with open_tools() as tools:
+        try:
+            node = Keyturn(tools.settings)
+        except ValueError as error:
+            raise CommandError("invalid_settings", str(error)) from error
+        try:
+            await node.signing.refresh()
+            return await node.signing.rotate(compromised=compromised), time.time()
+        finally:
+            await node.close()
 
 
 def secret(

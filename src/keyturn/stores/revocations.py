@@ -25,6 +25,7 @@ from keyturn.ports import RevocationFeed, WallClock
 Entry: TypeAlias = tuple[str, float]
 """(session id in hex or access-token id, when it expires: seconds since the Unix epoch)."""
 Announce: TypeAlias = Callable[[Collection[Entry]], None]
+OnLearned: TypeAlias = Callable[[Collection[str]], None]
 
 CHANNEL = "keyturn_denylist"
 """The PostgreSQL channel that carries `encode`d revocations."""
@@ -87,6 +88,7 @@ class MemoryDenylist:
         self,
         *feeds: RevocationFeed,
         announce: Announce | None = None,
+        on_learned: OnLearned | None = None,
         clock: WallClock = time.time,
         start_timeout: float = 10.0,
     ) -> None:
@@ -95,11 +97,13 @@ class MemoryDenylist:
         Args:
             feeds: the authority first; none: the denylist of a single process.
             announce: told what this node revokes, to tell others.
+            on_learned: told each id that is new here.
             clock: seconds since the Unix epoch, the clock that access tokens are checked by.
             start_timeout: seconds `start` waits for the first load.
         """
         self._feeds = feeds
         self._announce = announce
+        self._on_learned = on_learned
         self._clock = clock
         self._start_timeout = start_timeout
         self._entries: dict[str, float] = {}
@@ -162,15 +166,21 @@ class MemoryDenylist:
     def _learn(self, entries: Iterable[Entry]) -> None:
         now = self._clock()
         longest = now + LONGEST
+        learned: list[str] = []
         for item, expires_at in entries:
             until = min(expires_at, longest)
-            if until > self._entries.get(item, now):
+            known = self._entries.get(item)
+            if until > (now if known is None else known):
                 self._entries[item] = until
                 heappush(self._queue, (until, item))
+                if known is None:
+                    learned.append(item)
         while self._queue and self._queue[0][0] <= now:
             _, item = heappop(self._queue)
             if self._entries.get(item, now + 1) <= now:
                 del self._entries[item]
+        if learned and self._on_learned is not None:
+            self._on_learned(learned)
 
     async def _follow(self, feed: RevocationFeed, *, authority: bool) -> None:
         if not authority:
@@ -202,6 +212,7 @@ def open_denylist(
     redis_url: str | None = None,
     listen: bool = True,
     interval: float = 0.25,
+    on_learned: OnLearned | None = None,
     clock: WallClock = time.time,
 ) -> MemoryDenylist:
     """Make the denylist of a node from the URL of what it follows; `start` it before use.
@@ -211,6 +222,7 @@ def open_denylist(
         redis_url: where a node with a database announces its revocations too, for services with Redis alone.
         listen: False behind a pooler that loses LISTEN; the table is then polled.
         interval: seconds between two polls.
+        on_learned: as for `MemoryDenylist`.
 
     Raises:
         ValueError: another kind of URL.
@@ -221,16 +233,16 @@ def open_denylist(
     if scheme in {"redis", "rediss", "unix", "valkey", "valkeys"}:
         from keyturn.stores.redis import RedisFeed
 
-        return MemoryDenylist(RedisFeed(url, clock=clock), clock=clock)
+        return MemoryDenylist(RedisFeed(url, clock=clock), on_learned=on_learned, clock=clock)
     if scheme not in {"postgresql", "postgres", "sqlite"}:
         raise ValueError(f"no revocations to follow at a URL of kind {scheme!r}")
     listening = listen and scheme != "sqlite"
     feed: RevocationFeed = PostgresFeed(url) if listening else PollingFeed(url, interval=interval)
     if redis_url is None:
-        return MemoryDenylist(feed, clock=clock)
+        return MemoryDenylist(feed, on_learned=on_learned, clock=clock)
     from keyturn.stores.redis import RedisFeed
 
     redis_feed = RedisFeed(redis_url, clock=clock)
-    denylist = MemoryDenylist(feed, redis_feed, announce=redis_feed.announce, clock=clock)
+    denylist = MemoryDenylist(feed, redis_feed, announce=redis_feed.announce, on_learned=on_learned, clock=clock)
     redis_feed.vouch(denylist.known)
     return denylist

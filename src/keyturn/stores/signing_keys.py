@@ -5,11 +5,13 @@ Owns: reading and replacing the ring. Must not hold: opening a key, planning (`s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import delete, insert, select
 
 from keyturn.stores.engine import AsyncConnection, Engine
+from keyturn.stores.revocations import LONGEST
+from keyturn.stores.revoking import deny_ids
 from keyturn.stores.schema import signing_keys
 from keyturn.tokens.keyring import named_kid
 
@@ -31,8 +33,11 @@ class SqlSigningKeys:
         async with self._engine.autocommit() as connection:
             return await _read(connection)
 
-    async def replace(self, expected: Sequence[bytes], keys: Sequence[bytes]) -> bool:
+    async def replace(self, expected: Sequence[bytes], keys: Sequence[bytes], withdrawn: Collection[str] = ()) -> bool:
         """Set the whole ring if it still is `expected`, in any order; False when it is not.
+
+        Args: withdrawn: ids of keys that leaked. They go on the denylist, so that every node and every service that follows
+            it refuses what they sign at once, also while it still knows them.
 
         Why the lock: on an empty table there is no row that two nodes could meet at, and both would make a first key.
 
@@ -50,6 +55,9 @@ class SqlSigningKeys:
             await connection.execute(delete(signing_keys))
             if rows:
                 await connection.execute(insert(signing_keys), rows)
+            if withdrawn:
+                now = await self._engine.read_now(connection)
+                await deny_ids(connection, sorted(withdrawn), now, now + LONGEST)
             return True
 
         return await self._engine.run(work)

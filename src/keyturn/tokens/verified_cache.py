@@ -40,8 +40,8 @@ class VerifiedTokenCache:
 
     Args:
         verifier: judges a token that is not in the cache.
-        revoked: the denylist: holds the `sid` (hex) or `jti` of what was revoked. Read
-            on every call, so the live set itself belongs here.
+        revoked: the denylist: holds the `sid` (hex) or `jti` of what was revoked, and the
+            `kid` of a key that leaked. Read on every call, so the live set itself belongs here.
         limit: the most tokens kept, at least 2; about 2 KB each.
 
     Spec: ASVS 5.0 7.4.1 (a revoked session's tokens are refused).
@@ -92,7 +92,8 @@ class VerifiedTokenCache:
             self._young.pop(token, None)
             known = self._judge(token, now)
         claims = known.claims
-        if claims.sid in self._revoked or claims.token_id in self._revoked:
+        revoked = self._revoked
+        if claims.sid in revoked or claims.token_id in revoked or claims.kid in revoked:
             raise InvalidToken(TokenFault.REVOKED)
         return known
 

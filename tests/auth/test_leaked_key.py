@@ -1,0 +1,105 @@
+"""A signing key that leaked: what it has signed, and signs from then on, counts nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+import pytest
+
+from keyturn.core.errors import InvalidToken
+from keyturn.core.model import Contact
+from keyturn.exchange import Cookies
+from keyturn.runtime import UPKEEP_INTERVAL, Keyturn
+from keyturn.settings import Settings
+from keyturn.stores.revocations import open_denylist
+from keyturn.tokens.access_token import AccessTokenVerifier
+from keyturn.tokens.secret_ring import SecretRing
+from keyturn.tokens.verified_cache import VerifiedTokenCache
+from tests.services import wait_until
+
+pytestmark = pytest.mark.anyio
+
+CONTACT = Contact("203.0.113.7", "Mozilla/5.0", "Firefox on Windows")
+
+
+class Nodes(NamedTuple):
+    """Two running nodes over one database."""
+
+    url: str
+    one: Keyturn
+    other: Keyturn
+
+
+@pytest.fixture
+async def nodes(database_url: str) -> AsyncGenerator[Nodes]:
+    """Start both."""
+    settings = Settings.load(env="development", database_url=database_url, secret=SecretRing.generate(os.urandom(32)))
+    async with AsyncExitStack() as stack:
+        one, other = Keyturn(settings), Keyturn(settings)
+        for node in (one, other):
+            await stack.enter_async_context(node.lifespan())
+        yield Nodes(database_url, one, other)
+
+
+async def sign_up(node: Keyturn, email: str) -> str:
+    """Create a user and return their access token."""
+    signed_in = await node.auth.sign_up(
+        email, "correct horse battery", None, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
+    )
+    return signed_in.access_token
+
+
+def believes(node: Keyturn | VerifiedTokenCache, token: str, now: float) -> bool:
+    """Say whether an access token is accepted."""
+    try:
+        node.authenticate(token) if isinstance(node, Keyturn) else node.authenticate(token, now)
+    except InvalidToken:
+        return False
+    return True
+
+
+async def test_leak(nodes: Nodes) -> None:
+    """The other node and a service refuse the leaked key's tokens long before the next upkeep, and the node signs with the
+    new key, which both accept.
+    """
+    _, one, other = nodes
+    token = await sign_up(other, "ada@example.com")
+    leaked = other.signing.signing_key(other.auth.clock())
+    denylist = open_denylist(nodes.url)
+    await denylist.start()
+    # A service that goes on with the keys it once fetched, as one does that cannot reach the server.
+    keys = {leaked.kid: leaked.public_key}
+    issuer = one.settings.issuer_or_default
+    service = VerifiedTokenCache(AccessTokenVerifier(keys, issuer, one.settings.audience_or_default), revoked=denylist)
+    now = other.auth.clock()
+    assert believes(one, token, now)
+    assert believes(other, token, now)
+    assert believes(service, token, now)
+
+    new = await one.signing.rotate(compromised=True)
+
+    def is_gone() -> bool:
+        refused = not believes(other, token, now) and not believes(service, token, now)
+        return refused and other.signing.signing_key(now).kid == new.kid
+
+    await asyncio.to_thread(wait_until, is_gone, UPKEEP_INTERVAL / 4, "the end of the leaked key")
+    assert not believes(one, token, now)
+    token = await sign_up(other, "grace@example.com")
+    assert believes(one, token, now)
+    assert believes(other, token, now)
+    await denylist.close()
+
+
+async def test_rotation_without_a_leak(nodes: Nodes) -> None:
+    """It denies nothing: the old key's tokens live on."""
+    _, one, other = nodes
+    token = await sign_up(other, "ada@example.com")
+    await one.signing.rotate()
+    await asyncio.sleep(0.6)
+    assert believes(other, token, other.auth.clock())
+    assert one.denylist is not None
+    assert len(one.denylist.known()) == 0
