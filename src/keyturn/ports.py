@@ -226,6 +226,7 @@ class PasswordChanges(Protocol):
         self, user_id: UserId, old: str, new: str, keep: SessionId, event: Event
     ) -> PasswordChanged:
         """Set the hash if it still is `old`, end the user's sessions but `keep`, record the event."""
+        ...
 
 
 class UserAdmin(Protocol):

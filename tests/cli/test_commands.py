@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
+from keyturn.core.login import attempt_limits
+from keyturn.core.policy import Policy
+from keyturn.stores.engine import open_engine
+from keyturn.stores.redis import connect
+from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from tests.cli.conftest import Command
 
 EMAIL = "ada@example.com"
@@ -35,9 +41,6 @@ def test_migrate_makes_the_tables_and_does_nothing_when_they_are_there(command: 
 
 def test_database_of_a_newer_version_is_a_known_error(migrated: Command) -> None:
     """Neither migrate nor serve touches what a later version has made."""
-    import asyncio
-
-    from keyturn.stores.engine import open_engine
 
     async def raise_level() -> None:
         engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
@@ -217,3 +220,40 @@ def test_output_of_a_list_cannot_move_the_terminal(migrated: Command) -> None:
         body = {"email": EMAIL, "password": PASSWORD, "device_name": "my \u202ephone"}
         assert client.post("/auth/login", json=body).status_code in {200, 422}
     assert "\u202e" not in migrated.run("sessions", "list", EMAIL)
+
+
+async def _fail_often(url: str, redis_url: str | None, often: int) -> float | None:
+    """Count so many wrong passwords from as many addresses; return what the next one is told to wait, on a new device."""
+    engine = open_engine(url)
+    redis = None if redis_url is None else connect(redis_url)
+    try:
+        throttle = SqlThrottle(engine) if redis is None else RedisThrottle(redis)
+        waits = None
+        for number in range(often + 1):
+            waits = await throttle.take(attempt_limits(EMAIL, f"192.0.{number}.0", None, Policy()))
+        return waits
+    finally:
+        if redis is not None:
+            await redis.aclose()
+        await engine.close()
+
+
+@pytest.mark.parametrize("with_redis", [False, True], ids=["database", "redis"])
+def test_user_who_is_locked_out(migrated: Command, redis_url: str, with_redis: bool) -> None:
+    """A hundred wrong passwords in a row keep new devices out until the operator lets them in again."""
+    migrated.run("users", "create", EMAIL, "--password-stdin", stdin=PASSWORD)
+    if with_redis:
+        migrated.environment["KEYTURN_REDIS_URL"] = redis_url
+    url = migrated.environment["KEYTURN_DATABASE_URL"]
+    often = Policy().hard_failures
+    assert asyncio.run(_fail_often(url, redis_url if with_redis else None, often)) is not None
+    assert migrated.run("users", "unlock", EMAIL).startswith("unlocked ")
+    assert asyncio.run(_fail_often(url, redis_url if with_redis else None, 0)) is None
+    migrated.run("users", "unlock", "nobody@example.com", status=1)
+
+
+def test_names_that_nobody_has(migrated: Command) -> None:
+    """The command line takes no more than the contract, and says so in a line."""
+    refused = migrated.run("users", "create", EMAIL, "--name", "x" * 201, "--password-stdin", stdin=PASSWORD, status=1)
+    assert "name: at most 200 characters" in refused
+    assert "invalid_request" in migrated.run("users", "list", "--after", "\udcff", status=1)

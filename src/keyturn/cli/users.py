@@ -6,11 +6,14 @@ Owns: these commands. Must not hold: SQL, password rules.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keyturn.cli.output import as_json, say, table
+
+if TYPE_CHECKING:
+    from keyturn.cli.tools import Tools
 
 app = typer.Typer(no_args_is_help=True, help="Users of the built-in directory.", rich_markup_mode=None)
 
@@ -44,7 +47,11 @@ def list_users(
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
 ) -> None:
     """List users in the order of their ids."""
+    from keyturn.cli.errors import CommandError
     from keyturn.cli.tools import open_tools, run
+
+    if after is not None and not after.isprintable():
+        raise CommandError("invalid_request", "--after: not the id of a user")
 
     async def work() -> list[dict[str, object]]:
         async with open_tools() as tools:
@@ -64,6 +71,20 @@ def disable(who: Who) -> None:
 def enable(who: Who) -> None:
     """Enable a disabled user."""
     _set_disabled(who, disabled=False)
+
+
+@app.command("unlock")
+def unlock(who: Who) -> None:
+    """Let a user sign in on new devices again, after too many wrong passwords in a row."""
+    from keyturn.cli.tools import find_user, open_tools, run
+
+    async def work() -> str:
+        async with open_tools() as tools:
+            user_id = await find_user(tools, who)
+            await _unlock(tools, user_id)
+            return user_id
+
+    say(f"unlocked {run(work())}")
 
 
 @app.command("delete")
@@ -107,6 +128,26 @@ def _password(*, from_stdin: bool) -> str:
         raise CommandError("no_password", "there is no terminal to ask on: use --password-stdin")
     password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     return password
+
+
+async def _unlock(tools: Tools, user_id: str) -> None:
+    from keyturn.core.login import attempt_limits
+    from keyturn.email import normalise_email
+    from keyturn.stores.throttle import RedisThrottle, SqlThrottle
+
+    user = await tools.users.get(user_id)
+    if user is None:
+        return
+    limits = attempt_limits(normalise_email(user.email).key, "", None, tools.policy)
+    # To give back one that has no window is to begin it anew; the others end by themselves.
+    locking = [limit for limit in limits if limit.window is None]
+    if tools.settings.redis_url is None:
+        await SqlThrottle(tools.engine).give_back(locking)
+        return
+    from keyturn.stores.redis import connect
+
+    async with connect(tools.settings.redis_url.get_secret_value()) as redis:
+        await RedisThrottle(redis).give_back(locking)
 
 
 async def _create(email: str, name: str | None, password: str) -> str:

@@ -33,6 +33,8 @@ from keyturn.stores.user_rows import COLUMNS, CREDENTIAL_COLUMNS, credential_of,
 OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
 """Told, after the commit, what this node has put on the denylist."""
 
+MAX_NAME = 200
+"""Characters, as on the wire."""
 _log = logging.getLogger(__name__)
 
 _GET_POSTGRES = f"SELECT {COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
@@ -237,7 +239,9 @@ class SqlUsers:
 
 
 def _storable(name: str | None) -> str | None:
-    """Refuse what PostgreSQL cannot store, before it is taken for a fault."""
+    """Refuse what PostgreSQL cannot store, before it is taken for a fault, and what nobody is called."""
     if name is not None and any(category(character) in {"Cc", "Cs"} for character in name):
         raise InvalidRequest("name: contains control characters")
+    if name is not None and len(name) > MAX_NAME:
+        raise InvalidRequest(f"name: at most {MAX_NAME} characters")
     return name
