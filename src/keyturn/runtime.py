@@ -33,7 +33,8 @@ from keyturn.settings import Settings
 from keyturn.signing import Signing
 from keyturn.sinks import tell
 from keyturn.stores.attempts import PostgresAttempts
-from keyturn.stores.engine import Clock, check_durability, normalise, open_engine, ping
+from keyturn.stores.engine import Clock, check_durability, open_engine, ping
+from keyturn.stores.location import normalise, without_sqlalchemy
 from keyturn.stores.pruning import SqlUpkeep
 from keyturn.stores.revocations import open_denylist
 from keyturn.stores.signing_keys import SqlSigningKeys
@@ -105,7 +106,8 @@ class Keyturn:
         self.signing = Signing(
             SqlSigningKeys(self.engine), secrets, schedule=_schedule(policy), on_event=self._record, clock=clock
         )
-        denylist = partial(open_denylist, url, redis_url=redis_url, on_learned=self.signing.hear, clock=clock)
+        feed_url = without_sqlalchemy(url)
+        denylist = partial(open_denylist, feed_url, redis_url=redis_url, on_learned=self.signing.hear, clock=clock)
         self.denylist = denylist() if settings.denylist else None
         self.sessions = SqlSessions(
             self.engine,

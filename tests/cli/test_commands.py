@@ -202,6 +202,22 @@ def test_database_that_is_down_is_a_known_error(sqlite_command: Command) -> None
     assert "hunter2" not in error
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://user:p@ss:sEcrEt@127.0.0.1/db", "postgresql://127.0.0.1/db?options=sEcrEt"]
+)
+def test_database_url_that_cannot_be_used_is_a_known_error(sqlite_command: Command, url: str) -> None:
+    """Every command says so in one line, without what stands in the URL."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = url
+    for arguments in (["migrate"], ["users", "list"], ["serve", "--port", "0"]):
+        error = sqlite_command.run(*arguments, status=1)
+        assert error.startswith("keyturn: invalid_settings: ")
+        assert error.count("\n") == 1
+        assert "sEcrEt" not in error
+    told = sqlite_command.run("doctor", status=1)
+    assert "UNSAFE  database_url_malformed: " in told
+    assert "sEcrEt" not in told
+
+
 def test_help_and_usage_errors_name_the_commands(sqlite_command: Command, tmp_path: Path) -> None:
     """Help lists every command; an unknown one ends with 2; nothing is created on the way."""
     text = sqlite_command.run("--help")

@@ -128,6 +128,14 @@ def test_database_url_option_goes_before_the_environment(sqlite_command: Command
     assert stat.S_IMODE((tmp_path / "right.db").stat().st_mode) == 0o600
 
 
+def test_usual_parameters_of_a_database_url_do_no_harm(tmp_path: Path, postgres_url: str) -> None:
+    """What hosting providers put there, libpq's alone included: the node is ready, its denylist too."""
+    usual = "?sslmode=prefer&connect_timeout=10&application_name=app&channel_binding=prefer"
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url + usual})
+    with command.serving() as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a ready node")
+
+
 def test_redis_url_option_reaches_the_node(sqlite_command: Command, redis_url: str) -> None:
     """A Redis that answers is part of being ready; a malformed URL is a known error."""
     with sqlite_command.serving("--redis-url", redis_url) as client:

@@ -11,8 +11,9 @@ from functools import partial
 import pytest
 
 from keyturn.core.errors import Unavailable
-from keyturn.stores.engine import Engine, normalise, open_engine
+from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.lanes import ROLLBACK, Row, Statement, Work
+from keyturn.stores.location import normalise
 from keyturn.stores.migrations import migrate
 from tests.services import PostgresServer, wait_until
 from tests.stores.support import open_database

@@ -14,7 +14,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from keyturn.stores.engine import Engine, normalise, open_engine
+from keyturn.stores.engine import Engine, open_engine
+from keyturn.stores.location import normalise
 from keyturn.stores.migrations import VERSION_TABLE, current_level, expected_level, migrate
 from keyturn.stores.schema import metadata
 

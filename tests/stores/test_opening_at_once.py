@@ -17,7 +17,8 @@ from keyturn.core.model import RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.ports import Admit
 from keyturn.stores.attempts import PostgresAttempts
-from keyturn.stores.engine import Engine, normalise
+from keyturn.stores.engine import Engine
+from keyturn.stores.location import normalise
 from keyturn.stores.schema import denylist, events
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import SqlThrottle

@@ -15,7 +15,8 @@ from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import RevokeReason, SessionId
 from keyturn.core.rotation import Outcome
-from keyturn.stores.engine import AsyncConnection, Engine, check_durability, normalise, open_engine, ping
+from keyturn.stores.engine import AsyncConnection, Engine, check_durability, open_engine, ping
+from keyturn.stores.location import normalise, without_sqlalchemy
 from keyturn.stores.migrations import migrate
 from keyturn.stores.revoking import Denied, deny_ids
 from keyturn.stores.sql import SqlSessions
@@ -228,6 +229,8 @@ async def test_database_clock(engine: Engine) -> None:
         ("postgres://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
         ("postgresql://h/d", "postgresql+asyncpg://h/d"),
         ("postgresql+psycopg://h/d?sslmode=require", "postgresql+asyncpg://h/d?ssl=require"),
+        ("postgresql://h/d?connect_timeout=10&application_name=x&channel_binding=prefer", "postgresql+asyncpg://h/d"),
+        ("postgresql://h/d?host=a:1&host=b:2", "postgresql+asyncpg://h/d?host=a%3A1&host=b%3A2"),
         ("sqlite:///a.db", "sqlite+aiosqlite:///a.db"),
         ("sqlite+aiosqlite:////var/a.db", "sqlite+aiosqlite:////var/a.db"),
     ],
@@ -243,6 +246,34 @@ async def test_url_that_is_not_supported(url: str) -> None:
     with pytest.raises(ValueError, match=r"SQLite|supported|malformed") as caught:
         open_engine(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://user:p@ss:secret@h/d", "percent-encoded"),
+        ("postgresql://h:99999/d", "port"),
+        ("postgresql://h/d?sslmode=secret", "sslmode"),
+        ("postgresql://h/d?sslmode=require&sslmode=secret", "sslmode"),
+        ("postgresql://h/d?ssl=secret", "ssl"),
+        ("postgresql://h/d?channel_binding=require", "channel_binding"),
+        ("postgresql://h/d?sslrootcert=/secret", "PGSSLROOTCERT"),
+        ("postgresql://h/d?options=secret", "options"),
+    ],
+)
+async def test_url_with_a_part_that_cannot_be_heeded(url: str, named: str) -> None:
+    """The part is named, and neither its value nor a cause that quotes it is told."""
+    with pytest.raises(ValueError, match=named) as caught:
+        open_engine(url)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+async def test_url_for_the_driver_alone() -> None:
+    """It keeps the password, the name of each parameter is one that the driver has, and several hosts are one of them."""
+    url = "postgres://u:p%40ss@/d?host=a:1&host=b:2&sslmode=require&connect_timeout=1&prepared_statement_cache_size=0"
+    assert without_sqlalchemy(url) == "postgresql+asyncpg://u:p%40ss@/d?host=a%3A1%2Cb%3A2&ssl=require"
+    assert without_sqlalchemy("sqlite:////var/a b.db") == "sqlite+aiosqlite:////var/a b.db"
 
 
 async def test_denial_that_is_repeated(engine: Engine) -> None:

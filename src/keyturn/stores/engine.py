@@ -12,13 +12,11 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
 from random import uniform
 from typing import Any, TypeVar
 
 from sqlalchemy import Float, event, literal_column
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection as AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -26,6 +24,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Work
+from keyturn.stores.location import normalise
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]
@@ -238,7 +237,7 @@ def open_engine(
         command_timeout: seconds a statement may take; for SQLite, how long to wait for another process's write.
         echo: log every statement.
 
-    Raises: ValueError: the URL is malformed, of another database, or SQLite in memory.
+    Raises: ValueError: the URL is not one that `normalise` takes.
     """
     parsed = normalise(url)
     options: dict[str, Any] = {
@@ -261,29 +260,6 @@ def open_engine(
     engine = create_async_engine(parsed, **options)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     return Engine(engine, write_timeout=command_timeout)
-
-
-def normalise(url: str) -> URL:
-    """Give a URL the driver Keyturn uses.
-
-    Raises: ValueError: malformed, another database, or SQLite in memory.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        # The URL holds a password: it must not be in the message.
-        raise ValueError("the database URL is malformed") from error
-    kind = parsed.drivername.partition("+")[0]
-    if kind in {"postgres", "postgresql"}:
-        if "sslmode" in parsed.query:  # the name libpq uses, as hosting providers give it
-            mode = parsed.query["sslmode"]
-            parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-        return parsed.set(drivername="postgresql+asyncpg")
-    if kind == "sqlite":
-        if parsed.database in {None, "", ":memory:"}:
-            raise ValueError("SQLite must be a file: one in memory is lost with the process")
-        return parsed.set(drivername="sqlite+aiosqlite")
-    raise ValueError(f"the database {kind!r} is not supported: use sqlite or postgresql")
 
 
 async def check_durability(engine: Engine) -> None:
@@ -365,11 +341,3 @@ def _set_up_sqlite(connection: Any, _record: object = None) -> None:
     except BaseException:
         connection.close()  # else its thread would stay
         raise
-
-
-def create_private_file(path: Path) -> None:
-    """Create the file of a new SQLite database, readable by its owner alone; leave an existing one as it is.
-
-    Why: SQLite would create it, and the two beside it, with whatever the umask allows; password hashes are in it.
-    """
-    path.touch(mode=0o600, exist_ok=True)

@@ -17,7 +17,8 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection
 
 from keyturn.core.errors import KeyturnError
-from keyturn.stores.engine import AsyncConnection, Engine, create_private_file, open_engine
+from keyturn.stores.engine import AsyncConnection, Engine, open_engine
+from keyturn.stores.location import create_private_file
 
 if TYPE_CHECKING:
     from alembic.config import Config

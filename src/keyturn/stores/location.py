@@ -1,0 +1,102 @@
+"""Where a database is: its URL, and for SQLite its file.
+
+Owns: which URLs are taken and what is said about the others, how a new file is made, what is wrong with a file. Must not
+hold: connections (`engine.py`).
+
+A URL holds a password: what is said about one names its parts, and never repeats them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+# What the driver takes as text, by the names that the driver or SQLAlchemy has for it.
+_TAKEN = frozenset(
+    {
+        "gsslib",
+        "host",
+        "krbsrvname",
+        "passfile",
+        "port",
+        "prepared_statement_cache_size",
+        "service",
+        "servicefile",
+        "ssl",
+        "target_session_attrs",
+    }
+)
+# Of libpq, and of no consequence: Keyturn has a timeout and a name of its own.
+_DROPPED = frozenset({"application_name", "connect_timeout"})
+_IN_ENVIRONMENT = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
+
+
+def normalise(url: str) -> URL:
+    """Give a URL the driver Keyturn uses.
+
+    Raises: ValueError: malformed, another database, SQLite in memory, or a parameter that would not be heeded.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # The cause quotes the URL, or what it took for the port: the rest of a password.
+        raise ValueError(
+            "the database URL is malformed (are `@`, `:` and `/` in the password percent-encoded?)"
+        ) from None
+    if parsed.port is not None and not 0 < parsed.port <= 65535:
+        raise ValueError("the database URL is malformed: there is no such port")
+    kind = parsed.drivername.partition("+")[0]
+    if kind in {"postgres", "postgresql"}:
+        return _postgresql(parsed)
+    if kind == "sqlite":
+        if parsed.database in {None, "", ":memory:"}:
+            raise ValueError("SQLite must be a file: one in memory is lost with the process")
+        return parsed.set(drivername="sqlite+aiosqlite")
+    raise ValueError(f"the database {kind!r} is not supported: use sqlite or postgresql")
+
+
+def _postgresql(parsed: URL) -> URL:
+    """Translate the parameters of libpq, as hosting providers give them, into the driver's."""
+    query: dict[str, str | tuple[str, ...]] = {}
+    for name, value in parsed.query.items():
+        if name in {"ssl", "sslmode"}:
+            if value not in _SSL_MODES:
+                raise ValueError(f"the database URL's {name} must be one of {', '.join(sorted(_SSL_MODES))}")
+            query["ssl"] = value
+        elif name == "channel_binding":
+            # The driver has none: to drop a demand for it would make a promise of nothing.
+            if value not in {"disable", "prefer"}:
+                raise ValueError(
+                    "the database URL's channel_binding cannot be had: leave it out, and say sslmode=verify-full"
+                )
+        elif name in _IN_ENVIRONMENT:
+            raise ValueError(
+                f"the database URL's {name} is not supported: set the environment variable PG{name.upper()}"
+            )
+        elif name in _TAKEN:
+            query[name] = value
+        elif name not in _DROPPED:
+            raise ValueError(f"the database URL's parameter {name!r} is not supported")
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def without_sqlalchemy(url: str) -> str:
+    """Give a URL to what works on the driver alone, which would send the server every parameter it does not know.
+
+    Raises: ValueError: as `normalise`.
+    """
+    parsed = normalise(url).difference_update_query(["prepared_statement_cache_size"])
+    # Several hosts: SQLAlchemy repeats the parameter, the driver separates them by commas.
+    query = {name: value if isinstance(value, str) else ",".join(value) for name, value in parsed.query.items()}
+    return parsed.set(query=query).render_as_string(hide_password=False)
+
+
+def create_private_file(path: Path) -> None:
+    """Create the file of a new SQLite database, readable by its owner alone; leave an existing one as it is.
+
+    Why: SQLite would create it, and the two beside it, with whatever the umask allows; password hashes are in it.
+    """
+    path.touch(mode=0o600, exist_ok=True)
