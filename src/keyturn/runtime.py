@@ -34,7 +34,7 @@ from keyturn.signing import Signing
 from keyturn.sinks import tell
 from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.engine import Clock, check_durability, open_engine, ping
-from keyturn.stores.location import normalise, without_sqlalchemy
+from keyturn.stores.location import file_of, normalise, without_sqlalchemy, write_once
 from keyturn.stores.pruning import SqlUpkeep
 from keyturn.stores.revocations import open_denylist
 from keyturn.stores.signing_keys import SqlSigningKeys
@@ -190,7 +190,7 @@ class Keyturn:
         """Migrate, check that the database is durable, load the signing keys, follow the denylist, begin the upkeep.
 
         Raises:
-            UnsafeSettings: the database acknowledges what it has not written, or its schema is not this version's.
+            UnsafeSettings: the database cannot be made, acknowledges what it has not written, or is of another version.
             Unavailable: a dependency is at fault.
         """
         from keyturn.stores.migrations import current_level, expected_level, migrate
@@ -199,6 +199,8 @@ class Keyturn:
             return
         if self.settings.migrate:
             await migrate(self.engine)
+        elif self.engine.missing:
+            raise UnsafeSettings(["database_missing: the SQLite file does not exist: run `keyturn migrate`"])
         elif await current_level(self.engine) != expected_level():
             raise UnsafeSettings(["database_not_migrated: run `keyturn migrate`"])
         await check_durability(self.engine)
@@ -383,13 +385,10 @@ def _secret_ring(settings: Settings) -> SecretRing:
     url = normalise(settings.database_url.get_secret_value())
     if url.get_backend_name() != "sqlite" or url.database is None:
         raise UnsafeSettings(["secret_missing: KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set"])
-    path = Path(f"{url.database}.secret")
+    path = Path(f"{file_of(url)}.secret")
     if not path.exists():
-        # Several workers may start at once: each writes a file of its own, and the first to link it wins.
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(SecretRing.generate(os.urandom(32)), encoding="ascii")
-        with suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
+        try:
+            write_once(path, SecretRing.generate(os.urandom(32)))
+        except OSError as error:
+            raise UnsafeSettings([f"secret_unwritable: {path}: {error.strerror}"]) from error
     return SecretRing.parse(path.read_text(encoding="ascii"))

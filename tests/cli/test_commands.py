@@ -218,6 +218,21 @@ def test_database_url_that_cannot_be_used_is_a_known_error(sqlite_command: Comma
     assert "sEcrEt" not in told
 
 
+def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Command, tmp_path: Path) -> None:
+    """One line with the file and the system's reason, in development also for the secret beside it; doctor says unsafe."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"sqlite:///{tmp_path / 'nowhere' / 'keyturn.db'}"
+    for arguments in (["migrate"], ["serve", "--port", "0"]):
+        error = sqlite_command.run(*arguments, status=1)
+        assert error.startswith(
+            f"keyturn: unsafe_settings: database_unusable: {tmp_path / 'nowhere' / 'keyturn.db'}: No "
+        )
+        assert error.count("\n") == 1
+    assert "UNSAFE  database_unusable: " in sqlite_command.run("doctor", status=1)
+    sqlite_command.environment |= {"KEYTURN_ENV": "development", "KEYTURN_SECRET": ""}
+    error = sqlite_command.run("serve", "--port", "0", status=1)
+    assert error.startswith("keyturn: unsafe_settings: secret_unwritable: ")
+
+
 def test_help_and_usage_errors_name_the_commands(sqlite_command: Command, tmp_path: Path) -> None:
     """Help lists every command; an unknown one ends with 2; nothing is created on the way."""
     text = sqlite_command.run("--help")

@@ -71,6 +71,26 @@ def test_postgresql_that_does_not_write_what_it_acknowledges_is_refused(
     assert "database_not_durable" in {f["code"] for f in command.json("doctor", status=1)["findings"]}
 
 
+def test_server_that_may_not_migrate_makes_no_database(sqlite_command: Command, tmp_path: Path) -> None:
+    """SQLite would make a file that others can read; doctor says that production would not start."""
+    sqlite_command.environment["KEYTURN_MIGRATE"] = "off"
+    error = sqlite_command.run("serve", "--port", "0", status=1)
+    assert error.startswith("keyturn: unsafe_settings: database_missing: ")
+    assert not (tmp_path / "keyturn.db").exists()
+    found = {finding["code"]: finding["fatal"] for finding in sqlite_command.json("doctor", status=1)["findings"]}
+    assert found == {"database_missing": True}
+    del sqlite_command.environment["KEYTURN_MIGRATE"]
+    assert not sqlite_command.json("doctor")["findings"][0]["fatal"]
+
+
+def test_doctor_tells_a_database_that_others_can_read(sqlite_command: Command, tmp_path: Path) -> None:
+    """As it is after a copy, or when it was made by hand."""
+    sqlite_command.run("migrate")
+    assert sqlite_command.json("doctor")["findings"] == []
+    (tmp_path / "keyturn.db").chmod(0o644)
+    assert [finding["code"] for finding in sqlite_command.json("doctor")["findings"]] == ["database_open_to_others"]
+
+
 def test_development_starts_with_what_production_refuses_and_the_doctor_still_tells(tmp_path: Path) -> None:
     """No setting but the environment's name: it runs, and the doctor says what is missing."""
     command = Command(tmp_path, {"KEYTURN_ENV": "development"})

@@ -12,6 +12,8 @@ import typer
 from keyturn.cli.output import as_json, say, table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from keyturn.settings import Finding, Settings
     from keyturn.stores.engine import Engine
 
@@ -60,17 +62,19 @@ async def gather(settings: Settings) -> list[Finding]:
 
 async def _database(settings: Settings) -> list[Finding]:
     from keyturn.cli.errors import CommandError
-    from keyturn.cli.tools import exists, open_database
+    from keyturn.cli.tools import open_database
     from keyturn.core.errors import Unavailable, UnsafeSettings
     from keyturn.settings import Finding
     from keyturn.stores.engine import check_durability, ping
 
     try:
         async with open_database(settings) as engine:
-            if not exists(engine):
-                return [Finding("database_missing", "the SQLite file does not exist yet", fatal=False)]
+            if engine.missing:
+                return _missing(engine.file, migrates=settings.migrate)
             await ping(engine)
-            found = await _level(engine, migrates=settings.migrate) + await _keys(engine, settings)
+            found = (
+                _permissions(engine) + await _level(engine, migrates=settings.migrate) + await _keys(engine, settings)
+            )
             try:
                 await check_durability(engine)
             except UnsafeSettings as fault:
@@ -83,6 +87,27 @@ async def _database(settings: Settings) -> list[Finding]:
     except Unavailable as error:
         cause = type(getattr(error.__cause__, "orig", None) or error.__cause__).__name__
         return [Finding("database_unavailable", f"the database does not answer ({cause})", fatal=True)]
+
+
+def _missing(file: Path | None, *, migrates: bool) -> list[Finding]:
+    from keyturn.settings import Finding
+    from keyturn.stores.location import why_not_created
+
+    obstacle = None if file is None else why_not_created(file)
+    if obstacle is not None:
+        return [Finding("database_unusable", f"the SQLite file cannot be made: {obstacle}", fatal=True)]
+    text = "the SQLite file does not exist yet" + ("" if migrates else ": run `keyturn migrate`")
+    return [Finding("database_missing", text, fatal=not migrates)]
+
+
+def _permissions(engine: Engine) -> list[Finding]:
+    from keyturn.settings import Finding
+    from keyturn.stores.location import open_to_others
+
+    if engine.file is None or not open_to_others(engine.file):
+        return []
+    text = f"others may read or write the SQLite file, which holds password hashes: chmod 600 {engine.file}"
+    return [Finding("database_open_to_others", text, fatal=False)]
 
 
 async def _level(engine: Engine, *, migrates: bool) -> list[Finding]:

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from keyturn.cli.errors import CommandError
@@ -61,8 +60,7 @@ async def open_tools() -> AsyncGenerator[Tools]:
     settings = Settings.load()
     policy = settings.policy()
     async with open_database(settings) as engine:
-        # SQLite would make an empty file, readable by others, out of a mistyped name.
-        if not exists(engine):
+        if engine.missing:
             raise CommandError("database_not_migrated", "the SQLite file does not exist: run `keyturn migrate` first")
         if await current_level(engine) != expected_level():
             raise CommandError("database_not_migrated", "run `keyturn migrate` first")
@@ -76,11 +74,6 @@ async def open_tools() -> AsyncGenerator[Tools]:
             yield Tools(settings=settings, policy=policy, engine=engine, users=users, sessions=sessions)
         finally:
             await sessions.close()
-
-
-def exists(engine: Engine) -> bool:
-    """Say whether there is a database to ask: False for a SQLite file that nobody has made yet."""
-    return engine.postgres or Path(str(engine.sqlalchemy.url.database)).exists()
 
 
 def run(work: Coroutine[object, object, Result]) -> Result:

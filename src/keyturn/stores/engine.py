@@ -12,6 +12,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from random import uniform
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Work
-from keyturn.stores.location import normalise
+from keyturn.stores.location import file_of, normalise
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]
@@ -82,6 +83,16 @@ class Engine:
             if self.postgres
             else SqliteLanes(self._connect, self._writer, write_timeout)
         )
+
+    @property
+    def file(self) -> Path | None:
+        """The file of SQLite, which need not exist; None for PostgreSQL."""
+        return None if self.postgres else file_of(self.sqlalchemy.url)
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is a SQLite file that nobody has made yet: to connect would make one, which others could read."""
+        return self.file is not None and not self.file.exists()
 
     @property
     def now(self) -> ColumnElement[float]:

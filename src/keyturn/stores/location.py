@@ -8,10 +8,15 @@ A URL holds a password: what is said about one names its parts, and never repeat
 
 from __future__ import annotations
 
+import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from keyturn.core.errors import UnsafeSettings
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 # What the driver takes as text, by the names that the driver or SQLAlchemy has for it.
@@ -94,9 +99,44 @@ def without_sqlalchemy(url: str) -> str:
     return parsed.set(query=query).render_as_string(hide_password=False)
 
 
+def file_of(url: URL) -> Path:
+    """Return the file that a URL of SQLite names, also when it is one of SQLite's own (`sqlite:///file:a.db?uri=true`)."""
+    name = str(url.database)
+    return Path(name.removeprefix("file:") if "uri" in url.query else name)
+
+
 def create_private_file(path: Path) -> None:
     """Create the file of a new SQLite database, readable by its owner alone; leave an existing one as it is.
 
     Why: SQLite would create it, and the two beside it, with whatever the umask allows; password hashes are in it.
+
+    Raises: UnsafeSettings: the system does not let us.
     """
-    path.touch(mode=0o600, exist_ok=True)
+    try:
+        path.touch(mode=0o600, exist_ok=True)
+    except OSError as error:
+        raise UnsafeSettings([f"database_unusable: {path}: {error.strerror}"]) from error
+
+
+def write_once(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, unless there is one: each process drafts its own, the first to link it wins."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    draft.write_text(text, encoding="ascii")
+    with suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
+
+
+def why_not_created(path: Path) -> str | None:
+    """Say what would keep `create_private_file` from making a file, without trying."""
+    if not path.parent.is_dir():
+        return f"{path.parent} is not a directory"
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return f"{path.parent} may not be written by this user"
+    return None
+
+
+def open_to_others(path: Path) -> bool:
+    """Say whether users that are neither its owner nor of its group may read or write a file."""
+    return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -41,6 +40,7 @@ async def migrate(database: Engine | str) -> str:
 
     Args: database: an open engine, or a URL for which one is opened and closed.
     Raises:
+        UnsafeSettings: there is no SQLite file, and none can be made.
         Unavailable: the database is at fault.
         DatabaseNewer: the database is at a level this version does not know: it is older than the database.
     """
@@ -50,8 +50,8 @@ async def migrate(database: Engine | str) -> str:
             return await migrate(engine)
         finally:
             await engine.close()
-    if not database.postgres:
-        await asyncio.to_thread(create_private_file, Path(str(database.sqlalchemy.url.database)))
+    if database.file is not None:
+        await asyncio.to_thread(create_private_file, database.file)
 
     async def work(connection: AsyncConnection) -> None:
         if database.postgres:
