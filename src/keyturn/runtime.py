@@ -190,10 +190,11 @@ class Keyturn:
         """Migrate, check that the database is durable, load the signing keys, follow the denylist, begin the upkeep.
 
         Raises:
-            UnsafeSettings: the database cannot be made, acknowledges what it has not written, or is of another version.
+            UnsafeSettings: the database cannot be made, acknowledges what it has not written, or is of an earlier version.
+            DatabaseNewer: a later version has migrated the database.
             Unavailable: a dependency is at fault.
         """
-        from keyturn.stores.migrations import current_level, expected_level, migrate
+        from keyturn.stores.migrations import current_level, expected_level, migrate, refuse_newer
 
         if self._started:
             return
@@ -201,8 +202,10 @@ class Keyturn:
             await migrate(self.engine)
         elif self.engine.missing:
             raise UnsafeSettings(["database_missing: the SQLite file does not exist: run `keyturn migrate`"])
-        elif await current_level(self.engine) != expected_level():
-            raise UnsafeSettings(["database_not_migrated: run `keyturn migrate`"])
+        else:
+            refuse_newer(level := await current_level(self.engine))
+            if level != expected_level():
+                raise UnsafeSettings(["database_not_migrated: run `keyturn migrate`"])
         await check_durability(self.engine)
         await self.sessions.failover.check()
         await self.signing.refresh()

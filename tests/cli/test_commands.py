@@ -40,7 +40,7 @@ def test_migrate_makes_the_tables_and_does_nothing_when_they_are_there(command: 
 
 
 def test_database_of_a_newer_version_is_a_known_error(migrated: Command) -> None:
-    """Neither migrate nor serve touches what a later version has made."""
+    """No command touches what a later version has made, and doctor does not call it safe."""
 
     async def raise_level() -> None:
         engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
@@ -49,9 +49,13 @@ def test_database_of_a_newer_version_is_a_known_error(migrated: Command) -> None
         await engine.close()
 
     asyncio.run(raise_level())
-    assert migrated.run("migrate", status=1).startswith("keyturn: database_newer: ")
-    assert "keyturn: database_newer: " in migrated.spawn("serve", "--port", "0", status=1)
-    assert "database_not_migrated" in {finding["code"] for finding in migrated.json("doctor")["findings"]}
+    text = "database_newer: the database is at level 9999, which is unknown: upgrade Keyturn"
+    for arguments in (["migrate"], ["users", "list"], ["prune"]):
+        assert migrated.run(*arguments, status=1) == f"keyturn: {text}\n"
+    assert text in migrated.spawn("serve", "--port", "0", status=1)
+    assert f"UNSAFE  {text}" in migrated.run("doctor", status=1)
+    migrated.environment["KEYTURN_MIGRATE"] = "off"
+    assert text in migrated.spawn("serve", "--port", "0", status=1)
 
 
 def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:

@@ -112,9 +112,13 @@ def _permissions(engine: Engine) -> list[Finding]:
 
 async def _level(engine: Engine, *, migrates: bool) -> list[Finding]:
     from keyturn.settings import Finding
-    from keyturn.stores.migrations import current_level, expected_level
+    from keyturn.stores.migrations import DatabaseNewer, current_level, expected_level, refuse_newer
 
     level = await current_level(engine)
+    try:
+        refuse_newer(level)
+    except DatabaseNewer as error:
+        return [Finding("database_newer", str(error), fatal=True)]
     if level == expected_level():
         return []
     text = f"the database is at level {level}, this version expects {expected_level()}: run `keyturn migrate`"

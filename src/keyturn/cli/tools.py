@@ -52,17 +52,19 @@ async def open_tools() -> AsyncGenerator[Tools]:
     """Read the environment and open its database.
 
     Raises:
-        CommandError: it has not been migrated to this version.
+        CommandError: it has not been migrated to this version. DatabaseNewer: it is a later version's.
         Unavailable: it is at fault. UnsafeSettings, UnsafePolicy: the environment holds something malformed.
     """
-    from keyturn.stores.migrations import current_level, expected_level
+    from keyturn.stores.migrations import current_level, expected_level, refuse_newer
 
     settings = Settings.load()
     policy = settings.policy()
     async with open_database(settings) as engine:
         if engine.missing:
             raise CommandError("database_not_migrated", "the SQLite file does not exist: run `keyturn migrate` first")
-        if await current_level(engine) != expected_level():
+        level = await current_level(engine)
+        refuse_newer(level)
+        if level != expected_level():
             raise CommandError("database_not_migrated", "run `keyturn migrate` first")
         lifetime = policy.denylist_lifetime
         # Running nodes learn of what is revoked here from the database.

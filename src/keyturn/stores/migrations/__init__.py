@@ -80,6 +80,15 @@ def expected_level() -> str:
     return head
 
 
+def refuse_newer(level: str | None) -> None:
+    """Refuse a level that this version does not know. Raises: DatabaseNewer."""
+    from alembic.script import ScriptDirectory
+
+    known = {step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if level is not None and level not in known:
+        raise DatabaseNewer(f"the database is at level {level}, which is unknown: upgrade Keyturn")
+
+
 def _config() -> Config:
     from alembic.config import Config
 
@@ -97,13 +106,8 @@ def _level(connection: Connection) -> str | None:
 
 def _upgrade(connection: Connection) -> None:
     from alembic import command
-    from alembic.util import CommandError
 
+    refuse_newer(_level(connection))
     config = _config()
     config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        raise DatabaseNewer(
-            f"the database is at level {_level(connection)}, which is unknown: upgrade Keyturn"
-        ) from error
+    command.upgrade(config, "head")
