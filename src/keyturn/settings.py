@@ -31,6 +31,7 @@ _MIN_METRICS_TOKEN: Final = 20
 _METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _SSR_KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BREACH_URL: Final = r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?$"
+_BASE_URL_FORM: Final = f"{PREFIX}BASE_URL must look like https://auth.example.com, without a user, query or fragment"
 _SEPARATOR: Final = re.compile(r"[,\s]+")
 
 FILED: Final = ("secret", "database_url", "redis_url", "ssr_keys", "metrics_token")
@@ -220,7 +221,7 @@ class Settings(BaseSettings):
         try:
             return WebConfig(
                 base_path=self.base_path,
-                own_origins=frozenset() if self.base_url is None else frozenset({self.base_origin or self.base_url}),
+                own_origins=frozenset() if self.base_url is None else frozenset({self._own_origin()}),
                 allowed_origins=frozenset(self.origins),
                 own_origin_from_host=not self.production and self.base_url is None,
                 trusted_proxies=self.trusted_proxies,
@@ -247,12 +248,18 @@ class Settings(BaseSettings):
             host, port = parts.hostname, parts.port
         except ValueError:
             return None
-        if not host:
+        # A password, a query or a fragment would stand in `iss` of every token.
+        if not host or "@" in parts.netloc or "?" in self.base_url or "#" in self.base_url:
             return None
         host = f"[{host}]" if ":" in host else host
         own = {"https": 443, "http": 80}.get(parts.scheme)
         origin = f"{parts.scheme}://{host}" + ("" if port in {None, own} else f":{port}")
         return origin if is_origin(origin) else None
+
+    def _own_origin(self) -> str:
+        if self.base_origin is None:
+            raise ValueError(_BASE_URL_FORM)
+        return self.base_origin
 
     @property
     def issuer_or_default(self) -> str:
@@ -321,7 +328,11 @@ class Settings(BaseSettings):
         if self.base_url is None:
             yield Finding("base_url_missing", f"{PREFIX}BASE_URL is not set: no origin is ours", fatal=True)
         elif self.base_origin is None:
-            yield Finding("base_url_malformed", f"{PREFIX}BASE_URL must look like https://auth.example.com", fatal=True)
+            yield Finding("base_url_malformed", _BASE_URL_FORM, fatal=True)
+        elif self.issuer is None and self.base_url.endswith("/"):
+            # Not taken away: a service compares `iss` with what it is told, and may be told either.
+            text = f"{PREFIX}BASE_URL must not end with a slash: it stands in `iss` of every token"
+            yield Finding("base_url_malformed", text, fatal=True)
         elif not self.base_origin.startswith("https://"):
             yield Finding("base_url_http", f"{PREFIX}BASE_URL is not https: cookies would not be sent", fatal=True)
         for origin in self.origins:

@@ -78,6 +78,10 @@ UNSAFE: list[tuple[dict[str, str], str]] = [
     ({"KEYTURN_BASE_URL": "auth.example.com"}, "base_url_malformed"),
     ({"KEYTURN_BASE_URL": "https://"}, "base_url_malformed"),
     ({"KEYTURN_BASE_URL": "https://auth.example.com:x"}, "base_url_malformed"),
+    ({"KEYTURN_BASE_URL": "https://user:hunter2@auth.example.com"}, "base_url_malformed"),
+    ({"KEYTURN_BASE_URL": "https://auth.example.com/"}, "base_url_malformed"),
+    ({"KEYTURN_BASE_URL": "https://auth.example.com/?"}, "base_url_malformed"),
+    ({"KEYTURN_BASE_URL": "https://auth.example.com#a"}, "base_url_malformed"),
     ({"KEYTURN_BASE_PATH": "auth"}, "base_path_malformed"),
     ({"KEYTURN_SSR_KEYS": "next:" + base64url.encode(os.urandom(16))}, "ssr_key_short"),
     ({"KEYTURN_SSR_KEYS": "next"}, "ssr_key_malformed"),
@@ -282,6 +286,20 @@ def test_secrets_are_not_shown(environment: pytest.MonkeyPatch) -> None:
 def test_own_origin(environment: pytest.MonkeyPatch, base_url: str, origin: str) -> None:
     """Our own origin is that of the base URL, spelled as browsers spell it."""
     assert load(environment, KEYTURN_BASE_URL=base_url).base_origin == origin
+
+
+def test_base_url_with_a_password(environment: pytest.MonkeyPatch) -> None:
+    """It is nobody's origin, and what is said about it repeats nothing."""
+    settings = load(environment, KEYTURN_ENV="development", KEYTURN_BASE_URL="https://user:hunter2@auth.example.com")
+    with pytest.raises(UnsafeSettings, match="KEYTURN_BASE_URL") as refused:
+        settings.web_config()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_base_url_beside_an_issuer(environment: pytest.MonkeyPatch) -> None:
+    """A closing slash matters only where the base URL stands in the tokens."""
+    changes = {"KEYTURN_BASE_URL": "https://auth.example.com/", "KEYTURN_ISSUER": "https://auth.example.com"}
+    assert codes(load(environment, **{**SAFE, **changes})) == set()
 
 
 def test_web_config(environment: pytest.MonkeyPatch) -> None:
