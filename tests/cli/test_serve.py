@@ -91,6 +91,14 @@ def test_doctor_tells_a_database_that_others_can_read(sqlite_command: Command, t
     assert [finding["code"] for finding in sqlite_command.json("doctor")["findings"]] == ["database_open_to_others"]
 
 
+def test_database_that_may_only_be_read_is_refused(sqlite_command: Command, tmp_path: Path) -> None:
+    """Every sign-in would be answered with 503, for ever."""
+    sqlite_command.run("migrate")
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"sqlite:///file:{tmp_path / 'keyturn.db'}?mode=ro&uri=true"
+    assert "unsafe_settings: database_read_only: " in sqlite_command.spawn("serve", "--port", "0", status=1)
+    assert "UNSAFE  database_read_only: " in sqlite_command.run("doctor", status=1)
+
+
 def test_development_starts_with_what_production_refuses_and_the_doctor_still_tells(tmp_path: Path) -> None:
     """No setting but the environment's name: it runs, and the doctor says what is missing."""
     command = Command(tmp_path, {"KEYTURN_ENV": "development"})

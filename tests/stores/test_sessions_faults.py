@@ -212,6 +212,19 @@ async def test_sqlite_settings(sqlite_database_url: str) -> None:
     await engine.close()
 
 
+async def test_sqlite_that_may_only_be_read(sqlite_database_url: str) -> None:
+    """It is refused, and one that may be written is left as it was."""
+    engine = open_engine(sqlite_database_url)
+    await check_durability(engine)
+    async with engine.autocommit() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema")).scalar_one() == 0
+    await engine.close()
+    engine = open_engine(f"sqlite:///file:{normalise(sqlite_database_url).database}?mode=ro&uri=true")
+    with pytest.raises(UnsafeSettings, match="database_read_only: "):
+        await check_durability(engine)
+    await engine.close()
+
+
 async def test_database_clock(engine: Engine) -> None:
     """It moves, inside one transaction too, and both ways of reading it agree."""
     async with engine.transaction() as connection:

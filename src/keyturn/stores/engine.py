@@ -274,13 +274,13 @@ def open_engine(
 
 
 async def check_durability(engine: Engine) -> None:
-    """Refuse a database that acknowledges what it has not written.
+    """Refuse a database that acknowledges what it has not written, or lets nothing be written.
 
     Why: with `synchronous_commit=off` a killed PostgreSQL loses acknowledged rotations, and the next refresh of each
     looks like reuse. The effective setting is read: a role or a database may override the server's.
 
     Raises:
-        UnsafeSettings: the database is not durable.
+        UnsafeSettings: the database is not durable, or is a SQLite file that may only be read.
         Unavailable: it is at fault.
     """
     problems: list[str] = []
@@ -292,8 +292,24 @@ async def check_durability(engine: Engine) -> None:
                     problems.append(f"database_not_durable: PostgreSQL has {name}=off for this role or database")
         elif (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar_one() != "wal":
             problems.append("database_not_durable: SQLite refused the write-ahead log (is it a network drive?)")
+    if not engine.postgres and await _read_only(engine):
+        problems.append("database_read_only: this user may not write the SQLite file, or its file system is read-only")
     if problems:
         raise UnsafeSettings(problems)
+
+
+async def _read_only(engine: Engine) -> bool:
+    """Try to write to SQLite, and take it back. `BEGIN IMMEDIATE` alone passes: it reads where it may not write."""
+    try:
+        async with engine.transaction() as connection:
+            for statement in ("SAVEPOINT keyturn", "CREATE TABLE keyturn_writable (one)", "ROLLBACK TO keyturn"):
+                await connection.exec_driver_sql(statement)
+    except Unavailable as error:
+        _, code = _codes(error.__cause__)
+        if code is None or code & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+        return True
+    return False
 
 
 async def ping(engine: Engine) -> None:
