@@ -49,6 +49,7 @@ DRAIN_TIME = 60.0
 """Seconds after which a request that does not finish is given up; longer than any request may last."""
 KEEP_ALIVE_TIME = 65.0
 """Longer than the 60 s of common proxies, so that the proxy closes first and never meets a connection just closed."""
+_LAST_PORT = 65535
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -69,6 +70,9 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         CannotListen: naming the address and the system's reason.
     """
+    if not 0 <= port <= _LAST_PORT:
+        # `getaddrinfo` would drop the higher bits: 65536 would be 0, which is any port.
+        raise CannotListen(f"{host} port {port}: there is no such port")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, proto, _, address = found[0]

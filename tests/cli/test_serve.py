@@ -11,6 +11,7 @@ import httpx2
 import psutil
 import pytest
 
+from keyturn.serving import CannotListen, bind
 from tests.cli.conftest import SAFE, SECRET, Command
 from tests.cli.storm import Storm
 from tests.services import free_port, wait_until
@@ -192,6 +193,12 @@ def test_port_that_is_taken_is_a_known_error(sqlite_command: Command) -> None:
         for arguments in (["serve"], ["demo", "--directory", str(sqlite_command.directory / "demo")]):
             error = sqlite_command.spawn(*arguments, "--port", port, status=1)
             assert error.startswith("keyturn: cannot_listen: 127.0.0.1 port ")
+
+
+def test_port_past_the_last_is_a_known_error() -> None:
+    """As the metrics of a second worker may have it; the resolver would make any free port of it."""
+    with pytest.raises(CannotListen, match=r"127\.0\.0\.1 port 65536: "):
+        bind("127.0.0.1", 65536)
 
 
 def test_answers_do_not_name_the_server_and_logs_are_json(sqlite_command: Command) -> None:
