@@ -237,6 +237,20 @@ def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Comman
     assert error.startswith("keyturn: unsafe_settings: secret_unwritable: ")
 
 
+def test_cause_of_a_fault_of_the_database_is_named(sqlite_command: Command, tmp_path: Path, postgres_url: str) -> None:
+    """By the driver's code, which tells a corrupt file from one that cannot be opened, and no address."""
+    (tmp_path / "keyturn.db").write_text("no database, but long enough to be taken for one" * 100)
+    assert "SQLITE_NOTADB)" in sqlite_command.run("users", "list", status=1)
+    assert "UNSAFE  database_unavailable: the database does not answer (DatabaseError SQLITE_NOTADB)" in (
+        sqlite_command.run("doctor", status=1)
+    )
+    (tmp_path / "keyturn.db").unlink()
+    (tmp_path / "keyturn.db").mkdir()
+    assert "SQLITE_CANTOPEN)" in sqlite_command.run("users", "list", status=1)
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"{postgres_url}_nowhere"
+    assert " 3D000)" in sqlite_command.run("users", "list", status=1)
+
+
 def test_help_and_usage_errors_name_the_commands(sqlite_command: Command, tmp_path: Path) -> None:
     """Help lists every command; an unknown one ends with 2; nothing is created on the way."""
     text = sqlite_command.run("--help")

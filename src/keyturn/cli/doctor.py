@@ -61,7 +61,7 @@ async def gather(settings: Settings) -> list[Finding]:
 
 
 async def _database(settings: Settings) -> list[Finding]:
-    from keyturn.cli.errors import CommandError
+    from keyturn.cli.errors import CommandError, cause_of
     from keyturn.cli.tools import open_database
     from keyturn.core.errors import Unavailable, UnsafeSettings
     from keyturn.settings import Finding
@@ -85,8 +85,7 @@ async def _database(settings: Settings) -> list[Finding]:
     except CommandError as error:
         return [Finding("database_url_malformed", str(error), fatal=True)]
     except Unavailable as error:
-        cause = type(getattr(error.__cause__, "orig", None) or error.__cause__).__name__
-        return [Finding("database_unavailable", f"the database does not answer ({cause})", fatal=True)]
+        return [Finding("database_unavailable", f"the database does not answer{cause_of(error)}", fatal=True)]
 
 
 def _missing(file: Path | None, *, migrates: bool) -> list[Finding]:
@@ -163,6 +162,7 @@ async def _redis(settings: Settings) -> list[Finding]:
         from keyturn.stores.redis import connect, faults
     except ModuleNotFoundError:
         return [Finding("redis_not_installed", "KEYTURN_REDIS_URL is set: install keyturn[redis]", fatal=True)]
+    from keyturn.cli.errors import cause_of
     from keyturn.core.errors import Unavailable
 
     try:
@@ -173,7 +173,7 @@ async def _redis(settings: Settings) -> list[Finding]:
         with faults():
             await client.ping()
     except Unavailable as error:
-        return [Finding("redis_unavailable", f"Redis does not answer ({type(error.__cause__).__name__})", fatal=True)]
+        return [Finding("redis_unavailable", f"Redis does not answer{cause_of(error)}", fatal=True)]
     finally:
         await client.aclose()
     return []

@@ -32,13 +32,22 @@ def problems_of(error: BaseException) -> Sequence[str] | None:
     if isinstance(error, CommandError):
         return [f"{error.code}: {error}"]
     if isinstance(error, Unavailable):
-        cause = error.__cause__
-        # The class alone: a driver quotes addresses and statements in its message.
-        why = "" if cause is None else f" ({type(getattr(cause, 'orig', None) or cause).__name__})"
-        return [f"unavailable: {error.dependency} does not answer as it should{why}"]
+        return [f"unavailable: {error.dependency} does not answer as it should{cause_of(error)}"]
     if isinstance(error, Refused):
         return [f"{error.code}: {error}"]
     if isinstance(error, KeyturnError):
         # CannotListen is `cannot_listen`.
         return [f"{re.sub(r'(?<=[a-z])(?=[A-Z])', '_', type(error).__name__).lower()}: {error}"]
     return None
+
+
+def cause_of(fault: Unavailable) -> str:
+    """Name the cause of a fault, in brackets: its class and the driver's code, such as SQLITE_NOTADB or an SQLSTATE.
+
+    Why not its text: a driver quotes addresses and statements in it.
+    """
+    if fault.__cause__ is None:
+        return ""
+    cause = getattr(fault.__cause__, "orig", None) or fault.__cause__
+    code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+    return f" ({type(cause).__name__})" if code is None else f" ({type(cause).__name__} {code})"
