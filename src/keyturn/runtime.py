@@ -201,7 +201,7 @@ class Keyturn:
         if self.settings.migrate:
             await migrate(self.engine)
         elif self.engine.missing:
-            raise UnsafeSettings(["database_missing: the SQLite file does not exist: run `keyturn migrate`"])
+            raise UnsafeSettings(["database_not_migrated: the SQLite file does not exist: run `keyturn migrate`"])
         else:
             refuse_newer(level := await current_level(self.engine))
             if level != expected_level():

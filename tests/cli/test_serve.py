@@ -76,7 +76,7 @@ def test_server_that_may_not_migrate_makes_no_database(sqlite_command: Command, 
     """SQLite would make a file that others can read; doctor says that production would not start."""
     sqlite_command.environment["KEYTURN_MIGRATE"] = "off"
     error = sqlite_command.run("serve", "--port", "0", status=1)
-    assert error.startswith("keyturn: unsafe_settings: database_missing: ")
+    assert error.startswith("keyturn: unsafe_settings: database_not_migrated: ")
     assert not (tmp_path / "keyturn.db").exists()
     found = {finding["code"]: finding["fatal"] for finding in sqlite_command.json("doctor", status=1)["findings"]}
     assert found == {"database_missing": True}

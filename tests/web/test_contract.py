@@ -8,15 +8,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from typer.main import get_command
 
 from keyturn import contract
-from keyturn.cli.commands import app
 from keyturn.core.errors import refusals
 from keyturn.core.model import RevokeReason
-from keyturn.settings import PREFIX, Settings
+from keyturn.settings import PREFIX
 from keyturn.web.documentation import DOCUMENTED
 from keyturn.web.endpoints import ROUTES
+from tests.variables import variables
 
 SPEC = Path(__file__).parents[2] / "spec"
 WIRE = SPEC / "wire.md"
@@ -94,8 +93,6 @@ def test_wire_names_every_setting() -> None:
     """Every environment variable stands in wire.md, and none that does not exist."""
     text = WIRE.read_text(encoding="utf-8")
     named = set(re.findall(rf"`({PREFIX}[A-Z0-9_]+)`", text))
-    options = get_command(app).commands["serve"].params  # type: ignore[attr-defined]
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    known |= {str(option.envvar) for option in options if option.envvar is not None}
+    known = variables()
     assert known <= named
     assert {name.removesuffix("_FILE") for name in named} <= known
