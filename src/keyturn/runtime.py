@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from random import uniform
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.engine import Clock, check_durability, open_engine, ping
 from keyturn.stores.location import file_of, normalise, without_sqlalchemy, write_once
 from keyturn.stores.pruning import SqlUpkeep
-from keyturn.stores.revocations import open_denylist
+from keyturn.stores.revocations import MemoryDenylist, open_denylist
 from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
@@ -106,9 +106,11 @@ class Keyturn:
         self.signing = Signing(
             SqlSigningKeys(self.engine), secrets, schedule=_schedule(policy), on_event=self._record, clock=clock
         )
-        feed_url = without_sqlalchemy(url)
-        denylist = partial(open_denylist, feed_url, redis_url=redis_url, on_learned=self.signing.hear, clock=clock)
-        self.denylist = denylist() if settings.denylist else None
+        self.denylist: MemoryDenylist | None = None
+        if settings.denylist:
+            self.denylist = open_denylist(
+                without_sqlalchemy(url), redis_url=redis_url, on_learned=self.signing.hear, clock=clock
+            )
         self.sessions = SqlSessions(
             self.engine,
             denylist_lifetime=policy.denylist_lifetime,
@@ -194,18 +196,14 @@ class Keyturn:
             DatabaseNewer: a later version has migrated the database.
             Unavailable: a dependency is at fault.
         """
-        from keyturn.stores.migrations import current_level, expected_level, migrate, refuse_newer
+        from keyturn.stores.migrations import migrate, why_not_migrated
 
         if self._started:
             return
         if self.settings.migrate:
             await migrate(self.engine)
-        elif self.engine.missing:
-            raise UnsafeSettings(["database_not_migrated: the SQLite file does not exist: run `keyturn migrate`"])
-        else:
-            refuse_newer(level := await current_level(self.engine))
-            if level != expected_level():
-                raise UnsafeSettings(["database_not_migrated: run `keyturn migrate`"])
+        elif obstacle := await why_not_migrated(self.engine):
+            raise UnsafeSettings([f"database_not_migrated: {obstacle}"])
         await check_durability(self.engine)
         await self.sessions.failover.check()
         await self.signing.refresh()

@@ -88,16 +88,11 @@ async def _list() -> tuple[Sequence[SigningKey], float]:
 async def _rotate(*, compromised: bool) -> tuple[SigningKey, float]:
     import time
 
-    from keyturn.cli.errors import CommandError
-    from keyturn.cli.tools import open_tools
-    from keyturn.runtime import Keyturn
+    from keyturn.cli.tools import make_node, open_tools
 
     # A node that started would make a database that is not there, and rotate the keys of the wrong one.
     async with open_tools() as tools:
-        try:
-            node = Keyturn(tools.settings)
-        except ValueError as error:
-            raise CommandError("invalid_settings", str(error)) from error
+        node = make_node(tools.settings)
         try:
             await node.signing.refresh()
             return await node.signing.rotate(compromised=compromised), time.time()

@@ -90,9 +90,9 @@ def _supervise(settings: Settings, environment: Mapping[str, str], host: str, po
 
 
 async def _try_start(settings: Settings) -> None:
-    from keyturn.runtime import Keyturn
+    from keyturn.cli.tools import make_node
 
-    node = _node(Keyturn, settings)
+    node = make_node(settings)
     async with node.lifespan():
         pass
 
@@ -105,23 +105,12 @@ def worker() -> Served:
 
 
 def _served(settings: Settings) -> Served:
-    from keyturn.runtime import Keyturn
+    from keyturn.cli.tools import make_node
     from keyturn.workers import Served
 
     _log_to_stderr(settings)
-    node = _node(Keyturn, settings)
+    node = make_node(settings)
     return Served(node.asgi, node.lifespan, _metrics_application(node))
-
-
-def _node(make: type[Keyturn], settings: Settings) -> Keyturn:
-    from keyturn.cli.errors import CommandError
-
-    try:
-        return make(settings)
-    except ValueError as error:
-        raise CommandError("invalid_settings", str(error)) from error
-    except ModuleNotFoundError as error:
-        raise CommandError("not_installed", f"{error.name}: install keyturn[redis]") from error
 
 
 def _log_to_stderr(settings: Settings) -> None:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from keyturn.cli.errors import CommandError
 from keyturn.core.policy import Policy
@@ -19,6 +19,9 @@ from keyturn.settings import Settings
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.users import SqlUsers
+
+if TYPE_CHECKING:
+    from keyturn.runtime import Keyturn
 
 Result = TypeVar("Result")
 
@@ -55,17 +58,13 @@ async def open_tools() -> AsyncGenerator[Tools]:
         CommandError: it has not been migrated to this version. DatabaseNewer: it is a later version's.
         Unavailable: it is at fault. UnsafeSettings, UnsafePolicy: the environment holds something malformed.
     """
-    from keyturn.stores.migrations import current_level, expected_level, refuse_newer
+    from keyturn.stores.migrations import why_not_migrated
 
     settings = Settings.load()
     policy = settings.policy()
     async with open_database(settings) as engine:
-        if engine.missing:
-            raise CommandError("database_not_migrated", "the SQLite file does not exist: run `keyturn migrate` first")
-        level = await current_level(engine)
-        refuse_newer(level)
-        if level != expected_level():
-            raise CommandError("database_not_migrated", "run `keyturn migrate` first")
+        if obstacle := await why_not_migrated(engine):
+            raise CommandError("database_not_migrated", f"{obstacle} first")
         lifetime = policy.denylist_lifetime
         # Running nodes learn of what is revoked here from the database.
         users = SqlUsers(engine, on_revoked=lambda _: None, denylist_lifetime=lifetime)
@@ -76,6 +75,18 @@ async def open_tools() -> AsyncGenerator[Tools]:
             yield Tools(settings=settings, policy=policy, engine=engine, users=users, sessions=sessions)
         finally:
             await sessions.close()
+
+
+def make_node(settings: Settings) -> Keyturn:
+    """Put a node together, with nothing connected. Raises: CommandError. UnsafeSettings, UnsafePolicy: as `Keyturn`."""
+    from keyturn.runtime import Keyturn
+
+    try:
+        return Keyturn(settings)
+    except ValueError as error:
+        raise CommandError("invalid_settings", str(error)) from error
+    except ModuleNotFoundError as error:
+        raise CommandError("not_installed", f"{error.name}: install keyturn[redis]") from error
 
 
 def run(work: Coroutine[object, object, Result]) -> Result:

@@ -131,28 +131,17 @@ class SqlUsers:
 
     async def replace_password_hash(self, user_id: UserId, old: str, new: str) -> bool:
         """Set the hash if it still is `old`; of two changes that race, one gets False."""
-        statement = (
-            update(users)
-            .where(users.c.id == user_id, users.c.password_hash == old)
-            .values(password_hash=new)
-            .returning(users.c.id)
-        )
-
-        async def work(connection: AsyncConnection) -> bool:
-            return (await connection.execute(statement)).one_or_none() is not None
-
-        return await self._engine.run(work)
+        return await self._engine.run(lambda connection: _replace_hash(connection, user_id, old, new))
 
     async def change_password(
         self, user_id: UserId, old: str, new: str, keep: SessionId, event: Event
     ) -> PasswordChanged:
         """Change the hash, end the other sessions and record the event in one transaction: see `ports.PasswordChanges`."""
-        statement = update(users).where(users.c.id == user_id, users.c.password_hash == old).values(password_hash=new)
 
         async def work(connection: AsyncConnection) -> Revoked | None:
             await lock_user(connection, user_id)
             now = await self._engine.read_now(connection, self._clock)
-            if (await connection.execute(statement.returning(users.c.id))).one_or_none() is None:
+            if not await _replace_hash(connection, user_id, old, new):
                 return None
             await write_events(connection, [event], self._log_key)
             return await self._end_sessions(connection, user_id, now, RevokeReason.PASSWORD_CHANGED, keep)
@@ -236,6 +225,12 @@ class SqlUsers:
         found = {row[0]: user_of(row) for row in rows}
         for index, user_id in enumerate(group.items):
             group.answer(index, found.get(user_id))
+
+
+async def _replace_hash(connection: AsyncConnection, user_id: UserId, old: str, new: str) -> bool:
+    unchanged = update(users).where(users.c.id == user_id, users.c.password_hash == old)
+    found = await connection.execute(unchanged.values(password_hash=new).returning(users.c.id))
+    return found.one_or_none() is not None
 
 
 def _storable(name: str | None) -> str | None:

@@ -184,8 +184,12 @@ def _has_arrived(receive: object) -> bool:
     return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
 
-def refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Refuse a body by the length it announces, before any of it is read. Raises: PayloadTooLarge, InvalidRequest."""
+def refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> int:
+    """Refuse a body by the length it announces, before any of it is read; return that length, 0 where there is none.
+
+    Raises: PayloadTooLarge. InvalidRequest.
+    """
+    length = 0
     for name, value in headers:
         if name != b"content-length":
             continue
@@ -193,8 +197,9 @@ def refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> None:
         if not value.isdigit():
             raise InvalidRequest("Content-Length is not a number")
         digits = value.lstrip(b"0") or b"0"  # Python reads no number of thousands of digits, zeros included
-        if len(digits) > 9 or int(digits) > MAX_BODY_BYTES:
+        if len(digits) > 9 or (length := int(digits)) > MAX_BODY_BYTES:
             raise PayloadTooLarge
+    return length
 
 
 async def _read_limited(receive: Receive) -> bytes:

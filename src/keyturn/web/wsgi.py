@@ -162,8 +162,7 @@ def _read(environ: Environ, headers: list[Header], source: Source | None, in_tim
             raise InvalidRequest("this server reads only bodies with a Content-Length")
         given = environ["wsgi.input"]
     else:
-        refuse_announced(headers)
-        length = int((environ.get("CONTENT_LENGTH") or "").lstrip("0") or 0)
+        length = refuse_announced(headers)
     try:
         return _read_limited(given, length, in_time)
     except OSError as fault:  # servers and frameworks derive from it what they raise when a client leaves in mid-body

@@ -80,6 +80,18 @@ def expected_level() -> str:
     return head
 
 
+async def why_not_migrated(engine: Engine) -> str | None:
+    """Say what has to be done before this version can work with a database; None: nothing.
+
+    Raises: DatabaseNewer. Unavailable: the database is at fault.
+    """
+    if engine.missing:
+        return "the SQLite file does not exist: run `keyturn migrate`"
+    level = await current_level(engine)
+    refuse_newer(level)
+    return None if level == expected_level() else "run `keyturn migrate`"
+
+
 def refuse_newer(level: str | None) -> None:
     """Refuse a level that this version does not know. Raises: DatabaseNewer."""
     from alembic.script import ScriptDirectory
