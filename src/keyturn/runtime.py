@@ -123,6 +123,7 @@ class Keyturn:
         )
         self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
         self.metrics = _metrics()
+        self._has_own_sinks = bool(sinks)
         self._sinks = (*sinks, EventLog()) if self.metrics is None else (*sinks, EventLog(), self.metrics)
         self.breaches = (
             None if settings.breach_url is None else BreachCheck(settings.breach_url, record=self._record, clock=clock)
@@ -157,7 +158,8 @@ class Keyturn:
     def _web(self) -> WebApplication:
         # A property of its own, for type checkers take a cached one for no part of a protocol.
         observe = None if self.metrics is None else self.metrics.observe
-        return WebApplication(self.services, self.settings.web_config(), observe=observe)
+        config = self.settings.web_config()
+        return WebApplication(self.services, config, observe=observe, to_the_end=self._has_own_sinks)
 
     @cached_property
     def asgi(self) -> KeyturnASGI:
@@ -262,6 +264,7 @@ class Keyturn:
     async def close(self) -> None:
         """Finish what is pending and let everything go; safe to call twice and after a failed start."""
         self._started = False
+        await self.web.finish()
         tasks, self._tasks = self._tasks, []
         await end(tasks)
         self.passwords.close()

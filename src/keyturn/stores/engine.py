@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from random import uniform
 from typing import Any, TypeVar
 
 from sqlalchemy import Float, event, literal_column
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection as AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -54,7 +54,7 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
     sqlite3.SQLITE_NOTADB,
 }
 
-_closings: set[asyncio.Future[None]] = set()
+_closings: set[asyncio.Future[Any]] = set()
 
 
 class Engine:
@@ -78,6 +78,7 @@ class Engine:
         self.now_sql = POSTGRES_NOW if self.postgres else SQLITE_NOW
         self._autocommit = sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
         self._writer = asyncio.Lock()
+        self._running: set[asyncio.Future[Any]] = set()
         self._lanes: Lanes = (
             PostgresLanes(sqlalchemy, keep)
             if self.postgres
@@ -138,13 +139,16 @@ class Engine:
                     yield connection
                 except BaseException:
                     # After most faults of the disk SQLite has rolled back by itself and says so; the fault is what counts.
-                    with suppress(DBAPIError):
+                    with suppress(SQLAlchemyError):
                         await connection.exec_driver_sql("ROLLBACK")
                     raise
                 await connection.exec_driver_sql("COMMIT")
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """Run work in a transaction, again when it lost against another one (deadlock, serialisation, busy file).
+
+        A caller who is cancelled meanwhile leaves it to run to its end. Why: SQLAlchemy drops a connection whose statement
+        is cancelled, and that of SQLite could stay behind with its transaction open, so that nobody could write any more.
 
         Args: work: may run several times; what it does outside the database must be safe to repeat.
         Raises: Unavailable: the database is at fault, or the work lost too often.
@@ -154,7 +158,7 @@ class Engine:
             async with self.transaction() as connection:
                 return await work(connection)
 
-        return await until_won(once)
+        return await _to_its_end(until_won(once), self._running)
 
     async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
         """Do as `run`, straight through the driver: for what every login does. See `Lane.transact`.
@@ -175,7 +179,9 @@ class Engine:
         return float((await connection.exec_driver_sql(f"SELECT {self.now_sql}")).scalar_one())
 
     async def close(self) -> None:
-        """Close all connections; those in use close when they are given back."""
+        """Finish what `run` does, and close all connections; those in use close when they are given back."""
+        if self._running:
+            await asyncio.wait(self._running)
         await self._lanes.close()
         await self.sqlalchemy.dispose()
 
@@ -220,20 +226,20 @@ async def _lent(pool: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     try:
         yield connection
     finally:
-        await asyncio.shield(_closing(connection))
+        await _to_its_end(connection.close(), _closings)
 
 
 def _take_back(opening: asyncio.Future[AsyncConnection]) -> None:
     if not opening.cancelled() and opening.exception() is None:
-        _ = _closing(opening.result())
+        _ = _to_its_end(opening.result().close(), _closings)
 
 
-def _closing(connection: AsyncConnection) -> asyncio.Future[None]:
-    """Close a connection in a task that the loop does not lose."""
-    task = asyncio.ensure_future(connection.close())
-    _closings.add(task)
-    task.add_done_callback(_closings.discard)
-    return task
+def _to_its_end(work: Coroutine[Any, Any, Result], among: set[asyncio.Future[Any]]) -> asyncio.Future[Result]:
+    """Begin work in a task that `among` holds till it is done; whoever awaits this may be cancelled, the work goes on."""
+    task = asyncio.ensure_future(work)
+    among.add(task)
+    task.add_done_callback(among.discard)
+    return asyncio.shield(task)
 
 
 def open_engine(

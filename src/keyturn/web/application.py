@@ -5,6 +5,7 @@ Owns: what is true of all routes. Must not hold: what a route does (`endpoints.p
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
@@ -44,12 +45,20 @@ class WebApplication:
         services: what the endpoints call.
         config: addresses, origins, limits, keys.
         observe: is told of every answer.
+        to_the_end: a request that the host cancels goes on to its end all the same, without an answer.
+            Why: some servers cancel a request whose client has gone, and a host may have a timeout. Between the commit
+            and the sinks that would keep an event from the application: that somebody has used a stolen token, say. It
+            takes a task for each request, so it is for those whose sinks would miss something.
     """
 
-    def __init__(self, services: Services, config: WebConfig, *, observe: Observe | None = None) -> None:
+    def __init__(
+        self, services: Services, config: WebConfig, *, observe: Observe | None = None, to_the_end: bool = False
+    ) -> None:
         self.services: Final = services
         self.config: Final = config
         self._observe: Final = observe
+        self._to_the_end: Final = to_the_end
+        self._under_way: Final[set[asyncio.Task[Response]]] = set()
         self._origins: Final = config.origins
         self._exact: Final[dict[str, dict[str, Route]]] = {}
         self._below: Final[dict[str, dict[str, Route]]] = {}
@@ -78,6 +87,19 @@ class WebApplication:
 
     async def run(self, route: Route, request: Request) -> Response:
         """Answer a request that has been routed."""
+        if not self._to_the_end:
+            return await self._run(route, request)
+        task = asyncio.ensure_future(self._run(route, request))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def finish(self) -> None:
+        """Wait for the requests under way, also those that their host has cancelled."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _run(self, route: Route, request: Request) -> Response:
         started = perf_counter()
         try:
             if route.browser:

@@ -1,0 +1,51 @@
+"""Hosts that cancel a request in the middle: what the database has committed, the application's sinks are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from keyturn.core.events import Event
+from keyturn.runtime import Keyturn
+from tests.attacks.conftest import lighten, settings_of
+from tests.attacks.support import Browser
+
+pytestmark = pytest.mark.anyio
+
+
+class Mail:
+    """A sink that takes its time, as one that writes mails does."""
+
+    def __init__(self) -> None:
+        self.told: Counter[str] = Counter()
+
+    async def emit(self, event: Event) -> None:
+        """Take an event."""
+        await asyncio.sleep(0.001)
+        if event.kept:
+            self.told[event.type.value] += 1
+
+
+async def test_sinks_are_told_of_what_was_committed(database_url: str) -> None:
+    """Wherever a logout everywhere is cancelled, the sink has heard in the end what the database's log has."""
+    mail = Mail()
+    node = Keyturn(settings_of(database_url), sinks=[mail])
+    lighten(node)
+    async with node.lifespan():
+        for milliseconds in range(12):
+            one = Browser(node.asgi)
+            other = Browser(node.asgi, email=one.email)
+            await one.sign_up()
+            await other.log_in()
+            leaving = asyncio.ensure_future(one.log_out(everywhere=True))
+            await asyncio.sleep(milliseconds / 1000)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+        # What was cancelled goes on, and the node's end waits for it.
+        await node.close()
+        async with node.engine.autocommit() as connection:
+            logged = await connection.exec_driver_sql("SELECT type FROM keyturn_events")
+            assert mail.told == Counter(row[0] for row in logged)
+    assert mail.told["session_ended"] >= 2
