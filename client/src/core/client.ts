@@ -292,7 +292,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     hear({ type: "acted", at: Number.parseFloat(note(ACTED) as string) });
     glance();
     void pay();
-    if (!state.ended && !state.token) void refresh();
+    // With a token, too: whatever other tabs did while this one was stopped it has not heard.
+    if (!state.ended) void refresh();
   };
 
   const stop = () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ADA, problem, settle, World } from "./world.ts";
+import { ADA, BOB, problem, settle, type Tab, World } from "./world.ts";
 
 describe("load", () => {
   it("with a hint and a live cookie refreshes once and never shows signed out", async () => {
@@ -87,6 +87,22 @@ describe("load", () => {
     expect(world.timers.size).toBe(0);
     tab.client.stop();
     expect(tab.status).toBe("authenticated");
+  });
+
+  it.each([
+    ["a logout", (world: World, other: Tab) => other.client.logout().then(() => world.run(50)), undefined],
+    ["another user's login", (world: World, other: Tab) => world.login(other), BOB],
+  ])("started again finds out about %s that came while it was stopped", async (_, happen, user) => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const other = await world.signedIn();
+    tab.client.stop();
+    world.server.user = BOB;
+    await world.run(1_000);
+    await happen(world, other);
+    tab.client.start();
+    await world.run(50);
+    expect(tab.state.user).toEqual(user);
   });
 
   it("with the server down backs off, and is never anonymous", async () => {
