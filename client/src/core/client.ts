@@ -307,11 +307,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   // -- The application's requests
 
   const covers: AuthClient["covers"] = (address) => {
-    const target = new URL(address, href);
+    // As `fetch` reads it: a `<base>` may send a relative address elsewhere.
+    const target = new URL(address, document?.baseURI ?? href);
+    const [elsewhere, route] = target.href.split(`${base}/`);
     // Where the cookie speaks, or nobody yet, a token is of no use, and a refresh for their 401 would never end.
-    return target.href.startsWith(`${base}/`)
-      ? !/^\/(refresh|login|signup|logout)\b/.test(target.href.slice(base.length))
-      : origins.includes(target.origin);
+    return elsewhere ? origins.includes(target.origin) : !/^(refresh|login|signup|logout)\b/.test(route as string);
   };
 
   const challenged: AuthClient["challenged"] = (challenge) => {

