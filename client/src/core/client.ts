@@ -285,10 +285,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     heartbeat = environment.setInterval(look, HEARTBEAT);
     for (const name of "pointerdown pointermove keydown visibilitychange focus online pageshow pagehide".split(" "))
       environment.addEventListener(name, happens, { capture: true, signal: listening.signal });
-    if (environment.BroadcastChannel) {
-      channel = new environment.BroadcastChannel(base);
+    try {
+      // Not every browser has one, and Firefox throws here where cookies are blocked.
+      channel = new (environment.BroadcastChannel as NonNullable<Environment["BroadcastChannel"]>)(base);
       channel.onmessage = ({ data }) => hear(data);
-    }
+    } catch {}
     hear({ type: "acted", at: Number.parseFloat(note(ACTED) as string) });
     glance();
     void pay();

@@ -122,6 +122,27 @@ describe("load", () => {
     expect(tab.status).toBe("authenticated");
   });
 
+  it("starts where the browser refuses a channel", async () => {
+    const world = new World();
+    world.server.open();
+    const tab = world.open();
+    // Firefox, where cookies are blocked. A provider that throws here would take the whole page with it.
+    class BroadcastChannel {
+      onmessage = null;
+      constructor() {
+        throw new DOMException("The operation is insecure.", "SecurityError");
+      }
+      postMessage() {}
+      close() {}
+    }
+    Object.assign(tab.environment, { BroadcastChannel });
+    tab.client.start();
+    await world.run(50);
+    expect(tab.status).toBe("authenticated");
+    await tab.client.logout();
+    tab.client.stop();
+  });
+
   it("lets getToken before the end of start wait for the same flight", async () => {
     const world = new World();
     world.server.open();
