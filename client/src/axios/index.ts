@@ -53,10 +53,16 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
         throw axios.AxiosError.from(error, "ERR_NETWORK", config);
       });
 
+    // Before anybody is known the page is the first one's.
+    const epoch = auth.epoch || 1;
     let token = await ask(auth.getToken(streams ? { signal, minTtl: 30 } : { signal }));
-    const { epoch } = auth;
+    // What one user's page asks for must neither go out as another, nor reach a page that shows another, or nobody.
+    const check = () => {
+      if (token && auth.epoch !== epoch) throw new axios.CanceledError("session_changed", config);
+    };
 
     const attempt = async (): Promise<Outcome> => {
+      check();
       // Not every adapter looks at this one before it sends.
       config.cancelToken?.throwIfRequested();
       // Why a copy, and why the answer gets the original: errors are logged with their config, and sent again from it.
@@ -69,8 +75,7 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
         },
       );
       if (outcome.response) outcome.response.config = config;
-      // What was asked for as one user must not reach a page that shows another, or nobody.
-      if (token && auth.epoch !== epoch) throw new axios.CanceledError("session_changed", config);
+      check();
       return outcome;
     };
 
@@ -85,7 +90,7 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
       !auth.challenged(response.headers["www-authenticate"])
     ) {
       token = await ask(auth.renew(token, { signal }));
-      if (token && auth.epoch === epoch) {
+      if (token) {
         outcome = await attempt();
         if (outcome.response?.status === 401) calmUntil = auth.now() + CALM;
       }

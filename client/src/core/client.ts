@@ -36,8 +36,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const { environment = globalThis as unknown as Environment } = options;
   const { document, navigator } = environment;
   const { href, origin, hostname } = environment.location ?? { href: "http://localhost" };
-  const server = new URL(options.baseUrl ?? "/auth", href);
-  const base = server.href;
+  const { href: base, hostname: host } = new URL(options.baseUrl ?? "/auth", href);
   const origins = options.apiOrigins ?? [origin];
 
   let state = INITIAL;
@@ -106,29 +105,29 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   // -- Requests
-  const post = async (path: string, body: string): Promise<unknown> => {
-    const response = await environment
-      .fetch(base + path, {
-        method: "POST",
-        headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
-        credentials: "include",
-        cache: "no-store",
-        body,
-        redirect: "error",
-        // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
-        keepalive: true,
-        signal: environment.AbortSignal.timeout(LIMIT),
-      })
-      .catch(({ name }) => {
-        throw new AuthError(name === "TimeoutError" ? "timeout" : offline() ? "offline" : "network");
-      });
-    return (await accept(response)).json().catch(() => 0);
-  };
+  const post = async (path: string, body: string): Promise<Response> =>
+    accept(
+      await environment
+        .fetch(base + path, {
+          method: "POST",
+          headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
+          credentials: "include",
+          cache: "no-store",
+          body,
+          redirect: "error",
+          // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
+          keepalive: true,
+          signal: environment.AbortSignal.timeout(LIMIT),
+        })
+        .catch(({ name }) => {
+          throw new AuthError(name === "TimeoutError" ? "timeout" : offline() ? "offline" : "network");
+        }),
+    );
 
   /** Ask for a token and take it, unless what was asked for is void by then. */
   const ask = async (path: string, body: object, counts: () => boolean) => {
     const at = now();
-    const answer = await post(path, JSON.stringify(body));
+    const answer = await (await post(path, JSON.stringify(body))).json().catch(() => {});
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
     if (!counts()) throw new AuthError("session_changed");
     dispatch({ type: "granted", answer, at });
@@ -153,7 +152,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
    * request; with it somebody may have signed in in another tab.
    */
   const glance = () => {
-    if (!document || server.hostname !== hostname) return;
+    if (!document || host !== hostname) return;
     if (/\bkt_hint=1/.test(document.cookie)) {
       if (state.ended && !note(OWED)) void refresh();
     } else if (state.view === INITIAL.view)
@@ -210,8 +209,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         void refresh().then(yes);
       });
     }
-    if (state.ended) return null;
-    if (has(0)) return state.token as string;
+    if (state.ended || has(0)) return state.token ?? null;
     throw state.error ?? new AuthError("network");
   };
 
@@ -266,8 +264,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // For the next page: a person who clicks a link acts on this one.
     if (type === "pagehide") return note(ACTED, `${state.activeAt}`);
     if (type === "online") {
-      dispatch({ type: "online" });
       void pay();
+      dispatch({ type });
     }
     if (!awake()) return;
     glance();
@@ -290,19 +288,19 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       channel = new (environment.BroadcastChannel as NonNullable<Environment["BroadcastChannel"]>)(base);
       channel.onmessage = ({ data }) => hear(data);
     } catch {}
-    hear({ type: "acted", at: Number.parseFloat(note(ACTED) as string) });
-    glance();
+    hear({ type: "acted", at: Number(note(ACTED) || NaN) });
     void pay();
+    glance();
     // With a token, too: whatever other tabs did while this one was stopped it has not heard.
     if (!state.ended) void refresh();
   };
 
   const stop = () => {
     if (!starts || --starts) return;
-    listening?.abort();
     environment.clearInterval(heartbeat as never);
+    listening?.abort();
     channel?.close();
-    listening = channel = undefined;
+    channel = undefined;
   };
 
   // -- The application's requests
@@ -316,7 +314,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   const challenged: AuthClient["challenged"] = (challenge) => {
-    const step = !!challenge?.includes("insufficient_user_authentication");
+    const step = /insufficient_user_authentication/.test(challenge as string);
     if (step) emit("stepUp", { challenge });
     return step;
   };
@@ -327,21 +325,24 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       return environment.fetch(input, init);
     const streams = (init.body as Partial<ReadableStream> | null | undefined)?.getReader;
     const wanted = { minTtl: streams && STREAM_SPARE, signal: init.signal ?? input.signal };
+    // Before anybody is known the page is the first one's.
+    const epoch = state.epoch || 1;
     let token = await obtain(null, wanted);
-    const { epoch } = state;
+    // What one user's page asks for must neither go out as another, nor reach a page that shows another, or nobody.
+    const check = () => {
+      if (token && state.epoch !== epoch) throw new AuthError("session_changed");
+    };
     const send = async () => {
+      check();
       if (token) headers.set("authorization", `Bearer ${token}`);
       // A clone goes out, so that the body is still there for the second time.
-      const response = await environment.fetch(input.clone?.() ?? input, { ...init, headers });
-      // What was asked for as one user must not reach a page that shows another, or nobody.
-      if (token && state.epoch !== epoch) throw new AuthError("session_changed");
-      return response;
+      return environment.fetch(input.clone?.() ?? input, { ...init, headers }).finally(check);
     };
     let response = await send();
     if (challenged(response.headers.get("www-authenticate"))) return response;
     if (response.status !== 401 || !token || streams || now() < calmUntil) return response;
     token = await obtain(token, wanted);
-    if (token && state.epoch === epoch) {
+    if (token) {
       response = await send();
       if (response.status === 401) calmUntil = now() + CALM;
     }

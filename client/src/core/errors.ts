@@ -56,7 +56,7 @@ export class AuthError extends Error {
   /** Why the session ended, where that is what went wrong. */
   declare readonly reason?: Reason | undefined;
 
-  constructor(code: ErrorCode, status = 0, more: Pick<AuthError, "retryAfter" | "requestId" | "reason"> = {}) {
+  constructor(code: ErrorCode, status = 0, more?: Pick<AuthError, "retryAfter" | "requestId" | "reason">) {
     super(code);
     Object.assign(this, more, {
       name: "AuthError",
@@ -70,7 +70,7 @@ export class AuthError extends Error {
 /** Let an answer pass if it is one of success. An error that is not this server's says nothing but its status. */
 export const accept = async (response: Response): Promise<Response> => {
   if (response.ok) return response;
-  const { code, reason, request_id } = (await response.json().catch(() => 0)) ?? {};
+  const { code, reason, request_id } = (await response.json().catch(() => {})) ?? {};
   throw new AuthError(typeof code === "string" ? (code as ErrorCode) : "unexpected_answer", response.status, {
     requestId: request_id,
     retryAfter: Number(response.headers.get("retry-after")) || undefined,

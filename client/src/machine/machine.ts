@@ -78,7 +78,7 @@ type Rules = {
 };
 
 const { freeze } = Object;
-const { max, min } = Math;
+const { min, max } = Math;
 
 /** Nothing is known. */
 export const INITIAL: State = {
@@ -172,7 +172,7 @@ const rules: Rules = {
       ...INITIAL,
       view: ended
         ? view
-        : freeze({ status: "anonymous", reason: reason === "logout" && !own ? "logout_other_tab" : reason }),
+        : freeze({ status: "anonymous", reason: own || reason !== "logout" ? reason : "logout_other_tab" }),
       epoch: epoch + 1,
       dueAt: Infinity,
       activeAt,
@@ -188,7 +188,7 @@ const rules: Rules = {
     const wait = max(min(error.retryAfter ?? 0, 3600), min(60, 2 ** failures) * (1 + random / 2));
     return {
       ...state,
-      view: "user" in view ? freeze({ ...view, status: "degraded" }) : view,
+      view: (view as AnyView).user ? freeze({ ...(view as SignedInState), status: "degraded" }) : view,
       error,
       failures: failures + 1,
       retryAt: at + wait * 1000,

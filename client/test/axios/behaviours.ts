@@ -269,6 +269,19 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       expect(error.response).toBeUndefined();
     });
 
+    test("another user signs in while a request waits for a token: it never goes out", async () => {
+      await auth.getToken();
+      browser.pass(700_000);
+      const release = server.hold("POST /auth/login");
+      const login = auth.login({ email: "bob@example.org", password: "a long enough one" });
+      await eventually(() => expect(server.count("POST /auth/login")).toBe(1));
+      const asked = failure(api.post("/save", { of: "ada" }));
+      release();
+      expect(await login).toMatchObject({ name: "bob" });
+      expect(axios.isCancel(await asked)).toBe(true);
+      expect(server.count("POST /api/save")).toBe(0);
+    });
+
     test("the instance's own interceptors see a request once and an answer once", async () => {
       const seen: string[] = [];
       api.interceptors.request.use((config) => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { BOB, json, problem, settle, World } from "./world.ts";
+import { BOB, json, problem, settle, type Tab, World } from "./world.ts";
 
 const API = "/api/things";
 const many = (count: number, run: () => Promise<Response>) => Array.from({ length: count }, run);
@@ -265,6 +265,31 @@ describe("concurrency", () => {
     release(problem("invalid_token", 401));
     await asked;
     expect(world.server.count(API)).toBe(1);
+  });
+
+  it.each([
+    ["had a token that no longer lasts", (world: World) => world.run(700_000)],
+    ["was back from the page cache", async (_: World, tab: Tab) => tab.fire("pagehide", { persisted: true })],
+  ])("does not send as the second user what the first user's page asked for while it %s", async (_, lose) => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const other = await world.signedIn();
+    await Promise.all([tab.hide(), other.hide()]);
+    await lose(world, tab);
+    world.server.handlers.set("/auth/login", async () => {
+      await new Promise<void>((resolve) => world.setTimeout(resolve, 500));
+      world.server.open(BOB);
+      return json(world.server.answer());
+    });
+    const login = other.client.login({ email: BOB.email, password: "correct horse battery" });
+    await world.run(100);
+    // It has to wait for the lock, which the login has.
+    const sent = tab.client.fetch(API, { method: "POST", body: "ada's" }).catch((error) => error);
+    await world.run(1_000);
+    expect(await login).toEqual(BOB);
+    expect(await sent).toMatchObject({ name: "AuthError", code: "session_changed", retryable: false });
+    expect(world.server.count(API)).toBe(0);
+    expect(tab.state.user).toEqual(BOB);
   });
 
   it("is signed in by a login in another tab while it shows the form", async () => {
