@@ -152,9 +152,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
    * request; with it somebody may have signed in in another tab.
    */
   const glance = () => {
-    if (!document || host !== hostname) return;
-    if (/\bkt_hint=1/.test(document.cookie)) {
-      if (state.ended && !note(OWED)) void refresh();
+    const owed = note(OWED);
+    if (!document || (host !== hostname && !owed)) return;
+    if (!owed && /\bkt_hint=1/.test(document.cookie)) {
+      if (state.ended) void refresh();
     } else if (state.view === INITIAL.view)
       dispatch({ type: "ended", reason: state.seen ? "logout" : "never", own: false });
   };
@@ -216,14 +217,15 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** Send the logout that is owed. */
   const settle = async (owed = note(OWED)): Promise<void> => {
     if (!owed) return;
-    try {
-      await post("/logout", owed);
-    } catch (error) {
-      if ((error as AuthError).retryable) return void environment.setTimeout(pay, OWED_INTERVAL);
-    }
-    note(OWED, "");
+    const again = await post("/logout", owed).then(
+      // Whatever else is no answer of this server.
+      ({ status }) => status !== 204,
+      ({ retryable }: AuthError) => retryable,
+    );
+    if (again) environment.setTimeout(pay, OWED_INTERVAL);
+    else note(OWED, "");
   };
-  const pay = () => locked(() => settle());
+  const pay = () => locked(settle);
 
   const enter = async (path: string, body: object): Promise<User> => {
     await leaving;

@@ -62,7 +62,9 @@ export class AuthError extends Error {
       name: "AuthError",
       code,
       status,
-      retryable: code === "session_behind" || status === 429 || status > 499 || (!status && code !== "session_changed"),
+      // session_behind; unexpected_answer, whatever its status: it was not this server that said so.
+      retryable:
+        /behind|answer/.test(code) || status > 499 || status === 429 || (!status && code !== "session_changed"),
     });
   }
 }

@@ -192,6 +192,48 @@ describe("logout", () => {
     expect(world.server.count(LOGOUT)).toBe(2);
   });
 
+  it.each([
+    ["a page", 200],
+    ["a page", 403],
+    ["a redirect's target", 404],
+  ])("is sent again after %s with status %d, which is no answer of this server", async (_, status) => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.server.handlers.set(LOGOUT, () => new Response("<html>", { status }));
+    await tab.client.logout();
+    world.server.handlers.clear();
+    expect(world.server.session).not.toBeNull();
+    await world.run(31_000);
+    expect(world.server.session).toBeNull();
+    await world.run(120_000);
+    expect(world.server.count(LOGOUT)).toBe(2);
+  });
+
+  it.each(["", "https://auth.example"])(
+    "that is owed to the server at '%s' counts in the next page, though it fails once more and a refresh would not",
+    async (origin) => {
+      const world = new World();
+      const { handlers } = world.server;
+      for (const path of [LOGOUT, "/auth/refresh"])
+        handlers.set(`https://auth.example${path}`, (call) => world.server.handle({ ...call, path }));
+      const baseUrl = `${origin}/auth`;
+      const tab = await world.signedIn({ baseUrl });
+      handlers.set(LOGOUT, () => problem("unavailable", 503));
+      await tab.client.logout();
+      tab.close();
+      world.hint = true; // A refresh that was under way brought it back.
+      const next = world.open({ baseUrl });
+      next.client.start();
+      await world.run(1_000);
+      expect(next.state).toEqual({ status: "anonymous", reason: "never" });
+      expect(await next.client.getToken()).toBeNull();
+      handlers.delete(LOGOUT);
+      await world.run(31_000);
+      expect(world.server.session).toBeNull();
+      expect(next.names()).toEqual([]);
+    },
+  );
+
   it("needs the cookie alone: no access token is sent or refreshed", async () => {
     const world = new World();
     const tab = await world.signedIn();
