@@ -54,13 +54,15 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   let ahead = -Infinity;
 
   // Never goes back, and does not stand still while the device sleeps as `performance` does in some browsers. The date
-  // may be wrong: when it jumps ahead that is taken for sleep, which at worst costs one refresh. Tabs that opened before
-  // and after it was set back disagree, so another tab's times are never later than now.
+  // may be wrong: when it jumps ahead that is taken for sleep, which at worst costs one refresh.
   const now = () => {
     const steady = environment.performance.now();
     ahead = Math.max(ahead, environment.Date.now() - steady);
     return steady + ahead;
   };
+  // How far the date is behind that, in a tab that opened before it was set back. Tabs tell each other times by the date:
+  // it is the same in all of them.
+  const skew = () => now() - environment.Date.now();
   const offline = () => navigator?.onLine === false;
   const awake = () => document?.visibilityState !== "hidden" && !offline();
 
@@ -91,7 +93,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // Before anything else: nothing that is under way may sign in again, or another one in.
     if (next.epoch !== former.epoch) flight = undefined;
     // Other tabs take what they know of it, and leave the rest.
-    if (event.own && next !== former) channel?.postMessage(event);
+    if (event.own && next !== former) channel?.postMessage({ ...event, at: event.at - skew() });
     for (const [name, detail] of news(former, next)) if (detail) emit(name, detail);
     if (next.view !== former.view) emit("change");
   };
@@ -264,7 +266,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       dispatch({ type: "hide" });
     }
     // For the next page: a person who clicks a link acts on this one.
-    if (type === "pagehide") return note(ACTED, `${state.activeAt}`);
+    if (type === "pagehide") return note(ACTED, `${state.activeAt - skew()}`);
     if (type === "online") {
       void pay();
       dispatch({ type });
@@ -275,8 +277,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   const hear = (data: unknown) => {
-    // Another tab's clock may be ahead.
-    if (isMessage(data)) dispatch({ ...data, at: Math.min(data.at, now()), own: false });
+    // Never later than now: the date may have been set back on the way.
+    if (isMessage(data)) dispatch({ ...data, at: Math.min(data.at + skew(), now()), own: false });
   };
 
   const start = () => {

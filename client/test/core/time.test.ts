@@ -32,6 +32,44 @@ describe("time", () => {
     },
   );
 
+  it("tabs that opened before and after the clock was set back understand each other's times", async () => {
+    const world = new World();
+    world.offset = 3 * HOUR; // Until the network is up and tells the time.
+    const early = await world.signedIn();
+    world.offset = 0;
+    await world.run(1_000);
+    const late = await world.signedIn();
+    const [seen, clients] = [[] as string[], [early, late]];
+    for (const tab of clients) tab.client.subscribe(() => seen.push(tab.status));
+    for (const active of clients) {
+      const [passive] = clients.filter((tab) => tab !== active);
+      await passive?.hide();
+      for (let minute = 0; minute < 90; minute++) {
+        active.act();
+        await world.run(60_000);
+      }
+      await passive?.show();
+    }
+    expect(new Set(seen)).toEqual(new Set(["authenticated"]));
+    for (const tab of clients) expect(new Set(tab.names().slice(1))).toEqual(new Set(["refreshed"]));
+    const before = world.server.calls.length;
+    await Promise.all(clients.map((tab) => tab.client.getToken()));
+    expect(world.server.calls.length).toBe(before);
+  });
+
+  it("a page that opened after the clock was set back takes no old act for a new one", async () => {
+    const world = new World();
+    world.offset = 3 * HOUR;
+    const tab = await world.signedIn();
+    tab.act();
+    world.offset = 0;
+    await world.run(300_000);
+    tab.fire("pagehide", { persisted: false });
+    tab.close();
+    await world.signedIn();
+    expect(world.server.calls.at(-1)?.body).toEqual({ idle_seconds: 300 });
+  });
+
   it("after 3 h of sleep never sends the expired token, and refreshes once", async () => {
     const world = new World();
     world.server.idleTimeout = 86_400;
