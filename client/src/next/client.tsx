@@ -57,7 +57,12 @@ const Follow = ({ shown }: { shown: string | undefined }): ReactNode => {
       setTimeout(() => location.reload());
     };
     look();
-    return client.subscribe(look);
+    const leave = client.subscribe(look);
+    return () => {
+      leave();
+      // What comes after this, if not another document, is of another part of the application.
+      if (shown && !leaving.has(client)) document.documentElement.style.visibility = "";
+    };
   }, [client, shown]);
   return null;
 };

@@ -40,3 +40,21 @@ test("a page that comes back from the page cache is hidden until the browser kno
   await eventually(() => expect(style.visibility).toBe(""));
   expect(page.text()).toBe("ada");
 });
+
+test("a provider that leaves while nothing is certain leaves the document visible to what comes after it", async () => {
+  vi.stubGlobal("fetch", () => new Promise(() => {}));
+  // biome-ignore lint/suspicious/noDocumentCookie: it is what the server sets
+  document.cookie = "kt_hint=1";
+  const { style } = document.documentElement;
+  const page = mount(
+    <AuthProvider initialSession={identity}>
+      <Name />
+    </AuthProvider>,
+  );
+  await eventually(() => expect(page.text()).toBe("ada"));
+  window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+  expect(style.visibility).toBe("hidden");
+  page.show(<p>A page for everybody</p>);
+  await eventually(() => expect(page.text()).toBe("A page for everybody"));
+  expect(style.visibility).toBe("");
+});
