@@ -7,6 +7,8 @@
  */
 import { hinted } from "./cookie.ts";
 
+const withoutSlash = (path: string): string => path.replace(/\/$/, "");
+
 /**
  * Send those without a session to the login page. **Not a security boundary.**
  *
@@ -29,6 +31,8 @@ export const authGate =
     if (!loads || hinted(headers.get("cookie") ?? "")) return undefined;
     const { pathname, search } = new URL(request.url);
     const location = new URL(login, request.url);
+    // Whatever the matcher says: led to itself, the login page would never be seen.
+    if (withoutSlash(pathname) === withoutSlash(location.pathname)) return undefined;
     location.searchParams.set("returnTo", pathname + search);
     return new Response(null, {
       status: 307,

@@ -27,6 +27,15 @@ test("the login page may be elsewhere on the site", () => {
   expect(location).toBe("https://app.example/de/login?returnTo=%2Fa");
 });
 
+test.each(["/login", "/login/", "/login?returnTo=%2Faccount"])(
+  "%s itself goes on, whatever the matcher says",
+  (path) => {
+    expect(ask(path)).toBeUndefined();
+    expect(ask(path, {}, authGate({ login: "/login/?via=gate" }))).toBeUndefined();
+    expect(ask("/login/help")?.status).toBe(307);
+  },
+);
+
 test.each([
   ["/", "/"],
   ["/account?tab=1#top", "/account?tab=1#top"],
