@@ -10,6 +10,12 @@ type Rewrite = { source: string; destination: string; basePath?: false; [more: s
 type Sorted<Rule> = { beforeFiles?: Rule[]; afterFiles?: Rule[]; fallback?: Rule[] };
 /** The three forms in which an application may give its own. */
 type Rewrites<Rule> = Rule[] | Sorted<Rule>;
+/** What is read of an application's configuration. */
+type Read = {
+  rewrites?: () => Rewrites<Rewrite> | Promise<Rewrites<Rewrite>>;
+  trailingSlash?: boolean;
+  skipTrailingSlashRedirect?: boolean;
+};
 
 export type AuthRewritesOptions = {
   /** Where the Next.js server reaches the Keyturn server; default `KEYTURN_URL`. */
@@ -31,13 +37,18 @@ export type AuthRewritesOptions = {
  * ```
  */
 export const withAuthRewrites = <Config extends object>(config: Config, options: AuthRewritesOptions = {}): Config => {
-  const { rewrites } = config as { rewrites?: () => Rewrites<Rewrite> | Promise<Rewrites<Rewrite>> };
+  const { rewrites, trailingSlash, skipTrailingSlashRedirect } = config as Read;
   return {
     ...config,
     async rewrites(): Promise<Sorted<Rewrite>> {
       const environment: Environment = process.env;
       const { url = environment.KEYTURN_URL, basePath = basePathOf(environment) } = options;
       if (!url) throw new Error("keyturn: KEYTURN_URL is not set: where is the Keyturn server?");
+      // It redirects before it rewrites, and a refresh follows no redirect: nobody could sign in.
+      if (trailingSlash && !skipTrailingSlashRedirect)
+        throw new Error(
+          `keyturn: with trailingSlash alone Next.js redirects ${basePath}/refresh; set skipTrailingSlashRedirect, too`,
+        );
       const own = (await rewrites?.()) ?? {};
       const sorted = Array.isArray(own) ? { afterFiles: own } : own;
       const ours = [`${basePath}/:path*`, "/.well-known/jwks.json"].map(

@@ -39,3 +39,10 @@ test("without an address the build says what is missing", async () => {
   vi.stubEnv("KEYTURN_URL", "");
   await expect(rewritesOf(withAuthRewrites({}))).rejects.toThrow("KEYTURN_URL is not set");
 });
+
+test("a trailing slash for every address is refused, unless nothing is redirected to it", async () => {
+  const refused = rewritesOf(withAuthRewrites({ trailingSlash: true }));
+  await expect(refused).rejects.toThrow("set skipTrailingSlashRedirect, too");
+  const config = withAuthRewrites({ trailingSlash: true, skipTrailingSlashRedirect: true });
+  expect(await rewritesOf(config)).toEqual({ beforeFiles: ours("http://keyturn:8000") });
+});
