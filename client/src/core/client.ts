@@ -48,7 +48,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   let heartbeat: unknown;
   /** What is under way. The result of nothing else counts. */
   let flight: Promise<void> | undefined;
-  let leaving: Promise<void> | undefined;
 
   // -- Time
   let ahead = -Infinity;
@@ -230,7 +229,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const pay = () => locked(settle);
 
   const enter = async (path: string, body: object): Promise<User> => {
-    await leaving;
     await pay();
     // What is still owed is void: the server ends the former session of this browser when it opens the next one.
     note(OWED, "");
@@ -245,9 +243,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // The server does it, too, when it can be reached.
     if (document) document.cookie = "kt_hint=; Path=/; Max-Age=0; Secure";
     dispatch({ type: "ended", reason: "logout" });
-    // Not locked: the page may go away at once.
-    leaving = settle(owed);
-    return leaving;
+    // It waits for no lock, for the page may go away at once. Logins wait for it, in every tab: its answer removes the
+    // cookies, new ones, too.
+    const left = settle(owed);
+    void locked(() => left);
+    return left;
   };
 
   // -- The page, the person, other tabs

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.services
 
 ADA = "ada@example.com"
 EVE = "eve@example.com"
+WAITING = "navigator.locks.query().then(({ pending }) => pending.length)"
 
 
 def shows_one_user_at_a_time(tab: Tab) -> bool:
@@ -83,6 +84,26 @@ def test_refresh_in_flight_at_logout_does_not_harm_the_next_login(tabs: Tabs) ->
         tabs.expire()
         first.page.reload()
         first.is_signed_in(EVE)
+
+
+def test_logout_in_flight_in_one_tab_does_not_harm_a_login_in_another(tabs: Tabs) -> None:
+    """The answer of a logout removes the cookies, also new ones, so a login waits until it is there."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    hold = tabs.site.proxy.hold("/auth/logout")
+    first.begin("auth.logout()")
+    hold.wait()
+    second.is_anonymous("logout_other_tab")
+    second.begin(f"auth.signup({{ email: '{EVE}', password: '{PASSWORD}' }}).then(() => {{}})")
+    tabs.until(lambda: second.run(WAITING) > 0 or second.says("status") == "authenticated", "the lock or the login")
+    hold.release()
+    first.finish()
+    second.finish()
+    for tab in (first, second):
+        tab.is_signed_in(EVE)
+    tabs.expire()
+    second.page.reload()
+    second.is_signed_in(EVE)
 
 
 def test_data_in_flight_at_logout_is_not_shown(tabs: Tabs) -> None:
