@@ -230,9 +230,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const enter = async (path: string, body: object): Promise<User> => {
     await pay();
-    // What is still owed is void: the server ends the former session of this browser when it opens the next one.
-    note(OWED, "");
-    await fly((counts) => ask(path, body, counts));
+    await fly(async (counts) => {
+      await ask(path, body, counts);
+      // What is still owed is void: the server ends the former session of this browser when it opens the next one.
+      note(OWED, "");
+    });
     act(true);
     return (state.view as SignedInState).user;
   };

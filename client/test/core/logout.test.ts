@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ADA, BOB, json, problem, settle, World } from "./world.ts";
+import { ADA, BOB, json, problem, settle, type Tab, World } from "./world.ts";
 
 const LOGOUT = "/auth/logout";
 
@@ -178,6 +178,28 @@ describe("logout", () => {
     await world.run(120_000);
     expect(world.server.count(LOGOUT)).toBe(logouts);
     expect(tab.status).toBe("authenticated");
+  });
+
+  it.each([
+    ["without a network", (tab: Tab) => tab.line(false)],
+    [
+      "with a wrong password",
+      async ({ world }: Tab) => {
+        world.server.handlers.set(LOGOUT, () => problem("unavailable", 503));
+        world.server.handlers.set("/auth/login", () => problem("invalid_credentials", 401));
+      },
+    ],
+  ])("that is owed is still sent after a login that failed %s", async (_, fail) => {
+    const world = new World();
+    const tab = await world.signedIn();
+    await fail(tab);
+    await tab.client.logout();
+    await expect(world.login(tab)).rejects.toMatchObject({ name: "AuthError" });
+    expect(world.server.session).not.toBeNull();
+    world.server.handlers.clear();
+    await tab.line(true);
+    await world.run(31_000);
+    expect(world.server.session).toBeNull();
   });
 
   it("is sent again when the server could not take it, and not when it never will", async () => {
