@@ -21,7 +21,7 @@ from keyturn.apart import Apart, InTurn
 from keyturn.auth import Auth
 from keyturn.background import end
 from keyturn.breaches import BreachCheck
-from keyturn.core.errors import Unavailable, UnsafeSettings
+from keyturn.core.errors import KeyturnError, Unavailable, UnsafeSettings
 from keyturn.core.events import Event
 from keyturn.core.model import Principal
 from keyturn.core.policy import Policy
@@ -196,6 +196,7 @@ class Keyturn:
         Raises:
             UnsafeSettings: the database cannot be made, acknowledges what it has not written, or is of an earlier version.
             DatabaseNewer: a later version has migrated the database.
+            SecretDoesNotFit: the signing keys in it are sealed under another secret.
             Unavailable: a dependency is at fault.
         """
         from keyturn.stores.migrations import migrate, why_not_migrated
@@ -288,6 +289,8 @@ class Keyturn:
                     await job()
                 except Unavailable as fault:
                     _logger.warning("upkeep waits", extra={"dependency": fault.dependency})
+                except KeyturnError as fault:
+                    _logger.error("upkeep waits for the operator: %s", fault)
                 except Exception:
                     # Upkeep goes on whatever one of its jobs does: the next round may succeed.
                     _logger.exception("upkeep failed")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keyturn.core.errors import Unavailable
+from keyturn.core.errors import KeyturnError, Unavailable
 from keyturn.core.events import Event, EventType
 from keyturn.ports import Entropy, SigningKeyStore, WallClock
 from keyturn.tokens.keyring import (
@@ -42,6 +42,10 @@ ATTEMPTS = 10
 """How often a change is planned anew when other nodes change the keys at the same moment. One of them always wins."""
 
 OnEvent = Callable[[Event], Awaitable[None]]
+
+
+class SecretDoesNotFit(KeyturnError):
+    """There are signing keys in the database, and this node's secrets open none of them: its operator has to act."""
 
 
 class JwkSet(NamedTuple):
@@ -149,8 +153,8 @@ class Signing:
             now: seconds by this node's wall clock; read when None.
 
         Raises:
-            Unavailable: the store is at fault, or holds keys of which none opens with this node's secrets. What was
-                known before is kept.
+            Unavailable: the store is at fault. What was known before is kept.
+            SecretDoesNotFit: none of the stored keys opens with this node's secrets. What was known before is kept.
         """
         await self._apply(Rotation.SCHEDULED, self._clock() if now is None else now)
 
@@ -161,7 +165,7 @@ class Signing:
             compromised: the private key leaked. Every token signed until now dies at once; otherwise none does.
 
         Raises:
-            Unavailable: as `refresh`.
+            Unavailable, SecretDoesNotFit: as `refresh`.
         """
         rotation = Rotation.COMPROMISED if compromised else Rotation.FORCED
         await self._apply(rotation, self._clock() if now is None else now)
@@ -205,16 +209,7 @@ class Signing:
 
     async def _read(self) -> _Stored:
         sealed = tuple(await self._store.load())
-        opened: dict[bytes, SigningKey] = {}
-        for each in sealed:
-            try:
-                opened[each] = open_sealed(each, self._secrets)
-            except SealedKeyError as error:
-                _log.error("a stored signing key is left out: %s", error)
-        if sealed and not opened:
-            # Making a new key here would end every session of the nodes that do have the right secret.
-            raise Unavailable("signing_keys")
-        return _Stored(sealed, opened)
+        return _Stored(sealed, open_stored(sealed, self._secrets))
 
     def _seal(self, opened: Mapping[bytes, SigningKey], keys: Sequence[SigningKey]) -> Iterator[bytes]:
         """Yield the keys sealed; one that has not changed is not sealed again, unless the active secret has."""
@@ -252,6 +247,30 @@ class Signing:
                 until=min((at for at in turns if at > now), default=float("inf")),
             )
         return view
+
+
+def open_stored(sealed: Iterable[bytes], secrets: SecretRing) -> dict[bytes, SigningKey]:
+    """Open stored keys, by their sealed form; one that does not open is logged and left out.
+
+    Raises:
+        SecretDoesNotFit: none opens. To make a new key instead would end every session of the nodes with the right secret.
+    """
+    opened: dict[bytes, SigningKey] = {}
+    closed: list[str] = []
+    for each in sealed:
+        try:
+            opened[each] = open_sealed(each, secrets)
+        except SealedKeyError as error:
+            closed.append(str(error))
+    if closed and not opened:
+        why = ", ".join(dict.fromkeys(closed))
+        raise SecretDoesNotFit(
+            f"KEYTURN_SECRET opens no signing key in this database ({why}): put the line that sealed them below the"
+            " first one, or is it the database of another deployment?"
+        )
+    for why in closed:
+        _log.error("a stored signing key is left out: %s", why)
+    return opened
 
 
 def _same(one: SigningKey, other: SigningKey) -> bool:

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from keyturn.core.login import attempt_limits
 from keyturn.core.policy import Policy
 from keyturn.stores.engine import open_engine
 from keyturn.stores.redis import connect
+from keyturn.stores.schema import signing_keys
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from tests.cli.conftest import Command
 
@@ -162,13 +164,41 @@ def test_keys_rotate_with_a_malformed_setting(migrated: Command) -> None:
     assert "invalid_settings" in migrated.run("keys", "rotate", status=1)
 
 
-def test_keys_list_with_another_secret_says_so(migrated: Command) -> None:
-    """Keys sealed under one secret do not open with another; nothing is overwritten."""
-    migrated.run("keys", "rotate")
-    other = migrated.run("secret").strip()
-    migrated.environment["KEYTURN_SECRET"] = other
-    assert "secret_does_not_fit" in migrated.run("keys", "list", status=1)
-    assert "secret_does_not_fit" in {f["code"] for f in migrated.json("doctor", status=1)["findings"]}
+def test_another_secret_is_a_known_error_of_every_command_that_opens_the_keys(migrated: Command) -> None:
+    """All say it in the same line, which is not that of an outage, and none overwrites a key."""
+    first = migrated.json("keys", "rotate")
+    right = migrated.environment["KEYTURN_SECRET"]
+    migrated.environment["KEYTURN_SECRET"] = migrated.run("secret", "--id", "2").strip()
+    said = migrated.run("keys", "list", status=1)
+    assert said.startswith("keyturn: secret_does_not_fit: KEYTURN_SECRET opens no signing key in this database (")
+    assert said.count("\n") == 1
+    rotations = (["keys", "rotate"], ["keys", "rotate", "--compromised"])
+    for arguments in (*rotations, ["serve", "--port", "0"], ["serve", "--port", "0", "--workers", "2"]):
+        assert migrated.spawn(*arguments, status=1) == said
+    assert said.replace("keyturn:", "UNSAFE ") in migrated.run("doctor", status=1)
+    migrated.environment["KEYTURN_SECRET"] = right
+    assert first["kid"] in {key["kid"] for key in migrated.json("keys", "list")}
+
+
+def test_signing_key_that_does_not_open_beside_others_is_left_out(migrated: Command) -> None:
+    """As one row that was changed: the list and a server go on without it, and doctor tells."""
+    first = migrated.json("keys", "rotate")
+
+    async def damage() -> None:
+        engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
+        async with engine.transaction() as connection:
+            here = signing_keys.c.kid == first["kid"]
+            await connection.execute(update(signing_keys).where(here).values(sealed=b"garbage"))
+        await engine.close()
+
+    asyncio.run(damage())
+    [left] = migrated.json("keys", "list")
+    assert left["kid"] != first["kid"]
+    result = migrated.json("doctor")
+    assert result["safe"] is True
+    assert [finding["code"] for finding in result["findings"]] == ["signing_key_left_out"]
+    with migrated.serving() as client:
+        assert client.get("/readyz").status_code == 200
 
 
 def test_prune_says_how_many_rows_it_deleted(migrated: Command) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, update
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event, EventType
-from keyturn.signing import Signing
+from keyturn.signing import SecretDoesNotFit, Signing
 from keyturn.stores.engine import Engine
 from keyturn.stores.schema import signing_keys
 from keyturn.stores.signing_keys import SqlSigningKeys
@@ -153,14 +153,16 @@ async def test_new_secret_seals_everything_again(engine: Engine) -> None:
     assert only_new.signing_key(NOW).kid == kid
 
 
-async def test_node_with_another_secret(engine: Engine) -> None:
-    """A node that cannot open the keys refuses to work and leaves them to those who can."""
+@pytest.mark.parametrize(("key_id", "why"), [(1, "does not open with secret 1"), (2, "sealed under secret 1, not in")])
+async def test_node_with_another_secret(engine: Engine, key_id: int, why: str) -> None:
+    """A node that cannot open the keys says so, which is no outage, and leaves them to those who can."""
     await node(engine).refresh(NOW)
     before = await SqlSigningKeys(engine).load()
-    stranger = node(engine, SecretRing({1: os.urandom(40)}))
-    with pytest.raises(Unavailable) as raised:
+    stranger = node(engine, SecretRing({key_id: os.urandom(40)}))
+    with pytest.raises(SecretDoesNotFit, match=why):
         await stranger.refresh(NOW)
-    assert raised.value.dependency == "signing_keys"
+    with pytest.raises(SecretDoesNotFit, match=why):
+        await stranger.rotate(NOW, compromised=True)
     with pytest.raises(Unavailable):
         stranger.signing_key(NOW)
     assert await SqlSigningKeys(engine).load() == before

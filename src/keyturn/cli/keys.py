@@ -71,18 +71,15 @@ async def _list() -> tuple[Sequence[SigningKey], float]:
 
     from keyturn.cli.errors import CommandError
     from keyturn.cli.tools import open_tools
+    from keyturn.signing import open_stored
     from keyturn.stores.signing_keys import SqlSigningKeys
-    from keyturn.tokens.keyring import SealedKeyError, open_sealed
 
     async with open_tools() as tools:
         ring = tools.settings.secret_ring()
         if ring is None:
             raise CommandError("secret_missing", "KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set")
-        try:
-            keys = [open_sealed(each, ring) for each in await SqlSigningKeys(tools.engine).load()]
-        except SealedKeyError as error:
-            raise CommandError("secret_does_not_fit", str(error)) from error
-    return sorted(keys, key=lambda key: key.publish_at), time.time()
+        keys = open_stored(await SqlSigningKeys(tools.engine).load(), ring)
+    return sorted(keys.values(), key=lambda key: key.publish_at), time.time()
 
 
 async def _rotate(*, compromised: bool) -> tuple[SigningKey, float]:

@@ -1,0 +1,85 @@
+"""A secret that does not open the signing keys in the database: told at the start, and by a node that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+from fastapi import FastAPI
+
+from keyturn.fastapi import install
+from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
+from keyturn.signing import SecretDoesNotFit
+from keyturn.stores.signing_keys import SqlSigningKeys
+from keyturn.tokens.keyring import KEY_ENTROPY_BYTES, NONCE_BYTES, KeySchedule, Rotation, SecretRing, plan, seal
+from tests.auth.test_leaked_key import sign_up
+from tests.services import wait_until
+from tests.web.wsgi import call
+
+pytestmark = pytest.mark.anyio
+
+
+def new_node(url: str) -> Keyturn:
+    """Make a node with a secret of its own."""
+    return Keyturn(Settings.load(env="development", database_url=url, secret=SecretRing.generate(os.urandom(32))))
+
+
+@pytest.fixture
+async def running(database_url: str) -> AsyncGenerator[Keyturn]:
+    """A node whose key is in the database."""
+    node = new_node(database_url)
+    async with node.lifespan():
+        yield node
+
+
+async def test_application_with_another_secret(running: Keyturn, database_url: str) -> None:
+    """An ASGI application does not start, and says why."""
+    app = FastAPI()
+    install(app, new_node(database_url))
+    with pytest.raises(SecretDoesNotFit, match="KEYTURN_SECRET"):
+        async with app.router.lifespan_context(app):
+            pass
+    assert await sign_up(running, "ada@example.com")
+
+
+async def test_threads_with_another_secret(running: Keyturn, database_url: str) -> None:
+    """A node of threads says why at its start and at each request: what is no outage is no 503 that asks to come back."""
+    node = new_node(database_url)
+    try:
+        with pytest.raises(SecretDoesNotFit, match="KEYTURN_SECRET"):
+            node.threaded.start()
+        for path in ("/readyz", "/auth/me"):
+            with pytest.raises(SecretDoesNotFit, match="KEYTURN_SECRET"):
+                call(node.wsgi, "GET", path)
+    finally:
+        node.threaded.close()
+    assert await sign_up(running, "ada@example.com")
+
+
+async def test_keys_of_another_secret_under_a_running_node(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on with the keys it has, leaves those of the other, and says in its log that somebody has to act."""
+    monkeypatch.setattr("keyturn.runtime.UPKEEP_INTERVAL", 0.05)
+    made = plan([], time.time(), os.urandom(KEY_ENTROPY_BYTES), KeySchedule(), Rotation.SCHEDULED).ring.keys
+    foreign = [seal(key, SecretRing({1: os.urandom(32)}), os.urandom(NONCE_BYTES)) for key in made]
+    node = new_node(database_url)
+    async with node.lifespan():
+        token = await sign_up(node, "ada@example.com")
+        store = SqlSigningKeys(node.engine)
+        own = await store.load()
+        assert await store.replace(own, foreign)
+
+        def is_told() -> bool:
+            return any("operator: KEYTURN_SECRET opens no signing key" in entry.message for entry in caplog.records)
+
+        await asyncio.to_thread(wait_until, is_told, 30, "the upkeep")
+        assert await store.load() == foreign
+        assert all((await node.ready()).values())
+        later = await sign_up(node, "grace@example.com")
+        assert [node.authenticate(each).amr for each in (token, later)] == [("pwd",)] * 2
+    assert not any(entry.exc_info for entry in caplog.records)
