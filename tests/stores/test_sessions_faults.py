@@ -243,6 +243,7 @@ async def test_database_clock(engine: Engine) -> None:
         ("postgresql://h/d", "postgresql+asyncpg://h/d"),
         ("postgresql+psycopg://h/d?sslmode=require", "postgresql+asyncpg://h/d?ssl=require"),
         ("postgresql://h/d?connect_timeout=10&application_name=x&channel_binding=prefer", "postgresql+asyncpg://h/d"),
+        ("postgresql://h/d?sslmode=require&channel_binding=disable", "postgresql+asyncpg://h/d?ssl=require"),
         ("postgresql://h/d?host=a:1&host=b:2", "postgresql+asyncpg://h/d?host=a%3A1&host=b%3A2"),
         ("sqlite:///a.db", "sqlite+aiosqlite:///a.db"),
         ("sqlite+aiosqlite:////var/a.db", "sqlite+aiosqlite:////var/a.db"),
@@ -269,7 +270,8 @@ async def test_url_that_is_not_supported(url: str) -> None:
         ("postgresql://h/d?sslmode=secret", "sslmode"),
         ("postgresql://h/d?sslmode=require&sslmode=secret", "sslmode"),
         ("postgresql://h/d?ssl=secret", "ssl"),
-        ("postgresql://h/d?channel_binding=require", "channel_binding"),
+        ("postgresql://h/d?sslmode=require&channel_binding=require", "sslmode=verify-full.* PGSSLROOTCERT"),
+        ("postgresql://h/d?channel_binding=secret", "channel_binding"),
         ("postgresql://h/d?sslrootcert=/secret", "PGSSLROOTCERT"),
         ("postgresql://h/d?options=secret", "options"),
     ],
@@ -280,6 +282,24 @@ async def test_url_with_a_part_that_cannot_be_heeded(url: str, named: str) -> No
         open_engine(url)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+async def test_url_that_asks_for_certificates_nobody_has(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver looks in one file: where there is none the URL is refused, and with one it reaches the driver."""
+    url, known = f"postgresql://h/d?sslmode={mode}", tmp_path / ".postgresql" / "root.crt"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named in ("", str(tmp_path / "nowhere")):
+        monkeypatch.setenv("PGSSLROOTCERT", named)
+        with pytest.raises(ValueError, match=rf"sslmode={mode} .* PGSSLROOTCERT"):
+            normalise(url)
+    known.parent.mkdir()
+    known.touch()
+    for named in ("", str(known)):
+        monkeypatch.setenv("PGSSLROOTCERT", named)
+        assert normalise(url).query == {"ssl": mode}
 
 
 async def test_url_for_the_driver_alone() -> None:

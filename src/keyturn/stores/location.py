@@ -19,6 +19,8 @@ from sqlalchemy.exc import ArgumentError
 from keyturn.core.errors import UnsafeSettings
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_VERIFIED = frozenset({"verify-ca", "verify-full"})
+_NAME_THEM = "set PGSSLROOTCERT to the file of the certificates to trust, such as /etc/ssl/certs/ca-certificates.crt"
 # What the driver takes as text, by the names that the driver or SQLAlchemy has for it.
 _TAKEN = frozenset(
     {
@@ -70,12 +72,17 @@ def _postgresql(parsed: URL) -> URL:
         if name in {"ssl", "sslmode"}:
             if value not in _SSL_MODES:
                 raise ValueError(f"the database URL's {name} must be one of {', '.join(sorted(_SSL_MODES))}")
+            if value in _VERIFIED and not _trusts():
+                raise ValueError(
+                    f"the database URL's {name}={value} finds no certificates to verify with: {_NAME_THEM}"
+                )
             query["ssl"] = value
         elif name == "channel_binding":
             # The driver has none: to drop a demand for it would make a promise of nothing.
             if value not in {"disable", "prefer"}:
                 raise ValueError(
-                    "the database URL's channel_binding cannot be had: leave it out, and say sslmode=verify-full"
+                    "the database URL's channel_binding cannot be had: leave it out, write sslmode=verify-full, which keeps"
+                    f" impostors out as well, and {_NAME_THEM}"
                 )
         elif name in _IN_ENVIRONMENT:
             raise ValueError(
@@ -86,6 +93,12 @@ def _postgresql(parsed: URL) -> URL:
         elif name not in _DROPPED:
             raise ValueError(f"the database URL's parameter {name!r} is not supported")
     return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _trusts() -> bool:
+    """Say whether there is a file with which the driver can verify a server. It has no other: not that of the system."""
+    file = os.environ.get("PGSSLROOTCERT") or os.path.expanduser("~/.postgresql/root.crt")  # noqa: PTH111 - raises nothing
+    return os.access(file, os.R_OK)
 
 
 def without_sqlalchemy(url: str) -> str:
