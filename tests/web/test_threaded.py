@@ -21,6 +21,7 @@ from keyturn.core.errors import InvalidToken
 from keyturn.core.events import Event, EventType
 from keyturn.runtime import Keyturn
 from keyturn.testing import FrozenClock
+from keyturn.web.hosting import by_path, hosted_routes
 from keyturn.web.messages import Request
 from tests.services import sqlite_url, wait_until
 from tests.web.conftest import BROWSER, PASSWORD
@@ -220,6 +221,34 @@ def test_requests_that_wait_for_the_start() -> None:
         assert [answer.json["code"] for answer in answers] == ["unavailable"] * THREADS
         assert len({answer.json["request_id"] for answer in answers}) == THREADS
         assert attempts == 1
+        node.threaded.close()
+
+
+@pytest.mark.waits
+def test_liveness_while_the_database_hangs() -> None:
+    """It is told before the node has begun to start, while it starts, and after it could not; readiness is told as it is."""
+
+    async def nothing() -> bytes:
+        return b""
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent, ThreadPoolExecutor(1) as pool:
+        silent.settimeout(30)
+        node = new_node(f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing")
+        operations = by_path(node.web, hosted_routes(operations=True))
+
+        def is_alive() -> bool:
+            hosted = node.threaded.respond(Request("GET", "/api/healthz", [], nothing), operations["/healthz"])
+            return (call(node.wsgi, "GET", "/healthz").status, hosted.status) == (200, 200)
+
+        assert is_alive()
+        ready = pool.submit(call, node.wsgi, "GET", "/readyz")
+        connection, _ = silent.accept()  # the first to connect is the start
+        with connection:
+            assert is_alive()
+            assert call(node.wsgi, "DELETE", "/healthz").json["code"] == "method_not_allowed"
+            assert not ready.done()
+        assert ready.result().json["code"] == "unavailable"
+        assert is_alive()
         node.threaded.close()
 
 

@@ -73,7 +73,7 @@ class WebApplication:
 
     async def respond(self, request: Request) -> Response:
         """Answer any request. Raises: ClientGone, and nothing else but cancellation."""
-        methods = self._methods_at(request)
+        methods = self.methods_at(request)
         if methods is None:
             return self._finish(answers.problem(NotFound(), request.id), request)
         return await self.respond_at(methods, request)
@@ -137,7 +137,8 @@ class WebApplication:
             )
         return self._finish(response, request)
 
-    def _methods_at(self, request: Request) -> dict[str, Route] | None:
+    def methods_at(self, request: Request) -> Mapping[str, Route] | None:
+        """Return the methods of the request's path, whose parameter the request then holds; None: there is no such path."""
         methods = self._exact.get(request.path)
         if methods is None:
             parent, slash, last = request.path.rpartition("/")

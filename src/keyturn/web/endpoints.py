@@ -91,6 +91,8 @@ class Route(NamedTuple):
     """Authenticated by cookie or setting one: needs the CSRF verdict, and may clear the cookies."""
     rooted: bool = False
     """True: the path is absolute and not below the base path."""
+    asks_nobody: bool = False
+    """True: needs nothing of the node, and is answered before it has started."""
 
 
 # -- with the cookie
@@ -287,7 +289,7 @@ ROUTES: Final = (
     Route("change_password", "POST", "/password", change_password),
     Route("render", "POST", "/ssr", render),
     Route("jwks", "GET", "/.well-known/jwks.json", jwks, rooted=True),
-    Route("healthz", "GET", "/healthz", healthz, rooted=True),
+    Route("healthz", "GET", "/healthz", healthz, rooted=True, asks_nobody=True),
     Route("readyz", "GET", "/readyz", readyz, rooted=True),
     Route("metrics", "GET", "/metrics", metrics, rooted=True),
 )

@@ -49,6 +49,8 @@ class Node(Protocol):
 class ThreadedNode:
     """Run a node on a thread of its own, from the first request of this process to its end.
 
+    `/healthz` is answered without the node, which it does not start: that the process lives does not hang on a database.
+
     Why not from the beginning: gunicorn and uWSGI load the application and then fork. Threads do not survive a fork, and
     two processes on one database connection read each other's answers.
 
@@ -100,7 +102,7 @@ class ThreadedNode:
         Args:
             methods: those of a path that the host has routed; None: the path is looked up.
 
-        Raises: as `start`, but a dependency at fault is answered with 503.
+        Raises: as `start`, but a dependency at fault is answered with 503. `/healthz` waits for no start, and begins none.
         """
         return self._submit(self._respond(request, methods)).result()
 
@@ -196,11 +198,11 @@ class ThreadedNode:
     async def _respond(self, request: Request, methods: Mapping[str, Route] | None) -> Response:
         refused: Refused
         try:
-            if not self._started:
+            web = self.node.web
+            found = web.methods_at(request) if methods is None else methods
+            if not self._started and not (found and any(route.asks_nobody for route in found.values())):
                 await self._start()
-            if methods is None:
-                return await self.node.web.respond(request)
-            return await self.node.web.respond_at(methods, request)
+            return await (web.respond(request) if found is None else web.respond_at(found, request))
         except Unavailable as fault:
             _logger.warning("the node cannot start", extra={"dependency": fault.dependency})
             refused = fault
