@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -92,10 +93,13 @@ async def test_fault_in_a_group(postgres: PostgresServer, postgres_url: str) -> 
 
 
 async def test_sqlite_directory_that_is_missing(tmp_path: Path) -> None:
-    """A file that cannot be opened is a fault."""
+    """A file that cannot be opened is a fault, and leaves no thread that would speak to the event loop after its end."""
     engine = open_engine(f"sqlite:///{tmp_path}/nowhere/keyturn.db")
-    with pytest.raises(Unavailable):
-        await ping(engine)
+    before = set(threading.enumerate())
+    for _ in range(20):
+        with pytest.raises(Unavailable):
+            await ping(engine)
+        assert set(threading.enumerate()) <= before
     await engine.close()
 
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from random import uniform
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Float, event, literal_column
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -26,6 +26,9 @@ from sqlalchemy.sql.elements import ColumnElement
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Work
 from keyturn.stores.location import file_of, normalise
+
+if TYPE_CHECKING:
+    import aiosqlite
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]
@@ -273,8 +276,12 @@ def open_engine(
             "server_settings": {"application_name": "keyturn"},
         }
         return Engine(create_async_engine(parsed, **options), keep=pool_size // 4)
-    options["connect_args"] = {"timeout": command_timeout}
-    engine = create_async_engine(parsed, **options)
+
+    async def connect() -> aiosqlite.Connection:
+        (file, *_), given = engine.dialect.create_connect_args(parsed)
+        return await _open_sqlite(file, **{**given, "timeout": command_timeout})
+
+    engine = create_async_engine(parsed, async_creator=connect, **options)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     return Engine(engine, write_timeout=command_timeout)
 
@@ -362,6 +369,25 @@ def _codes(error: BaseException | None) -> tuple[str | None, int | None]:
     """Return what the driver says: an SQLSTATE of PostgreSQL, or a result code of SQLite."""
     origin = error.orig if isinstance(error, DBAPIError) else error
     return getattr(origin, "sqlstate", None), getattr(origin, "sqlite_errorcode", None)
+
+
+async def _open_sqlite(file: str, **options: Any) -> aiosqlite.Connection:
+    """Open SQLite for SQLAlchemy, and leave no thread behind where that fails.
+
+    Why: the driver tells the thread to end and does not wait, and its last word to an event loop that is closed by then is a
+    traceback on standard error: as of a command that cannot open the file.
+    """
+    import aiosqlite
+
+    connection = aiosqlite.connect(file, **options)
+    # SQLAlchemy, which opens a file where we do not, has no other way either.
+    thread = connection._thread  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    thread.daemon = True
+    try:
+        return await connection
+    except Exception:
+        thread.join()  # it has nothing left to do but to end
+        raise
 
 
 def _set_up_sqlite(connection: Any, _record: object = None) -> None:
