@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import process_time
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -174,6 +175,22 @@ def test_json_depth_bounded() -> None:
     assert decode_json_object(b'{"a":1.5,"b":"\\u00e9"}') == {"a": 1.5, "b": "é"}
     with pytest.raises(InvalidToken):
         decode_json_object(b'{"a":' + deepest + b"}")
+
+
+def test_string_that_does_not_end() -> None:
+    """It is refused in time that grows with its length, and not with its square: a body of this size took half a second."""
+    body = b"{" * 17 + b'"' + b'\\"' * 8000
+
+    def seconds() -> float:
+        started = process_time()
+        with pytest.raises(InvalidToken):
+            decode_json_object(body)
+        return process_time() - started
+
+    assert min(seconds() for _ in range(3)) < 0.05
+    for end in (b'"', b"\\", b'\\"', b"[" * 900):
+        with pytest.raises(InvalidToken):
+            decode_json_object(b'{"a":"' + end)
 
 
 def test_payload_not_canonical() -> None:
