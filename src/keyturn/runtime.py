@@ -129,7 +129,8 @@ class Keyturn:
             None if settings.breach_url is None else BreachCheck(settings.breach_url, record=self._record, clock=clock)
         )
         self.passwords = _password_pool(settings, pass_all if self.breaches is None else self.breaches.screen)
-        self.auth = self._auth(secrets, users, claims, clock, self._throttle(database_clock))
+        throttle = SqlThrottle(self.engine, database_clock) if self.redis is None else RedisThrottle(self.redis)
+        self.auth = self._auth(secrets, users, claims, clock, throttle)
         self.threaded = ThreadedNode(self)
         self._clock = clock
         self._started = False
@@ -339,9 +340,6 @@ class Keyturn:
             claims=claims,
             clock=clock,
         )
-
-    def _throttle(self, clock: Clock | None) -> Throttle:
-        return SqlThrottle(self.engine, clock) if self.redis is None else RedisThrottle(self.redis)
 
     def _denied(self, entries: Sequence[tuple[str, float]]) -> None:
         if self.denylist is not None:

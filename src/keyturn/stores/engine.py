@@ -26,6 +26,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Work
 from keyturn.stores.location import file_of, normalise
+from keyturn.stores.sqlite import open_sqlite, set_up
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -194,7 +195,7 @@ class Engine:
         connection = sqlite3.connect(
             file, timeout=timeout, isolation_level=None, check_same_thread=False, uri=bool(options.get("uri"))
         )
-        _set_up_sqlite(connection)
+        set_up(connection)
         return connection
 
 
@@ -279,10 +280,10 @@ def open_engine(
 
     async def connect() -> aiosqlite.Connection:
         (file, *_), given = engine.dialect.create_connect_args(parsed)
-        return await _open_sqlite(file, **{**given, "timeout": command_timeout})
+        return await open_sqlite(file, **{**given, "timeout": command_timeout})
 
     engine = create_async_engine(parsed, async_creator=connect, **options)
-    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    event.listen(engine.sync_engine, "connect", set_up)
     return Engine(engine, write_timeout=command_timeout)
 
 
@@ -369,34 +370,3 @@ def _codes(error: BaseException | None) -> tuple[str | None, int | None]:
     """Return what the driver says: an SQLSTATE of PostgreSQL, or a result code of SQLite."""
     origin = error.orig if isinstance(error, DBAPIError) else error
     return getattr(origin, "sqlstate", None), getattr(origin, "sqlite_errorcode", None)
-
-
-async def _open_sqlite(file: str, **options: Any) -> aiosqlite.Connection:
-    """Open SQLite for SQLAlchemy, and leave no thread behind where that fails.
-
-    Why: the driver tells the thread to end and does not wait, and its last word to an event loop that is closed by then is a
-    traceback on standard error: as of a command that cannot open the file.
-    """
-    import aiosqlite
-
-    connection = aiosqlite.connect(file, **options)
-    # SQLAlchemy, which opens a file where we do not, has no other way either.
-    thread = connection._thread  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    thread.daemon = True
-    try:
-        return await connection
-    except Exception:
-        thread.join()  # it has nothing left to do but to end
-        raise
-
-
-def _set_up_sqlite(connection: Any, _record: object = None) -> None:
-    cursor = connection.cursor()
-    try:
-        # The busy timeout comes with the connection, before anything that could meet a lock.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-    except BaseException:
-        connection.close()  # else its thread would stay
-        raise
