@@ -253,7 +253,7 @@ def _config(application: ASGIApplication) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         loop="auto",
-        http="auto",
+        http=_protocol(),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -264,6 +264,14 @@ def _config(application: ASGIApplication) -> uvicorn.Config:
         timeout_keep_alive=int(KEEP_ALIVE_TIME),
         timeout_graceful_shutdown=int(DRAIN_TIME),
     )
+
+
+def _protocol() -> type[asyncio.Protocol] | str:
+    try:
+        from keyturn.arriving import BoundedProtocol
+    except ImportError:  # PyPy has no httptools
+        return "h11"
+    return BoundedProtocol
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,93 @@
+"""Requests as they arrive: how large one may be beside its body, and how long it may take.
+
+Owns: those two limits on a connection. Must not hold: the limits of bodies (`web/asgi.py`), listening and draining
+(`serving.py`).
+
+Why: uvicorn keeps headers and trailers of any size in memory, and waits for the rest of a request for ever. One connection
+could fill the memory of a node, and a few hundred half requests take all the connections it may have, for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_LIMIT: Final = 64 * 1024
+"""Bytes of a request that are not its body: eight times what common proxies let through."""
+ARRIVAL_TIME: Final = 20.0
+"""Seconds from the first byte of a request to its last: twice the time after which everybody gives a request up."""
+_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 on one connection, with an end to what a caller may send and to how long it may take.
+
+    A request that comes in one piece, as nearly all do, costs no timer.
+    """
+
+    arrival_time = ARRIVAL_TIME
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arriving = False
+        self._size = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; a connection on which nothing comes is kept as long as one on which nothing more comes."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and let go of the timers, which uvicorn does not after a reset."""
+        self._rest()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; refuse what is too much."""
+        self._size += len(data)
+        super().data_received(data)
+        if (self._arriving or not self._answering()) and not self.transport.is_closing():
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self.arrival_time, self._too_slow)
+            if self._size > HEAD_LIMIT:
+                if not self._answering():
+                    self.transport.write(_TOO_LARGE)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Note that a request begins."""
+        self._arriving = True
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body, which has a limit of its own."""
+        self._size -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that a request is here."""
+        self._arriving = False
+        self._size = 0
+        self._rest()
+        super().on_message_complete()
+
+    def _answering(self) -> bool:
+        # There is none before the first request; its type does not say so.
+        return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
+
+    def _rest(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._answering():
+            # Its answer comes first: bodies have a time of their own, and end the connection when it is over.
+            self._deadline = self.loop.call_later(self.arrival_time, self._too_slow)
+        else:
+            self.transport.close()
