@@ -91,6 +91,10 @@ class Wire:
         self._target = target
         self.reset()
 
+    def lead_new_to(self, target: int) -> None:
+        """Lead new links to another port from now on; the ones there are stay, as after a failover that closes none."""
+        self._target = target
+
     def mend(self) -> None:
         """Let everything through again; what was held arrives now."""
         self._refuses, self._delay = False, 0.0

@@ -18,6 +18,7 @@ from keyturn.ports import Throttle
 from keyturn.stores.redis import connect
 from keyturn.stores.schema import counters
 from keyturn.stores.throttle import REPRIEVE, MemoryThrottle, RedisThrottle, SqlThrottle, keyed
+from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer, RedisServer
 from tests.stores.support import open_database
 
@@ -319,3 +320,23 @@ async def test_postgresql_down(postgres: PostgresServer, postgres_url: str) -> N
                     # A pooled connection that died with the server; the next one is new.
                     await anyio.sleep(0.01)
         assert allowed == 1
+
+
+async def test_after_a_failover_of_redis_that_closes_no_connection(redis_server: RedisServer, redis_url: str) -> None:
+    """The former master is a replica now and refuses to count: the next attempt is counted where new connections lead."""
+    successor, thread = RedisServer(), LoopThread()
+    wire = Wire(thread, redis_server.port)
+    async with connect(f"redis://127.0.0.1:{wire.port}") as redis, connect(redis_url) as former:
+        throttle = RedisThrottle(redis)
+        try:
+            successor.start()
+            assert await throttle.take([A]) is None
+            await former.execute_command("REPLICAOF", "127.0.0.1", str(successor.port))
+            with pytest.raises(Unavailable):
+                await throttle.take([A])
+            wire.lead_new_to(successor.port)
+            assert [await throttle.take([A]) is None for _ in range(4)] == [True, True, True, False]
+        finally:
+            await former.execute_command("REPLICAOF", "NO", "ONE")
+            thread.close()
+            successor.close()

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 
 from keyturn.core.errors import Unavailable
 from keyturn.ports import WallClock
@@ -37,13 +37,18 @@ _log = logging.getLogger(__name__)
 
 
 def connect(url: str, *, retries: int = 1) -> Redis:
-    """Make a client, without connecting yet. A command is tried again when its connection turns out dead."""
+    """Make a client, without connecting yet. A command is tried again when its connection turns out dead.
+
+    Why also when it leads to a replica: a failover makes one of the former master, and closes no connection to it. The way
+    that a name or a proxy shows to the new master is found by connecting again, and only so.
+    """
     url = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
     return Redis.from_url(
         url,
         socket_timeout=_TIMEOUT,
         socket_connect_timeout=_TIMEOUT,
         retry=Retry(NoBackoff(), retries),
+        retry_on_error=[ReadOnlyError, MasterDownError],
     )
 
 
