@@ -217,6 +217,23 @@ async def test_call_that_was_forgotten() -> None:
     assert isinstance(forgotten, RuntimeError)
 
 
+async def test_call_that_waits_too_long() -> None:
+    """While the database hangs nobody waits for the groups before theirs: who has waited long enough is told so."""
+    worker = Worker()
+    gatherer = Gatherer(worker, size=2, patience=0.05)
+    calls = [gatherer.call(number) for number in range(7)]
+    await turn()
+    await asyncio.sleep(0.1)
+    calls.append(gatherer.call(7))
+    worker.go_on.set()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert outcomes[:2] == [0, 10]
+    assert all(isinstance(each, Unavailable) and each.dependency == "queue" for each in outcomes[2:7])
+    assert len({id(each) for each in outcomes[2:7]}) == 5
+    assert outcomes[7] == 70
+    assert worker.groups == [[0, 1], [7]]
+
+
 async def test_drain() -> None:
     """It waits for what is under way and for what has gathered behind it."""
     worker = Worker()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 from sqlalchemy.exc import DBAPIError
 
@@ -16,13 +17,14 @@ from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import RevokeReason, SessionId
 from keyturn.core.rotation import Outcome
-from keyturn.stores.engine import AsyncConnection, Engine, check_durability, open_engine, ping
+from keyturn.stores.engine import AsyncConnection, Engine, check_durability, faults, open_engine, ping
 from keyturn.stores.location import normalise, without_sqlalchemy
 from keyturn.stores.migrations import migrate
 from keyturn.stores.revoking import Denied, deny_ids
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
+from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer
 from tests.stores.support import eventually
 
@@ -89,6 +91,56 @@ async def test_fault_in_a_group(postgres: PostgresServer, postgres_url: str) -> 
     errors = await asyncio.gather(*(holder.refresh() for holder in holders), return_exceptions=True)
     assert {type(error) for error in errors} == {Unavailable}
     assert len({id(error) for error in errors}) == 5
+    await engine.close()
+
+
+async def test_transaction_of_a_node_that_is_frozen(postgres_url: str) -> None:
+    """What a node has locked and does not let go of holds the others up for a moment, and not until somebody notices."""
+    frozen, other = open_engine(postgres_url, command_timeout=2.0), open_engine(postgres_url, command_timeout=10.0)
+    await migrate(other)
+    store = store_on(other)
+    session_id = (await sign_in(store)).session_id
+    async with frozen.sqlalchemy.connect() as connection:
+        await connection.exec_driver_sql("SELECT FROM keyturn_sessions FOR UPDATE")
+        assert await store.revoke("user-1", RevokeReason.LOGOUT) == [session_id]
+        with pytest.raises(Unavailable), faults():
+            await connection.exec_driver_sql("SELECT 1")
+    await ping(frozen)
+    for engine in (frozen, other):
+        await engine.close()
+
+
+async def test_end_while_the_database_hangs(postgres: PostgresServer, postgres_url: str) -> None:
+    """Connections that nobody uses end without a word from the other side: a node that is told to end has no minutes for it."""
+    thread = LoopThread()
+    wire = Wire(thread, postgres.port)
+    engine = open_engine(postgres_url.replace(str(postgres.port), str(wire.port)))
+    try:
+        async with engine.autocommit(), engine.autocommit(), engine.autocommit(), engine.lane():
+            pass
+        wire.hold()
+        with anyio.fail_after(5):
+            await engine.close()
+    finally:
+        thread.close()
+
+
+async def test_postgresql_that_takes_no_writes(postgres: PostgresServer, postgres_url: str) -> None:
+    """Connections to a server that has become read-only are not used again: the next ones may lead to the new primary."""
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    store = store_on(engine)
+    name = str(normalise(postgres_url).database)
+    event = Event(EventType.SIGNED_UP, 0.0)
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await engine.close()
+    async with engine.autocommit(), engine.autocommit(), engine.autocommit():
+        pass  # three connections, all to the wrong place
+    with pytest.raises(Unavailable):
+        await store.record(event)
+    postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await store.record(event)
+    await store.close()
     await engine.close()
 
 

@@ -331,12 +331,12 @@ async def test_after_a_failover_of_redis_that_closes_no_connection(redis_server:
         try:
             successor.start()
             assert await throttle.take([A]) is None
-            await former.execute_command("REPLICAOF", "127.0.0.1", str(successor.port))
+            await former.replicaof("127.0.0.1", successor.port)
             with pytest.raises(Unavailable):
                 await throttle.take([A])
             wire.lead_new_to(successor.port)
             assert [await throttle.take([A]) is None for _ in range(4)] == [True, True, True, False]
         finally:
-            await former.execute_command("REPLICAOF", "NO", "ONE")
+            await former.replicaof("NO", "ONE")
             thread.close()
             successor.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from random import uniform
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
 
 from keyturn.core.errors import Unavailable, UnsafeSettings
+from keyturn.stores.connections import READ_ONLY, hanging_up, look_after
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Work
 from keyturn.stores.location import file_of, normalise
 from keyturn.stores.sqlite import open_sqlite, set_up
@@ -43,7 +44,7 @@ SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 # Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes".
 _FAULT_CLASSES = ("08", "28", "40", "53", "57", "58", "F0", "XX")
 # No such database; read-only after a failover; lock not available.
-_FAULT_STATES = frozenset({"3D000", "25006", "55P03"})
+_FAULT_STATES = frozenset({"3D000", READ_ONLY, "55P03"})
 _CONFLICT_STATES = frozenset({"40001", "40P01"})
 _SQLITE_CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
@@ -187,7 +188,8 @@ class Engine:
         if self._running:
             await asyncio.wait(self._running)
         await self._lanes.close()
-        await self.sqlalchemy.dispose()
+        with hanging_up(self.sqlalchemy.sync_engine) if self.postgres else nullcontext():
+            await self.sqlalchemy.dispose()
 
     def _connect(self, timeout: float) -> sqlite3.Connection:
         """Open SQLite without SQLAlchemy, set up as all its connections are."""
@@ -276,7 +278,9 @@ def open_engine(
             "command_timeout": command_timeout,
             "server_settings": {"application_name": "keyturn"},
         }
-        return Engine(create_async_engine(parsed, **options), keep=pool_size // 4)
+        engine = create_async_engine(parsed, **options)
+        look_after(engine.sync_engine, command_timeout / 2)
+        return Engine(engine, keep=pool_size // 4)
 
     async def connect() -> aiosqlite.Connection:
         (file, *_), given = engine.dialect.create_connect_args(parsed)

@@ -9,9 +9,14 @@ is the next group. So a lone call is as quick as without groups, and a busy node
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
+from time import monotonic
 from typing import Generic, TypeVar
+
+from keyturn.core.errors import Unavailable
+from keyturn.core.policy import REQUEST_LIMIT
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
@@ -62,9 +67,23 @@ class Gatherer(Generic[Item, Reply]):
             processes. Why: browsers that are answered together come back together, and with one group they all wait for
             its turn and its disk while the process has nothing to do.
         worth: so many calls must wait before a group starts beside another one: it has its price, whatever its size.
+        patience: seconds that a call waits for its group; then it is `Unavailable`. Why: while a database hangs each group
+            takes as long as a statement may, and whoever came later would wait for all of them, long after giving up.
     """
 
-    __slots__ = ("_at_once", "_futures", "_items", "_loop", "_running", "_scheduled", "_size", "_work", "_worth")
+    __slots__ = (
+        "_arrivals",
+        "_at_once",
+        "_futures",
+        "_items",
+        "_loop",
+        "_patience",
+        "_running",
+        "_scheduled",
+        "_size",
+        "_work",
+        "_worth",
+    )
 
     def __init__(
         self,
@@ -73,6 +92,7 @@ class Gatherer(Generic[Item, Reply]):
         size: int = 256,
         at_once: int = 1,
         worth: int = 8,
+        patience: float = REQUEST_LIMIT,
     ) -> None:
         if size < 1:
             raise ValueError("a group has at least one call")
@@ -80,7 +100,9 @@ class Gatherer(Generic[Item, Reply]):
         self._size = size
         self._at_once = at_once
         self._worth = worth
+        self._patience = patience
         self._items: list[Item] = []
+        self._arrivals: list[float] = []
         self._futures: list[asyncio.Future[Reply]] = []
         self._running: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -94,6 +116,7 @@ class Gatherer(Generic[Item, Reply]):
             loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         self._items.append(item)
+        self._arrivals.append(monotonic())
         self._futures.append(future)
         if not self._scheduled and self._may_start():
             self._scheduled = True
@@ -111,8 +134,20 @@ class Gatherer(Generic[Item, Reply]):
 
     def _start(self) -> None:
         self._scheduled = False
+        self._give_up()
         while self._items and self._may_start():
             self._take()
+
+    def _give_up(self) -> None:
+        """Let those fail that have waited too long."""
+        oldest = monotonic() - self._patience
+        if not self._arrivals or self._arrivals[0] > oldest:
+            return
+        late = bisect_right(self._arrivals, oldest)
+        for future in self._futures[:late]:
+            if not future.done():
+                future.set_exception(Unavailable("queue"))
+        del self._items[:late], self._futures[:late], self._arrivals[:late]
 
     def _take(self) -> None:
         size = self._size
@@ -121,10 +156,11 @@ class Gatherer(Generic[Item, Reply]):
             size = min(size, max(self._worth, -(-len(self._items) // free)))
         items, futures = self._items, self._futures
         if len(items) <= size:
-            self._items, self._futures = [], []
+            self._items, self._futures, self._arrivals = [], [], []
         else:
             items, self._items = items[:size], items[size:]
             futures, self._futures = futures[:size], futures[size:]
+            del self._arrivals[:size]
         task = asyncio.get_running_loop().create_task(self._do(Group(items, futures)))
         self._running.add(task)
         task.add_done_callback(self._done)
