@@ -1,14 +1,25 @@
-"""Tasks that run beside the requests, and their end.
+"""Tasks that run beside the requests, or longer than they, and their end.
 
-Owns: ending them. Must not hold: what they do.
+Owns: keeping and ending them. Must not hold: what they do.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 _PATIENCE = 1.0
+
+
+def to_its_end(work: Coroutine[Any, Any, Result], among: set[asyncio.Future[Any]]) -> asyncio.Future[Result]:
+    """Begin work in a task that `among` holds till it is done; whoever awaits this may be cancelled, the work goes on."""
+    task = asyncio.ensure_future(work)
+    among.add(task)
+    task.add_done_callback(among.discard)
+    return asyncio.shield(task)
 
 
 async def end(tasks: Iterable[asyncio.Task[None]]) -> None:

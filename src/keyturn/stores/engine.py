@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from random import uniform
@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection as AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
 
+from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.stores.connections import READ_ONLY, hanging_up, look_after
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Work
@@ -163,7 +164,7 @@ class Engine:
             async with self.transaction() as connection:
                 return await work(connection)
 
-        return await _to_its_end(until_won(once), self._running)
+        return await to_its_end(until_won(once), self._running)
 
     async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
         """Do as `run`, straight through the driver: for what every login does. See `Lane.transact`.
@@ -232,20 +233,12 @@ async def _lent(pool: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     try:
         yield connection
     finally:
-        await _to_its_end(connection.close(), _closings)
+        await to_its_end(connection.close(), _closings)
 
 
 def _take_back(opening: asyncio.Future[AsyncConnection]) -> None:
     if not opening.cancelled() and opening.exception() is None:
-        _ = _to_its_end(opening.result().close(), _closings)
-
-
-def _to_its_end(work: Coroutine[Any, Any, Result], among: set[asyncio.Future[Any]]) -> asyncio.Future[Result]:
-    """Begin work in a task that `among` holds till it is done; whoever awaits this may be cancelled, the work goes on."""
-    task = asyncio.ensure_future(work)
-    among.add(task)
-    task.add_done_callback(among.discard)
-    return asyncio.shield(task)
+        _ = to_its_end(opening.result().close(), _closings)
 
 
 def open_engine(

@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
+from keyturn.background import to_its_end
 from keyturn.core import csrf
 from keyturn.core.errors import (
     CsrfRefused,
@@ -58,7 +59,7 @@ class WebApplication:
         self.config: Final = config
         self._observe: Final = observe
         self._to_the_end: Final = to_the_end
-        self._under_way: Final[set[asyncio.Task[Response]]] = set()
+        self._under_way: Final[set[asyncio.Future[Any]]] = set()
         self._origins: Final = config.origins
         self._exact: Final[dict[str, dict[str, Route]]] = {}
         self._below: Final[dict[str, dict[str, Route]]] = {}
@@ -89,10 +90,7 @@ class WebApplication:
         """Answer a request that has been routed."""
         if not self._to_the_end:
             return await self._run(route, request)
-        task = asyncio.ensure_future(self._run(route, request))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)
+        return await to_its_end(self._run(route, request), self._under_way)
 
     async def finish(self) -> None:
         """Wait for the requests under way, also those that their host has cancelled."""
