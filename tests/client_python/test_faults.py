@@ -26,10 +26,11 @@ from keyturn.core.events import EventType
 from tests.browser.client.site import Site
 from tests.client_python.api import Api
 from tests.client_python.people import ACCOUNT, Kind, Program, expire, open_program
-from tests.services import free_port, wait_until
+from tests.services import free_port
 
 pytestmark = pytest.mark.anyio
-PATIENCE = 30.0
+# Seconds: longer than any machine takes for fifty requests.
+COOL_DOWN = 600.0
 CONTRACT = json.loads((Path(__file__).parents[2] / "spec" / "errors.json").read_text())["errors"]
 
 
@@ -70,7 +71,7 @@ async def test_lost_answer_is_asked_for_again_with_the_same_cookie(
 async def test_unavailable_server_is_asked_once_in_a_cool_down(site: Site, expired: Program) -> None:
     """A 503 is a typed error for each of fifty requests and one refresh; when it is over, all is well."""
     before = len(site.proxy.refreshes)
-    site.proxy.fault("/auth/refresh", status=503, retry_after=1)
+    site.proxy.fault("/auth/refresh", status=503, retry_after=COOL_DOWN)
     errors: list[AuthError] = []
 
     async def one() -> None:
@@ -83,14 +84,13 @@ async def test_unavailable_server_is_asked_once_in_a_cool_down(site: Site, expir
         for _ in range(50):
             group.start_soon(one)
     assert {(type(error), error.code, error.status, error.retry_after) for error in errors} == {
-        (Unavailable, "unexpected_answer", 503, 1.0)
+        (Unavailable, "unexpected_answer", 503, COOL_DOWN)
     }
     # An error is raised anew for everybody and never shared.
     assert len({id(error) for error in errors}) == len(errors) == 50
     assert len(site.proxy.refreshes) - before == 1
-    # The end of a cool-down is a time; there is nothing else to wait for.
-    auth = expired.auth
-    wait_until(lambda: auth._clock() >= auth._state.retry_at, PATIENCE, "end of the cool-down")
+    # To the client a machine that slept and a date put ahead are the same: the cool-down is over.
+    expired.auth._clock._ahead += COOL_DOWN
     assert (await expired.get()).status_code == 200
     assert len(site.proxy.refreshes) - before == 2
 
