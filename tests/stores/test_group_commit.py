@@ -234,6 +234,34 @@ async def test_call_that_waits_too_long() -> None:
     assert worker.groups == [[0, 1], [7]]
 
 
+async def test_group_that_steps_aside() -> None:
+    """The next ones go on as if it were done; it still answers its calls, and is waited for at the end."""
+    let_go = asyncio.Event()
+    groups: list[Sequence[int]] = []
+
+    async def work(group: Group[int, int]) -> None:
+        groups.append(group.items)
+        if 1 in group.items:
+            group.step_aside()
+            await let_go.wait()
+        for index, item in enumerate(group.items):
+            group.answer(index, item * 10)
+
+    gatherer = Gatherer(work)
+    first = gatherer.call(1)
+    await turn()
+    assert await asyncio.gather(*(gatherer.call(number) for number in (2, 3))) == [20, 30]
+    assert await gatherer.call(4) == 40
+    drained = asyncio.create_task(gatherer.drain())
+    await turn()
+    assert not first.done()
+    assert not drained.done()
+    let_go.set()
+    await drained
+    assert first.result() == 10
+    assert groups == [[1], [2, 3], [4]]
+
+
 async def test_drain() -> None:
     """It waits for what is under way and for what has gathered behind it."""
     worker = Worker()

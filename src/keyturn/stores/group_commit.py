@@ -27,13 +27,15 @@ class Group(Generic[Item, Reply]):
 
     Attributes:
         items: what each call brought, in order of arrival.
+        step_aside: lets other groups begin as if this one were done. For work that waits for somebody else.
     """
 
-    __slots__ = ("_futures", "items")
+    __slots__ = ("_futures", "items", "step_aside")
 
-    def __init__(self, items: list[Item], futures: list[asyncio.Future[Reply]]) -> None:
+    def __init__(self, items: list[Item], futures: list[asyncio.Future[Reply]], step_aside: Callable[[], None]) -> None:
         self.items: Sequence[Item] = items
         self._futures = futures
+        self.step_aside = step_aside
 
     def answer(self, index: int, reply: Reply) -> None:
         """Answer a call now; a caller who has gone away is passed over."""
@@ -73,6 +75,7 @@ class Gatherer(Generic[Item, Reply]):
 
     __slots__ = (
         "_arrivals",
+        "_aside",
         "_at_once",
         "_futures",
         "_items",
@@ -105,6 +108,7 @@ class Gatherer(Generic[Item, Reply]):
         self._arrivals: list[float] = []
         self._futures: list[asyncio.Future[Reply]] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -125,8 +129,8 @@ class Gatherer(Generic[Item, Reply]):
 
     async def drain(self) -> None:
         """Wait until every call made so far has been done."""
-        while self._running or self._scheduled:
-            await asyncio.wait(self._running) if self._running else await asyncio.sleep(0)
+        while (tasks := self._running | self._aside) or self._scheduled:
+            await asyncio.wait(tasks) if tasks else await asyncio.sleep(0)
 
     def _may_start(self) -> bool:
         running = len(self._running)
@@ -161,7 +165,8 @@ class Gatherer(Generic[Item, Reply]):
             items, self._items = items[:size], items[size:]
             futures, self._futures = futures[:size], futures[size:]
             del self._arrivals[:size]
-        task = asyncio.get_running_loop().create_task(self._do(Group(items, futures)))
+        group = Group(items, futures, lambda: self._step_aside(task))
+        task = asyncio.get_running_loop().create_task(self._do(group))
         self._running.add(task)
         task.add_done_callback(self._done)
 
@@ -176,6 +181,11 @@ class Gatherer(Generic[Item, Reply]):
             group.fail_rest(error)
         else:
             group.fail_rest(RuntimeError("the group ended without an answer for this call"))
+
+    def _step_aside(self, task: asyncio.Task[None]) -> None:
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+        self._done(task)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

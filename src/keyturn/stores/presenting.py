@@ -112,15 +112,24 @@ class Presenter:
 
     async def present(self, group: Group[Presentation, Presented]) -> None:
         """Answer every presentation of a group. Raises: Unavailable: the database is at fault."""
-        indexes: Sequence[int] = range(len(group.items))
-        for _ in range(_ATTEMPTS):
-            indexes = await self._attempt(group, indexes)
+        indexes = await self._attempt(group, range(len(group.items)))
+        if not indexes:
+            return
+        # Whoever has locked a row may take as long as they like; only that session's browser waits for them.
+        group.step_aside()
+        for _ in range(_ATTEMPTS - 1):
+            indexes = await self._attempt(group, indexes, wait=True)
             if not indexes:
                 return
         raise Unavailable("database")
 
-    async def _attempt(self, group: Group[Presentation, Presented], indexes: Sequence[int]) -> Sequence[int]:
-        """Do what can be done; return the presentations whose sessions have moved meanwhile."""
+    async def _attempt(
+        self, group: Group[Presentation, Presented], indexes: Sequence[int], *, wait: bool = False
+    ) -> Sequence[int]:
+        """Do what can be done; return the presentations whose sessions have moved meanwhile, or are locked.
+
+        Args: wait: a while for what is locked; then it is `Unavailable`.
+        """
         async with self._engine.lane() as lane:
             read = await read_group(lane, {group.items[index].session_id for index in indexes})
             judged = self._judge(read, group, indexes)
@@ -128,13 +137,15 @@ class Presenter:
                 self._answer_unchanged(group, judged)
                 if not judged.swaps:
                     return ()
-                won = await swap_group(lane, judged.swapped())
-                return self._answer(group, judged, judged.swaps.keys() - won)
+                if not wait:
+                    won = await swap_group(lane, judged.swapped())
+                    return self._answer(group, judged, judged.swaps.keys() - won)
         if judged.ahead:
             await self._judge_ahead(group, judged)
 
         async def write(connection: AsyncConnection) -> tuple[set[SessionId], Sequence[Denied]]:
-            won = await swap_in_transaction(connection, judged.swapped()) if judged.swaps else set[SessionId]()
+            swaps = judged.swapped()
+            won = await swap_in_transaction(connection, swaps, wait=wait) if swaps else set[SessionId]()
             return judged.swaps.keys() - won, await self._write_rest(connection, group, judged, won)
 
         lost, denied = await self._engine.run(write)

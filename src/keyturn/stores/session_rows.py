@@ -63,12 +63,14 @@ _READ_POSTGRES = (
     f"LEFT JOIN {table.name} s ON s.id = ANY($1::bytea[]) {_JOIN_USER}"
 )
 _TOUCH_POSTGRES = (
-    f"WITH locked AS (SELECT id FROM {table.name} WHERE id = ANY($1::bytea[]) ORDER BY id FOR UPDATE) "
-    f"UPDATE {table.name} AS s SET {', '.join(map(_later, _TOUCHED))} "
+    f"WITH locked AS (SELECT id FROM {table.name} WHERE id = ANY($1::bytea[]) FOR UPDATE SKIP LOCKED), "
+    f"touched AS (UPDATE {table.name} AS s SET {', '.join(map(_later, _TOUCHED))} "
     f"FROM locked JOIN unnest({_unnest(('bytea', 'float8', 'float8', 'float8'))}) "
     f"AS v(id, {', '.join(_TOUCHED)}) ON v.id = locked.id "
-    "WHERE s.id = locked.id AND s.revoked_at IS NULL"
+    "WHERE s.id = locked.id AND s.revoked_at IS NULL) "
+    f"SELECT id FROM {table.name} WHERE id = ANY($1::bytea[]) AND id NOT IN (SELECT id FROM locked)"
 )
+_WAIT_POSTGRES = "SET LOCAL lock_timeout = '2s'"
 _DEVICE_POSTGRES = f"SELECT 1 FROM {table.name} WHERE user_id = $1 AND device_id = $2 LIMIT 1"
 _DEVICE_SQLITE = f"SELECT 1 FROM {table.name} WHERE user_id = ? AND device_id = ? LIMIT 1"
 _TOUCH_SQLITE = (
@@ -87,24 +89,26 @@ class _Swap:
         # An end for inactivity must not overtake the touch that moved the deadline.
         unless_touched = "AND (v.revoked_at IS NULL OR {s}.inactivity_expires_at <= v.inactivity_expires_at) "
         self._condition = (unless_touched if ends else "") + "RETURNING {s}.id"
-        # Rows are locked in the order of their ids before any is changed, so that two nodes' groups wait in line and never
-        # for each other. They are looked for where they were read, and not through the index again: with a million of
-        # sessions that was a third of this statement. A row that is elsewhere by now counts as moved, also one that moved
-        # while we waited for its lock, which is not where our snapshot looks. Whose row it is, is asked all the same,
-        # because a place is used again.
-        self._postgres = (
+        # Rows are locked before any is changed. They are looked for where they were read, and not through the index again:
+        # with a million of sessions that was a third of this statement. A row that is elsewhere by now counts as moved, also
+        # one that moved while we waited for its lock, which is not where our snapshot looks. Whose row it is, is asked all
+        # the same, because a place is used again.
+        statement = (
             f"WITH locked AS (SELECT id, ctid AS place FROM {table.name} WHERE ctid = ANY($2::tid[]) "
-            f"ORDER BY id FOR UPDATE) UPDATE {table.name} AS s SET {', '.join(map(_later, columns))} "
+            f"{{lock}}) UPDATE {table.name} AS s SET {', '.join(map(_later, columns))} "
             f"FROM locked JOIN unnest({_unnest(('bytea', 'tid', 'bytea', *columns.values()))}) "
             f"AS v(id, place, expected, {', '.join(columns)}) ON v.id = locked.id "
             f"WHERE s.ctid = locked.place AND s.token_hash = v.expected AND s.revoked_at IS NULL "
             f"{self._condition.format(s='s')}"
         )
+        self._at_once = statement.format(lock="FOR UPDATE SKIP LOCKED")
+        # In the order of their ids, so that two nodes' groups wait in line and never for each other.
+        self._waiting = statement.format(lock="ORDER BY id FOR UPDATE")
         self._sqlite: dict[int, str] = {}
 
-    def postgres(self, swaps: Swaps) -> Statement:
-        """Return the statement for PostgreSQL: an array for each column."""
-        return self._postgres, tuple(map(list, zip(*self._rows(swaps), strict=True)))
+    def postgres(self, swaps: Swaps, *, wait: bool = False) -> Statement:
+        """Return the statement for PostgreSQL: an array for each column. Args: wait: for rows that somebody has locked."""
+        return self._waiting if wait else self._at_once, tuple(map(list, zip(*self._rows(swaps), strict=True)))
 
     def sqlite(self, swaps: Swaps) -> Statement:
         """Return the statement for SQLite: a list of rows, padded."""
@@ -195,7 +199,7 @@ _CHANGE = _Swap({**_ADVANCED, **_SOMETIMES})
 
 async def swap_group(lane: Lane, swaps: Swaps) -> set[SessionId]:
     """Compare-and-set sessions and commit; return the ids of those that were still where they were read, with the token
-    hash that was read, and not revoked. Of the others nothing is known: read them again.
+    hash that was read, not revoked, and not locked by somebody else. Of the others nothing is known: read them again.
 
     Args: swaps: at least one.
     """
@@ -207,10 +211,15 @@ async def swap_group(lane: Lane, swaps: Swaps) -> set[SessionId]:
     return {row[0] for row in await lane.change(swap.postgres(swaps) if lane.postgres else swap.sqlite(swaps))}
 
 
-async def swap_in_transaction(connection: AsyncConnection, swaps: Swaps) -> set[SessionId]:
-    """Do as `swap_group` in the caller's transaction; also for sessions that end."""
+async def swap_in_transaction(connection: AsyncConnection, swaps: Swaps, *, wait: bool) -> set[SessionId]:
+    """Do as `swap_group` in the caller's transaction; also for sessions that end.
+
+    Args: wait: a while for what somebody has locked. Raises: DBAPIError: it is locked still (SQLSTATE 55P03).
+    """
     postgres = connection.dialect.name == "postgresql"
-    text, parameters = _CHANGE.postgres(swaps) if postgres else _CHANGE.sqlite(swaps)
+    if wait and postgres:
+        await connection.exec_driver_sql(_WAIT_POSTGRES)
+    text, parameters = _CHANGE.postgres(swaps, wait=wait) if postgres else _CHANGE.sqlite(swaps)
     return {row[0] for row in await connection.exec_driver_sql(text, tuple(parameters))}
 
 
@@ -219,15 +228,17 @@ async def has_device(lane: Lane, user_id: UserId, device_id: bytes) -> bool:
     return bool(await lane.fetch((_DEVICE_POSTGRES if lane.postgres else _DEVICE_SQLITE, (user_id, device_id))))
 
 
-async def touch_group(connection: AsyncConnection, sessions: Iterable[Session]) -> None:
-    """Move last-seen, last-active and the inactivity deadline forward, never back, of sessions that are not revoked."""
+async def touch_group(connection: AsyncConnection, sessions: Iterable[Session]) -> set[SessionId]:
+    """Move last-seen, last-active and the inactivity deadline forward, never back, of sessions that are not revoked.
+
+    Args: sessions: at least one. Returns: the ids of those that somebody else has locked, which are as they were.
+    """
     rows = [_touched(session) for session in sessions]
-    if not rows:
-        return
     if connection.dialect.name == "postgresql":
-        await connection.exec_driver_sql(_TOUCH_POSTGRES, tuple(map(list, zip(*rows, strict=True))))
-    else:
-        await connection.exec_driver_sql(_TOUCH_SQLITE, [(*row[1:], row[0]) for row in rows])
+        held = await connection.exec_driver_sql(_TOUCH_POSTGRES, tuple(map(list, zip(*rows, strict=True))))
+        return {SessionId(bytes(row[0])) for row in held}
+    await connection.exec_driver_sql(_TOUCH_SQLITE, [(*row[1:], row[0]) for row in rows])
+    return set()
 
 
 def _padding(count: int) -> int:

@@ -49,16 +49,20 @@ class Touches:
                 sessions[id_] = self._later(sessions[id_])
 
     async def flush(self) -> None:
-        """Write all that waits. Raises: Unavailable: the database is at fault; what waits is kept."""
-        while self._waiting:
-            batch = list(self._waiting.values())[:_BATCH]
+        """Write what waits, but for sessions whose rows somebody has locked: nobody else's touch waits for those.
 
-            async def write(connection: AsyncConnection, batch: list[Session] = batch) -> None:
-                await touch_group(connection, batch)
+        Raises: Unavailable: the database is at fault; what is not written is kept.
+        """
+        waiting = list(self._waiting.values())
+        for first in range(0, len(waiting), _BATCH):
+            batch = waiting[first : first + _BATCH]
 
-            await self._engine.run(write)
+            async def write(connection: AsyncConnection, batch: list[Session] = batch) -> set[SessionId]:
+                return await touch_group(connection, batch)
+
+            held = await self._engine.run(write)
             for session in batch:
-                if self._waiting.get(session.id) is session:
+                if session.id not in held and self._waiting.get(session.id) is session:
                     del self._waiting[session.id]
 
     async def close(self) -> None:
