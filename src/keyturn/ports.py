@@ -8,7 +8,7 @@ else: a fault must never look like an answer. A port is a few methods; an option
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from keyturn.core.events import Event
@@ -362,9 +362,6 @@ MonotonicClock = Callable[[], float]
 WallClock = Callable[[], float]
 """Seconds since the Unix epoch on this node: for access tokens, never for sessions."""
 
-RevocationFeed = Callable[[], AsyncGenerator[Collection[tuple[str, float]], None]]
-"""Yields batches of (session id hex or token id, expires_at), first everything still alive, then each as it comes."""
-
 __all__ = [
     "Admit",
     "Attempt",
@@ -387,7 +384,6 @@ __all__ = [
     "Passwords",
     "Presented",
     "PrincipalSource",
-    "RevocationFeed",
     "SessionStore",
     "SessionsWithUsers",
     "SigningKeyStore",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import anyio
 import psutil
@@ -23,12 +24,15 @@ from keyturn.stores.revocations import (
     LONGEST,
     PAYLOAD_LIMIT,
     Entry,
+    Heard,
     MemoryDenylist,
+    RevocationFeed,
     decode,
     encode,
     open_denylist,
 )
 from keyturn.stores.revoking import Denied, deny_ids
+from keyturn.testing import FrozenClock
 from tests.services import PostgresServer, RedisServer
 from tests.stores.support import eventually, open_database
 
@@ -58,13 +62,13 @@ async def following(denylist: MemoryDenylist) -> AsyncGenerator[MemoryDenylist]:
 
 
 @pytest.fixture(params=["sqlite", "polling", "listen"])
-async def feed_url(request: pytest.FixtureRequest) -> tuple[str, Callable[[], MemoryDenylist]]:
+async def feed_url(request: pytest.FixtureRequest) -> tuple[str, Callable[..., MemoryDenylist]]:
     """Each way of following the table: its URL, and what makes a node's denylist."""
     kind: str = request.param
     url: str = request.getfixturevalue("sqlite_database_url" if kind == "sqlite" else "postgres_url")
     async with open_database(url):
         pass
-    return url, lambda: open_denylist(url, listen=kind == "listen", interval=0.02)
+    return url, lambda **more: open_denylist(url, listen=kind == "listen", interval=0.02, **more)
 
 
 # -- the text form
@@ -184,7 +188,7 @@ def test_what_a_verifying_service_loads() -> None:
 # -- following the table
 
 
-async def test_late_joiner_knows_everything(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+async def test_late_joiner_knows_everything(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:
     """A node that starts after a revocation denies it from its first request; what has expired is not loaded."""
     url, make = feed_url
     async with open_database(url) as engine:
@@ -197,7 +201,7 @@ async def test_late_joiner_knows_everything(feed_url: tuple[str, Callable[[], Me
             assert not denylist.denies("over", "other")
 
 
-async def test_revocation_reaches_the_other_nodes(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+async def test_revocation_reaches_the_other_nodes(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:
     """What one node commits arrives at two others, many at once too."""
     url, make = feed_url
     ids = [f"{number:032x}" for number in range(500)]
@@ -208,7 +212,7 @@ async def test_revocation_reaches_the_other_nodes(feed_url: tuple[str, Callable[
         await eventually(lambda: all(each in one and each in other for each in ids))
 
 
-async def test_revocation_that_is_rolled_back(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+async def test_revocation_that_is_rolled_back(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:
     """What was not committed denies nobody."""
     url, make = feed_url
     async with open_database(url) as engine, following(make()) as denylist:
@@ -224,7 +228,7 @@ async def test_revocation_that_is_rolled_back(feed_url: tuple[str, Callable[[], 
         assert "undone" not in denylist
 
 
-async def test_start_twice_and_again_after_close(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+async def test_start_twice_and_again_after_close(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:
     """Starting twice follows once; a closed denylist keeps what it knows and can be started again."""
     url, make = feed_url
     async with open_database(url) as engine:
@@ -259,7 +263,7 @@ async def test_database_that_is_not_there(tmp_path: object) -> None:
         await denylist.close()
 
 
-async def test_row_that_overtook_another(feed_url: tuple[str, Callable[[], MemoryDenylist]]) -> None:
+async def test_row_that_overtook_another(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:
     """A row stamped before one that is already known, but committed after it, is not missed between two questions."""
     url, make = feed_url
     async with open_database(url) as engine, following(make()) as denylist:
@@ -373,18 +377,117 @@ async def revoke_when_back(engine: Engine, item: str) -> None:
                 return
 
 
+# -- a clock that is wrong
+
+
+async def test_clock_that_jumps_ahead_and_back(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:
+    """A node or a service whose clock says for a while that everything is over forgets nothing, and learns meanwhile."""
+    url, make = feed_url
+    clock = FrozenClock(time.time())
+    async with open_database(url) as engine, following(make(clock=clock)) as denylist:
+        await revoke(engine, "before")
+        await eventually(lambda: "before" in denylist)
+        clock.advance(2 * LONGEST)
+        await revoke(engine, "meanwhile")
+        await eventually(lambda: "meanwhile" in denylist)
+        async with following(make(clock=clock)) as started:
+            for each in (denylist, started):
+                assert "before" in each
+                assert "meanwhile" in each
+            clock.advance(-2 * LONGEST)
+            await revoke(engine, "after")
+            await eventually(lambda: "after" in denylist and "after" in started)
+            for each in (denylist, started):
+                assert "before" in each
+                assert "meanwhile" in each
+
+
+async def test_redis_and_a_clock_that_jumps_ahead_and_back(redis_url: str) -> None:
+    """So does a service with Redis alone."""
+    clock = FrozenClock(time.time())
+    async with connect(redis_url) as redis, following(open_denylist(redis_url, clock=clock)) as denylist:
+
+        async def revoke_there(item: str) -> None:
+            await publish(redis, [(item, time.time() + LIFETIME)], time.time())
+            await eventually(lambda: item in denylist)
+
+        await revoke_there("before")
+        clock.advance(2 * LONGEST)
+        await revoke_there("meanwhile")
+        async with following(open_denylist(redis_url, clock=clock)) as started:
+            for each in (denylist, started):
+                assert "before" in each
+                assert "meanwhile" in each
+            clock.advance(-2 * LONGEST)
+            await revoke_there("after")
+            for each in (denylist, started):
+                assert "before" in each
+                assert "meanwhile" in each
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "polling", "listen", "redis"])
+async def test_feed_tells_the_time(request: pytest.FixtureRequest, kind: str) -> None:
+    """Of where the entries are kept: with what is alive, be it nothing, and again now and then."""
+    if kind == "redis":
+        feed: RevocationFeed = RedisFeed(request.getfixturevalue("redis_url"), heartbeat=0.5, reread=0.02)
+    else:
+        url: str = request.getfixturevalue("sqlite_database_url" if kind == "sqlite" else "postgres_url")
+        async with open_database(url):
+            pass
+        feed = PostgresFeed(url, heartbeat=0.02) if kind == "listen" else PollingFeed(url, interval=0.02)
+    before = time.time()
+    told: list[float] = []
+    async with aclosing(feed()) as heard:
+        async for each in heard:
+            if each.now is not None:
+                told.append(each.now)
+            if len(told) == 3:
+                break
+    # SQLite tells the time in thousandths.
+    assert before - 0.001 <= told[0] < told[1] < told[2] <= time.time()
+
+
+async def test_entries_leave_by_both_clocks() -> None:
+    """Where the clock is ahead they leave by the authority's. Where it is behind they stay for as long as tokens count there."""
+    told: asyncio.Queue[Heard] = asyncio.Queue()
+
+    async def feed() -> AsyncGenerator[Heard]:
+        while True:
+            yield await told.get()
+
+    async def tell(now: float | None, *entries: Entry) -> None:
+        told.put_nowait(Heard(entries, now))
+        # What comes after it is taken when it has been.
+        told.put_nowait(Heard([(f"{now}", 9e9)]))
+        await eventually(lambda: f"{now}" in ahead and told.empty())
+
+    clock = FrozenClock(5000.0)
+    told.put_nowait(Heard((), 1000.0))
+    async with following(MemoryDenylist(feed, clock=clock)) as ahead:
+        await tell(1001.0, ("a", 1010.0), ("b", 1020.0))
+        await tell(1010.0)
+        assert "a" not in ahead
+        assert "b" in ahead
+        clock.now = 1015.0
+        await tell(5000.0)
+        assert "b" in ahead
+        clock.now = 1020.0
+        await tell(None)
+        assert "b" not in ahead
+
+
 # -- Redis
 
 
 async def test_service_with_redis_alone(redis_url: str) -> None:
     """A service that has only Redis knows what was published before it came, and hears what comes."""
     async with connect(redis_url) as redis:
-        await publish(redis, [("early", time.time() + 60), ("over", time.time() - 120)])
+        await publish(redis, [("early", time.time() + 60), ("over", time.time() - 120)], time.time())
         async with following(open_denylist(redis_url)) as denylist:
             assert denylist.is_current()
             assert "early" in denylist
             assert "over" not in denylist
-            await publish(redis, [("live", time.time() + 60)])
+            await publish(redis, [("live", time.time() + 60)], time.time())
             await eventually(lambda: "live" in denylist)
         assert 0 < await redis.ttl(ENTRIES) <= LONGEST + 60
 
@@ -406,7 +509,7 @@ async def test_redis_killed(redis_server: RedisServer, redis_url: str) -> None:
     """Kill -9 of Redis: what is known stays denied, the fault shows, and after the restart all goes on."""
     async with following(open_denylist(redis_url)) as denylist:
         async with connect(redis_url) as redis:
-            await publish(redis, [("before", time.time() + 60)])
+            await publish(redis, [("before", time.time() + 60)], time.time())
         await eventually(lambda: "before" in denylist)
         redis_server.kill9()
         await eventually(lambda: not denylist.is_current())
@@ -414,7 +517,7 @@ async def test_redis_killed(redis_server: RedisServer, redis_url: str) -> None:
         redis_server.start()
         await eventually(denylist.is_current)
         async with connect(redis_url) as redis:
-            await publish(redis, [("after", time.time() + 60)])
+            await publish(redis, [("after", time.time() + 60)], time.time())
         await eventually(lambda: "after" in denylist)
         async with following(open_denylist(redis_url)) as restarted:
             assert "before" in restarted
@@ -474,7 +577,7 @@ async def test_redis_with_another_type_under_the_key(redis_url: str) -> None:
                 await denylist.start()
             assert not denylist.is_current()
             with pytest.raises(Unavailable):
-                await publish(redis, [("x", time.time() + 60)])
+                await publish(redis, [("x", time.time() + 60)], time.time())
         finally:
             await denylist.close()
 

@@ -9,30 +9,29 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
-from keyturn.stores.revocations import CHANNEL, Entry, decode
+from keyturn.stores.revocations import CHANNEL, Heard, decode
 
 if TYPE_CHECKING:
     import asyncpg
 
-Row: TypeAlias = tuple[str, float, float]
-"""id, expires_at, created_at."""
+Row: TypeAlias = tuple[float, str | None, float, float]
+"""now, id, expires_at, created_at. Without any revocation there is one row, with the clock alone."""
 Read: TypeAlias = Callable[[float], Awaitable[Sequence[Row]]]
-"""Read the revocations that are alive and were created at or after a time, by the database's clock."""
+"""Read the revocations that are alive and were created at or after a time, by the database's clock; and that clock."""
 
-_POSTGRES = (
-    "SELECT id, expires_at, created_at FROM keyturn_denylist"
-    " WHERE created_at >= $1 AND expires_at > extract(epoch FROM clock_timestamp())"
+_SELECT = (
+    "SELECT clock.now, id, expires_at, created_at FROM (SELECT {now} AS now) AS clock"
+    " LEFT JOIN keyturn_denylist ON created_at >= {since} AND expires_at > clock.now"
 )
-_SQLITE = (
-    "SELECT id, expires_at, created_at FROM keyturn_denylist"
-    " WHERE created_at >= ? AND expires_at > (julianday('now') - 2440587.5) * 86400.0"
-)
+_POSTGRES = _SELECT.format(now="extract(epoch FROM clock_timestamp())::float8", since="$1")
+_SQLITE = _SELECT.format(now="(julianday('now') - 2440587.5) * 86400.0", since="?")
 _EVER = float("-inf")
+_NOTHING_NEW = float("inf")
 _TIMEOUT = 5
 
 
@@ -82,9 +81,13 @@ async def _sqlite_reader(url: str) -> AsyncGenerator[Read]:
     async with aiosqlite.connect(address, uri=True, timeout=_TIMEOUT, isolation_level=None) as connection:
 
         async def read(since: float) -> Sequence[Row]:
-            return [(row[0], row[1], row[2]) for row in await connection.execute_fetchall(_SQLITE, (since,))]
+            return [(row[0], row[1], row[2], row[3]) for row in await connection.execute_fetchall(_SQLITE, (since,))]
 
         yield read
+
+
+def _heard(rows: Sequence[Row]) -> Heard:
+    return Heard([(item, expires_at) for _, item, expires_at, _ in rows if item is not None], rows[0][0])
 
 
 class PostgresFeed:
@@ -108,8 +111,8 @@ class PostgresFeed:
         self._patience = patience
         self._reread = reread
 
-    async def __call__(self) -> AsyncGenerator[Collection[Entry]]:
-        """Yield what is alive, then each revocation as it comes; empty at a heartbeat. Raises at any fault."""
+    async def __call__(self) -> AsyncGenerator[Heard]:
+        """Yield what is alive, then each revocation as it comes; the clock alone at a heartbeat. Raises at any fault."""
         inbox: asyncio.Queue[str | None] = asyncio.Queue()
 
         def heard(_connection: object, _pid: int, _channel: str, payload: str) -> None:
@@ -125,17 +128,16 @@ class PostgresFeed:
             while True:
                 if time.monotonic() >= reread_at:
                     reread_at = time.monotonic() + self._reread
-                    yield [(row["id"], row["expires_at"]) for row in await connection.fetch(_POSTGRES, _EVER)]
+                    yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _EVER)])
                 try:
                     async with asyncio.timeout(self._heartbeat):
                         notice = await inbox.get()
                 except TimeoutError:
-                    await connection.execute("SELECT 1")
-                    yield ()
+                    yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _NOTHING_NEW)])
                     continue
                 if notice is None:
                     raise ConnectionError("the database ended the connection")
-                yield decode(notice)
+                yield Heard(decode(notice))
 
 
 class PollingFeed:
@@ -159,7 +161,7 @@ class PollingFeed:
         self._overlap = overlap
         self._reread = reread
 
-    async def __call__(self) -> AsyncGenerator[Collection[Entry]]:
+    async def __call__(self) -> AsyncGenerator[Heard]:
         """Yield what is alive, then what is new at each question, which may be nothing. Raises at any fault."""
         newest = _EVER
         reread_at = 0.0
@@ -170,8 +172,8 @@ class PollingFeed:
                     reread_at = time.monotonic() + self._reread
                 async with asyncio.timeout(_TIMEOUT):
                     rows = await read(_EVER if whole else newest - self._overlap)
-                newest = max((row[2] for row in rows), default=newest)
-                yield [(item, expires_at) for item, expires_at, _ in rows]
+                newest = max((created_at for _, item, _, created_at in rows if item is not None), default=newest)
+                yield _heard(rows)
                 await asyncio.sleep(self._interval)
 
     def _reader(self) -> AbstractAsyncContextManager[Read]:

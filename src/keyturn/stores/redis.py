@@ -24,7 +24,7 @@ from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 
 from keyturn.core.errors import Unavailable
 from keyturn.ports import WallClock
-from keyturn.stores.revocations import LONGEST, Entry, decode, encode
+from keyturn.stores.revocations import LONGEST, Entry, Heard, decode, encode
 
 ENTRIES = "keyturn:denylist"
 """Sorted set: id -> expires_at."""
@@ -61,8 +61,11 @@ def faults() -> Generator[None]:
         raise Unavailable("redis") from error
 
 
-async def publish(redis: Redis, entries: Collection[Entry]) -> None:
+async def publish(redis: Redis, entries: Collection[Entry], now: float) -> None:
     """Keep revocations for late joiners and tell everyone who listens.
+
+    Args:
+        now: the database's clock. What is over by it goes, for everybody.
 
     Raises:
         Unavailable: Redis is at fault.
@@ -73,7 +76,7 @@ async def publish(redis: Redis, entries: Collection[Entry]) -> None:
         async with redis.pipeline(transaction=True) as pipe:
             pipe.execute_command("ZADD", ENTRIES, *(part for item, at in entries for part in (repr(at), item)))
             # What has expired goes; and all of it, should nobody revoke any more.
-            pipe.execute_command("ZREMRANGEBYSCORE", ENTRIES, "-inf", repr(time.time() - 60))
+            pipe.execute_command("ZREMRANGEBYSCORE", ENTRIES, "-inf", repr(now - 60))
             pipe.execute_command("EXPIRE", ENTRIES, int(LONGEST) + 60)
             for message in encode(entries):
                 pipe.execute_command("PUBLISH", CHANNEL, message)
@@ -94,6 +97,7 @@ class RedisFeed:
             url: of Redis.
             heartbeat: seconds of silence after which the connection is tried.
             reread: seconds between two readings of the sorted set.
+            clock: of a node with a database, the database's.
         """
         self._url = url
         self._heartbeat = heartbeat
@@ -114,7 +118,7 @@ class RedisFeed:
             self._announcing.add(task)
             task.add_done_callback(self._announcing.discard)
 
-    async def __call__(self) -> AsyncGenerator[Collection[Entry]]:
+    async def __call__(self) -> AsyncGenerator[Heard]:
         """Yield what is alive, then each revocation as it comes; empty at a heartbeat. Raises at any fault."""
         with faults():
             # No retries for the channel: a connection that is quietly made anew has missed messages.
@@ -129,7 +133,7 @@ class RedisFeed:
                 finally:
                     self._redis = None
 
-    async def _follow(self, redis: Redis, channel: PubSub) -> AsyncGenerator[Collection[Entry]]:
+    async def _follow(self, redis: Redis, channel: PubSub) -> AsyncGenerator[Heard]:
         reread_at = _NEVER
         asked = False
         while True:
@@ -142,27 +146,28 @@ class RedisFeed:
                     raise ConnectionError("Redis does not answer on the channel")
                 asked = True
                 await channel.ping()
-                yield ()
+                yield Heard()
                 continue
             asked = False
             if message["type"] == "subscribe":
                 # Only now does everything arrive that is published; whatever was before is in the sorted set.
                 reread_at = 0.0
             elif message["type"] == "message":
-                yield decode(message["data"])
+                yield Heard(decode(message["data"]))
 
-    async def _load(self, redis: Redis) -> Collection[Entry]:
-        rows: list[Any] = await redis.zrangebyscore(
-            ENTRIES, self._clock(), "+inf", start=0, num=_MOST_LOADED, withscores=True
-        )
+    async def _load(self, redis: Redis) -> Heard:
+        seconds, microseconds = await redis.time()
+        # Also what is over: by whose clock it is, the denylist decides. There is little, as `publish` has it deleted.
+        rows: list[Any] = await redis.zrange(ENTRIES, 0, _MOST_LOADED - 1, withscores=True)
         found = decode("\n".join(f"{item.decode('ascii', 'replace')} {score!r}" for item, score in rows))
         if self._known is not None:
-            held = {item for item, _ in found}
-            await publish(redis, [entry for entry in self._known() if entry[0] not in held])
-        return found
+            now = self._clock()
+            held = {item for item, expires_at in found if expires_at > now}
+            await publish(redis, [entry for entry in self._known() if entry[0] not in held], now)
+        return Heard(found, seconds + microseconds / 1e6)
 
     async def _publish(self, redis: Redis, entries: Collection[Entry]) -> None:
         try:
-            await publish(redis, entries)
+            await publish(redis, entries, self._clock())
         except Unavailable as error:
             _log.warning("revocations could not be announced, they will be when Redis is back: %r", error.__cause__)

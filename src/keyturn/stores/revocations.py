@@ -12,18 +12,30 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from heapq import heappop, heappush
-from math import isfinite
-from typing import TypeAlias
+from math import inf, isfinite
+from typing import NamedTuple, TypeAlias
 
 from keyturn.background import end
 from keyturn.core.errors import Unavailable
-from keyturn.ports import RevocationFeed, WallClock
+from keyturn.ports import WallClock
 
 Entry: TypeAlias = tuple[str, float]
 """(session id in hex or access-token id, when it expires: seconds since the Unix epoch)."""
+
+
+class Heard(NamedTuple):
+    """What a feed says at once."""
+
+    entries: Collection[Entry] = ()
+    now: float | None = None
+    """The clock of where the entries are kept, where it was read with them."""
+
+
+RevocationFeed: TypeAlias = Callable[[], AsyncGenerator[Heard]]
+"""Yields first everything still alive, then each revocation as it comes, and now and then the clock."""
 Announce: TypeAlias = Callable[[Collection[Entry]], None]
 OnLearned: TypeAlias = Callable[[Collection[str]], None]
 
@@ -81,6 +93,9 @@ class MemoryDenylist:
     and no feed can take back what another said. The first feed is the authority (the database where there is one); the
     others only add.
 
+    An entry is over when both say so: the clock that tokens are checked by, and the authority's when it was last heard. Why:
+    a clock that jumps ahead and back would forget what is still needed, and so would an authority whose clock is wrong.
+
     Spec: OWASP ASVS 5.0 7.4.1; RFC 7009 2.1 (a revoked token is refused without delay).
     """
 
@@ -106,6 +121,8 @@ class MemoryDenylist:
         self._on_learned = on_learned
         self._clock = clock
         self._start_timeout = start_timeout
+        self._told_at = inf
+        """The authority's clock; without one there is the other alone."""
         self._entries: dict[str, float] = {}
         self._queue: list[tuple[float, str]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -164,7 +181,7 @@ class MemoryDenylist:
         return self._current
 
     def _learn(self, entries: Iterable[Entry]) -> None:
-        now = self._clock()
+        now = min(self._clock(), self._told_at)
         longest = now + LONGEST
         learned: list[str] = []
         for item, expires_at in entries:
@@ -190,8 +207,10 @@ class MemoryDenylist:
         while True:
             try:
                 async with aclosing(feed()) as batches:
-                    async for batch in batches:
-                        self._learn(batch)
+                    async for heard in batches:
+                        if authority and heard.now is not None:
+                            self._told_at = heard.now
+                        self._learn(heard.entries)
                         delay = _FIRST_DELAY
                         if authority:
                             self._current = True
