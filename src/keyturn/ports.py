@@ -23,6 +23,9 @@ Judge = Callable[[Session | None, float, bool], Decision]
 Admit = Callable[[Sequence[Session], float], Admission]
 """(the user's live sessions, database's now) -> admission. Pure, as `Judge`."""
 
+PlanKeys = Callable[[Sequence[bytes], float], tuple[Sequence[bytes], Collection[str]]]
+"""(every sealed key, database's now) -> (every sealed key from then on, ids of keys that leaked). May be called again."""
+
 ChooseLimits = Callable[[bool], Sequence[Limit]]
 """(the user has had a session on this device) -> what the attempt counts against, at least one limit."""
 
@@ -331,12 +334,12 @@ class PrincipalSource(Protocol):
 class SigningKeyStore(Protocol):
     """Access-token signing keys, sealed under the secret ring, shared by all nodes."""
 
-    async def load(self) -> Sequence[bytes]:
-        """Read every sealed key."""
+    async def load(self) -> tuple[Sequence[bytes], float]:
+        """Read every sealed key, and the database's clock."""
         ...
 
-    async def replace(self, expected: Sequence[bytes], keys: Sequence[bytes], withdrawn: Collection[str] = ()) -> bool:
-        """Set the whole ring if it still is `expected` (compare-and-set, any order), and deny tokens of keys `withdrawn`."""
+    async def change(self, plan: PlanKeys) -> None:
+        """Do as `load` while nobody else may write, set the whole ring to what `plan` says, deny tokens of leaked keys."""
         ...
 
 
@@ -360,7 +363,7 @@ Entropy = Callable[[int], bytes]
 
 MonotonicClock = Callable[[], float]
 WallClock = Callable[[], float]
-"""Seconds since the Unix epoch on this node: for access tokens, never for sessions."""
+"""Seconds since the Unix epoch without asking anybody; on a node they are the database's (`stores.clock`)."""
 
 __all__ = [
     "Admit",
@@ -382,6 +385,7 @@ __all__ = [
     "PasswordChanged",
     "PasswordChanges",
     "Passwords",
+    "PlanKeys",
     "Presented",
     "PrincipalSource",
     "SessionStore",

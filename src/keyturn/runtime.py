@@ -103,9 +103,8 @@ class Keyturn:
 
         self.engine = open_engine(url)
         self.redis = None if redis_url is None else _connect(redis_url)
-        self.signing = Signing(
-            SqlSigningKeys(self.engine), secrets, schedule=_schedule(policy), on_event=self._record, clock=clock
-        )
+        keys = SqlSigningKeys(self.engine, database_clock)
+        self.signing = Signing(keys, secrets, schedule=_schedule(policy), on_event=self._record)
         self.denylist: MemoryDenylist | None = None
         if settings.denylist:
             self.denylist = open_denylist(

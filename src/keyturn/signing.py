@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.core.errors import KeyturnError, Unavailable
 from keyturn.core.events import Event, EventType
-from keyturn.ports import Entropy, SigningKeyStore, WallClock
+from keyturn.ports import Entropy, SigningKeyStore
 from keyturn.tokens.keyring import (
     KEY_ENTROPY_BYTES,
     NONCE_BYTES,
@@ -37,9 +36,6 @@ from keyturn.tokens.keyring import (
 )
 
 _log = logging.getLogger(__name__)
-
-ATTEMPTS = 10
-"""How often a change is planned anew when other nodes change the keys at the same moment. One of them always wins."""
 
 OnEvent = Callable[[Event], Awaitable[None]]
 
@@ -78,6 +74,16 @@ class _Stored(NamedTuple):
         return found
 
 
+class _Planned(NamedTuple):
+    ring: SigningKeyRing
+    sealed: Sequence[bytes]
+    created: Sequence[SigningKey]
+    leaked: Collection[str]
+    now: float
+    """The database's clock when it was planned."""
+    changes_anything: bool
+
+
 class Signing:
     """Hold the keys: every question about them is answered from memory; `refresh` is the only I/O.
 
@@ -93,7 +99,6 @@ class Signing:
         schedule: KeySchedule | None = None,
         on_event: OnEvent | None = None,
         entropy: Entropy = os.urandom,
-        clock: WallClock = time.time,
     ) -> None:
         """Set up; nothing is loaded before the first `refresh`.
 
@@ -108,7 +113,6 @@ class Signing:
         self._schedule = schedule or KeySchedule()
         self._on_event = on_event
         self._entropy = entropy
-        self._clock = clock
         self._ring = SigningKeyRing(())
         self._view: _View | None = None
         self._lock = asyncio.Lock()
@@ -124,7 +128,7 @@ class Signing:
         """Return the key that signs at `now`.
 
         Raises:
-            Unavailable: no key was ever loaded, or none is active by this node's clock.
+            Unavailable: no key was ever loaded, or none is active then.
         """
         try:
             return self._ring.signing_key(now)
@@ -143,22 +147,26 @@ class Signing:
         """Return the JWK set to publish at `now` with its entity tag. No I/O."""
         return self._seen_at(now).jwks
 
-    async def refresh(self, now: float | None = None) -> None:
+    async def refresh(self) -> None:
         """Load the keys and run the schedule: at start, and from then on every few minutes.
 
-        Several nodes may do this at once: each change is a compare-and-set of the whole ring, and the loser adopts what
-        the winner made. A change of the active secret re-seals every key.
-
-        Args:
-            now: seconds by this node's wall clock; read when None.
+        The schedule goes by the database's clock: a node whose own is months ahead would replace everybody's keys. Several
+        nodes may do this at once: each change is planned and made while nobody else can, so the others find it made. A
+        change of the active secret re-seals every key.
 
         Raises:
             Unavailable: the store is at fault. What was known before is kept.
             SecretDoesNotFit: none of the stored keys opens with this node's secrets. What was known before is kept.
         """
-        await self._apply(Rotation.SCHEDULED, self._clock() if now is None else now)
+        async with self._lock:
+            made = self._plan(Rotation.SCHEDULED, *await self._store.load())
+            if made.changes_anything:
+                # Not what was just planned: its time may have passed before the lock was had.
+                await self._change(Rotation.SCHEDULED)
+            else:
+                self._adopt(made.ring.keys)
 
-    async def rotate(self, now: float | None = None, *, compromised: bool = False) -> SigningKey:
+    async def rotate(self, *, compromised: bool = False) -> SigningKey:
         """Replace the signing key ahead of its schedule and return the new one.
 
         Args:
@@ -167,8 +175,8 @@ class Signing:
         Raises:
             Unavailable, SecretDoesNotFit: as `refresh`.
         """
-        rotation = Rotation.COMPROMISED if compromised else Rotation.FORCED
-        await self._apply(rotation, self._clock() if now is None else now)
+        async with self._lock:
+            await self._change(Rotation.COMPROMISED if compromised else Rotation.FORCED)
         return self._ring.keys[-1]
 
     def hear(self, revoked: Collection[str]) -> None:
@@ -182,34 +190,33 @@ class Signing:
         await asyncio.sleep(self._leak_delay)
         self._leak_delay = 1.0
 
-    async def _apply(self, rotation: Rotation, now: float) -> None:
-        async with self._lock:
-            for _ in range(ATTEMPTS):
-                stored = await self._read()
-                # A first key signs at once, everywhere: it starts a little in the past, for nodes with slower clocks.
-                at_once = rotation is Rotation.COMPROMISED or not stored.sealed
-                start = now - self._schedule.leeway if at_once else now
-                planned = plan(
-                    stored.opened.values(), start, self._entropy(KEY_ENTROPY_BYTES), self._schedule, rotation
-                )
-                # What does not open here may open elsewhere: it stays, unless every key must die.
-                closed = {} if rotation is Rotation.COMPROMISED else stored.closed()
-                taken = {key.kid for key in planned.ring.keys}
-                kept = [each for kid, each in closed.items() if kid not in taken]
-                sealed = (*kept, *self._seal(stored.opened, planned.ring.keys))
-                leaked = {*planned.remove, *stored.closed()} if rotation is Rotation.COMPROMISED else ()
-                changed = sorted(sealed) != sorted(stored.sealed)
-                if changed and not await self._store.replace(stored.sealed, sealed, leaked):
-                    continue
-                self._adopt(planned.ring.keys)
-                for key in planned.create:
-                    await self._announce(key, rotation, now)
-                return
-        raise Unavailable("signing_keys")
+    async def _change(self, rotation: Rotation) -> None:
+        made: list[_Planned] = []
 
-    async def _read(self) -> _Stored:
-        sealed = tuple(await self._store.load())
-        return _Stored(sealed, open_stored(sealed, self._secrets))
+        def plan(sealed: Sequence[bytes], now: float) -> tuple[Sequence[bytes], Collection[str]]:
+            made[:] = [self._plan(rotation, sealed, now)]
+            return made[0].sealed, made[0].leaked
+
+        await self._store.change(plan)
+        (done,) = made
+        self._adopt(done.ring.keys)
+        for key in done.created:
+            await self._announce(key, rotation, done.now)
+
+    def _plan(self, rotation: Rotation, sealed: Sequence[bytes], now: float) -> _Planned:
+        stored = _Stored(tuple(sealed), open_stored(sealed, self._secrets))
+        compromised = rotation is Rotation.COMPROMISED
+        # A first key signs at once, everywhere: it starts a little in the past, as nodes tell the time a little differently.
+        start = now - self._schedule.leeway if compromised or not stored.sealed else now
+        planned = plan(stored.opened.values(), start, self._entropy(KEY_ENTROPY_BYTES), self._schedule, rotation)
+        # What does not open here may open elsewhere: it stays, unless every key must die.
+        closed = {} if compromised else stored.closed()
+        taken = {key.kid for key in planned.ring.keys}
+        kept = [each for kid, each in closed.items() if kid not in taken]
+        leaked = {*planned.remove, *stored.closed()} if compromised else set[str]()
+        resealed = (*kept, *self._seal(stored.opened, planned.ring.keys))
+        changes_anything = sorted(resealed) != sorted(stored.sealed)
+        return _Planned(planned.ring, resealed, planned.create, leaked, now, changes_anything)
 
     def _seal(self, opened: Mapping[bytes, SigningKey], keys: Sequence[SigningKey]) -> Iterator[bytes]:
         """Yield the keys sealed; one that has not changed is not sealed again, unless the active secret has."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Sequence
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event, EventType
@@ -16,6 +16,7 @@ from keyturn.signing import SecretDoesNotFit, Signing
 from keyturn.stores.engine import Engine
 from keyturn.stores.schema import signing_keys
 from keyturn.stores.signing_keys import SqlSigningKeys
+from keyturn.testing import FrozenClock
 from keyturn.tokens.keyring import KeySchedule, SealedKeyError, SecretRing, sealing_id
 from tests.services import PostgresServer
 from tests.stores.support import open_database
@@ -35,70 +36,111 @@ async def engine(database_url: str) -> AsyncGenerator[Engine]:
         yield opened
 
 
-def node(engine: Engine, secrets: SecretRing = SECRETS, events: list[Event] | None = None) -> Signing:
+@pytest.fixture
+def clock() -> FrozenClock:
+    """The database's clock."""
+    return FrozenClock(NOW)
+
+
+def node(
+    engine: Engine, clock: FrozenClock, secrets: SecretRing = SECRETS, events: list[Event] | None = None
+) -> Signing:
     """A node's signing keys over this database."""
 
     async def keep(event: Event) -> None:
         if events is not None:
             events.append(event)
 
-    return Signing(SqlSigningKeys(engine), secrets, schedule=SCHEDULE, on_event=keep)
+    return Signing(SqlSigningKeys(engine, clock), secrets, schedule=SCHEDULE, on_event=keep)
 
 
-async def test_replace_compares_the_whole_ring(engine: Engine) -> None:
-    """The ring is set when it is what was read, in any order, and left alone when it is not."""
-    signing = node(engine)
-    await signing.refresh(NOW)
-    await signing.rotate(NOW + 100)
-    store = SqlSigningKeys(engine)
-    both = await store.load()
+def nothing(_found: Sequence[bytes], _now: float) -> tuple[Sequence[bytes], Collection[str]]:
+    """Plan to have no key."""
+    return [], ()
+
+
+async def stored(engine: Engine) -> Sequence[bytes]:
+    """Read every sealed key."""
+    return (await SqlSigningKeys(engine).load())[0]
+
+
+async def test_change_of_the_ring(engine: Engine, clock: FrozenClock) -> None:
+    """What is planned is what is stored then; the plan is given what is there, and the database's clock."""
+    signing = node(engine, clock)
+    await signing.refresh()
+    await signing.rotate()
+    both = await stored(engine)
     assert len(both) == 2
-    assert not await store.replace((), [])
-    assert not await store.replace(both[:1], [])
-    assert await store.load() == both
-    assert await store.replace(list(reversed(both)), both[:1])
-    assert await store.load() == both[:1]
+    given: list[object] = []
+
+    def drop_one(found: Sequence[bytes], now: float) -> tuple[Sequence[bytes], Collection[str]]:
+        given.append((list(found), now))
+        return found[:1], ()
+
+    await SqlSigningKeys(engine, clock).change(drop_one)
+    assert given == [(both, NOW)]
+    assert await stored(engine) == both[:1]
+    await SqlSigningKeys(engine, clock).change(nothing)
+    assert await stored(engine) == []
 
 
-async def test_replace_with_what_is_no_key(engine: Engine) -> None:
+async def test_change_to_what_is_no_key(engine: Engine, clock: FrozenClock) -> None:
     """Bytes that are not a sealed key are refused before anything is deleted."""
-    await node(engine).refresh(NOW)
-    store = SqlSigningKeys(engine)
-    before = await store.load()
+    await node(engine, clock).refresh()
+    before = await stored(engine)
     with pytest.raises(SealedKeyError):
-        await store.replace(before, [b"nonsense"])
-    assert await store.load() == before
+        await SqlSigningKeys(engine, clock).change(lambda _found, _now: ([b"nonsense"], ()))
+    assert await stored(engine) == before
 
 
-async def test_first_key_under_a_race(database_url: str) -> None:
+async def test_plan_that_had_to_wait(database_url: str, clock: FrozenClock) -> None:
+    """A key is dated when it is stored: one that was planned long before would sign before anybody has seen it."""
+    async with open_database(database_url) as engine, open_database(database_url) as other:
+        signing = node(engine, clock)
+        await signing.refresh()
+        clock.advance(SCHEDULE.rotation_period)
+        async with other.transaction() as connection:
+            await connection.execute(delete(signing_keys).where(signing_keys.c.kid == "nobody's"))
+            waiting = asyncio.create_task(signing.refresh())
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
+            clock.advance(2 * SCHEDULE.publish_lead)
+        await waiting
+        assert len(signing.ring.keys) == 2
+        assert signing.ring.keys[-1].publish_at == clock()
+        assert signing.ring.keys[-1].activate_at == clock() + SCHEDULE.publish_lead
+
+
+async def test_first_key_under_a_race(database_url: str, clock: FrozenClock) -> None:
     """Eight nodes that start at once on an empty table make one key, and all of them sign with it."""
     events: list[Event] = []
     async with open_database(database_url) as one, open_database(database_url) as other:
-        nodes = [node(engine, events=events) for engine in [one, other] * 4]
-        await asyncio.gather(*(each.refresh(NOW) for each in nodes))
+        nodes = [node(engine, clock, events=events) for engine in [one, other] * 4]
+        await asyncio.gather(*(each.refresh() for each in nodes))
         assert len({each.signing_key(NOW).kid for each in nodes}) == 1
-        assert len(await SqlSigningKeys(one).load()) == 1
+        assert len(await stored(one)) == 1
     assert [event.type for event in events] == [EventType.KEY_ROTATED]
     assert events[0].data["kid"] == nodes[0].signing_key(NOW).kid
+    assert events[0].at == NOW
 
 
-async def test_node_with_a_slow_clock(engine: Engine) -> None:
-    """A node whose clock is behind by less than the leeway signs with the first key as well."""
-    first = node(engine)
-    await first.refresh(NOW)
-    slow = node(engine)
-    await slow.refresh(NOW - 9)
-    assert slow.signing_key(NOW - 9).kid == first.signing_key(NOW).kid
+async def test_node_that_is_a_little_late(engine: Engine, clock: FrozenClock) -> None:
+    """A node that takes the database's clock for less than it is, within the leeway, signs with the first key as well."""
+    signing = node(engine, clock)
+    await signing.refresh()
+    assert signing.signing_key(NOW - 9).kid == signing.signing_key(NOW).kid
 
 
-async def test_scheduled_rotation_over_two_nodes(engine: Engine) -> None:
+async def test_scheduled_rotation_over_two_nodes(engine: Engine, clock: FrozenClock) -> None:
     """A successor is published before it signs, on both nodes; the old key verifies until its last token is dead."""
-    one, other = node(engine), node(engine)
-    await one.refresh(NOW)
+    one, other = node(engine, clock), node(engine, clock)
+    await one.refresh()
     old = one.signing_key(NOW)
     due = old.activate_at + SCHEDULE.rotation_period
-    await other.refresh(due - SCHEDULE.publish_lead)
-    await one.refresh(due - SCHEDULE.publish_lead + 60)
+    clock.now = due - SCHEDULE.publish_lead
+    await other.refresh()
+    clock.advance(60)
+    await one.refresh()
     for each in (one, other):
         assert each.signing_key(due - 1).kid == old.kid
         assert len(each.verification_keys(due - 1)) == 2
@@ -107,30 +149,33 @@ async def test_scheduled_rotation_over_two_nodes(engine: Engine) -> None:
         assert set(each.verification_keys(due + 609)) == {old.kid, new.kid}
         assert set(each.verification_keys(due + 610)) == {new.kid}
     assert one.signing_key(due).kid == other.signing_key(due).kid
-    await one.refresh(due + 700)
-    assert len(await SqlSigningKeys(engine).load()) == 1
+    clock.now = due + 700
+    await one.refresh()
+    assert len(await stored(engine)) == 1
 
 
-async def test_compromised_key_dies_everywhere(engine: Engine) -> None:
+async def test_compromised_key_dies_everywhere(engine: Engine, clock: FrozenClock) -> None:
     """After a rotation for a leak the old key verifies nowhere once the nodes have refreshed, and the new one signs."""
-    one, other = node(engine), node(engine)
-    await one.refresh(NOW)
+    one, other = node(engine, clock), node(engine, clock)
+    await one.refresh()
     leaked = one.signing_key(NOW).kid
-    await other.refresh(NOW)
-    new = await one.rotate(NOW + 5, compromised=True)
-    await other.refresh(NOW + 6)
+    await other.refresh()
+    clock.advance(5)
+    new = await one.rotate(compromised=True)
+    await other.refresh()
     for each in (one, other):
         assert each.public_key(leaked, NOW + 6) is None
         assert each.signing_key(NOW + 6).kid == new.kid
 
 
-async def test_jwks_and_its_entity_tag(engine: Engine) -> None:
+async def test_jwks_and_its_entity_tag(engine: Engine, clock: FrozenClock) -> None:
     """The set changes, with its tag, exactly when a key appears or dies; in between it is the same object."""
-    signing = node(engine)
-    await signing.refresh(NOW)
+    signing = node(engine, clock)
+    await signing.refresh()
     first = signing.jwks(NOW)
     assert signing.jwks(NOW + 1000) is first
-    await signing.rotate(NOW + 1000)
+    clock.advance(1000)
+    await signing.rotate()
     second = signing.jwks(NOW + 1000)
     assert second.etag != first.etag
     assert len(json.loads(second.body)["keys"]) == 2
@@ -140,40 +185,40 @@ async def test_jwks_and_its_entity_tag(engine: Engine) -> None:
     assert signing.jwks(NOW + 1000).etag == second.etag
 
 
-async def test_new_secret_seals_everything_again(engine: Engine) -> None:
+async def test_new_secret_seals_everything_again(engine: Engine, clock: FrozenClock) -> None:
     """After the active secret has changed, one refresh later the old one can be taken out of the ring."""
-    first = node(engine)
-    await first.refresh(NOW)
+    first = node(engine, clock)
+    await first.refresh()
     kid = first.signing_key(NOW).kid
     new = os.urandom(32)
-    await node(engine, SecretRing({2: new, 1: OLD})).refresh(NOW)
-    assert [sealing_id(each) for each in await SqlSigningKeys(engine).load()] == [2]
-    only_new = node(engine, SecretRing({2: new}))
-    await only_new.refresh(NOW)
+    await node(engine, clock, SecretRing({2: new, 1: OLD})).refresh()
+    assert [sealing_id(each) for each in await stored(engine)] == [2]
+    only_new = node(engine, clock, SecretRing({2: new}))
+    await only_new.refresh()
     assert only_new.signing_key(NOW).kid == kid
 
 
 @pytest.mark.parametrize(("key_id", "why"), [(1, "does not open with secret 1"), (2, "sealed under secret 1, not in")])
-async def test_node_with_another_secret(engine: Engine, key_id: int, why: str) -> None:
+async def test_node_with_another_secret(engine: Engine, clock: FrozenClock, key_id: int, why: str) -> None:
     """A node that cannot open the keys says so, which is no outage, and leaves them to those who can."""
-    await node(engine).refresh(NOW)
-    before = await SqlSigningKeys(engine).load()
-    stranger = node(engine, SecretRing({key_id: os.urandom(40)}))
+    await node(engine, clock).refresh()
+    before = await stored(engine)
+    stranger = node(engine, clock, SecretRing({key_id: os.urandom(40)}))
     with pytest.raises(SecretDoesNotFit, match=why):
-        await stranger.refresh(NOW)
+        await stranger.refresh()
     with pytest.raises(SecretDoesNotFit, match=why):
-        await stranger.rotate(NOW, compromised=True)
+        await stranger.rotate(compromised=True)
     with pytest.raises(Unavailable):
         stranger.signing_key(NOW)
-    assert await SqlSigningKeys(engine).load() == before
+    assert await stored(engine) == before
 
 
-async def test_row_that_was_tampered_with(engine: Engine) -> None:
+async def test_row_that_was_tampered_with(engine: Engine, clock: FrozenClock) -> None:
     """Whoever can write to the table cannot make a key count, nor stop the honest ones: signing and rotation go on."""
-    signing = node(engine)
-    await signing.refresh(NOW)
+    signing = node(engine, clock)
+    await signing.refresh()
     honest = signing.signing_key(NOW).kid
-    changed = await signing.rotate(NOW)
+    changed = await signing.rotate()
     async with engine.transaction() as connection:
         found = await connection.execute(select(signing_keys.c.sealed).where(signing_keys.c.kid == changed.kid))
         sealed = bytearray(found.scalar_one())
@@ -187,44 +232,44 @@ async def test_row_that_was_tampered_with(engine: Engine) -> None:
         twin[-2] ^= 1
         await connection.execute(insert(signing_keys).values(kid="twin", sealed=bytes(twin)))
         await connection.execute(insert(signing_keys).values(kid="garbage", sealed=b"garbage"))
-    fresh = node(engine)
-    await fresh.refresh(NOW + 1)
+    fresh = node(engine, clock)
+    await fresh.refresh()
     assert fresh.public_key(changed.kid, NOW + 1) is None
     assert fresh.public_key("garbage", NOW + 1) is None
     assert fresh.public_key(honest, NOW + 1) is not None
     assert fresh.signing_key(NOW + 1).kid != changed.kid
-    await fresh.rotate(NOW + 2)
-    await node(engine).refresh(NOW + 3)
+    await fresh.rotate()
+    await node(engine, clock).refresh()
 
 
-async def test_copy_of_the_table(engine: Engine) -> None:
+async def test_copy_of_the_table(engine: Engine, clock: FrozenClock) -> None:
     """The private key does not stand in the table."""
-    signing = node(engine)
-    await signing.refresh(NOW)
+    signing = node(engine, clock)
+    await signing.refresh()
     scalar = signing.signing_key(NOW).private_key.private_numbers().private_value.to_bytes(32, "big")
-    assert all(scalar not in sealed for sealed in await SqlSigningKeys(engine).load())
+    assert all(scalar not in sealed for sealed in await stored(engine))
 
 
-async def test_database_down(postgres: PostgresServer, postgres_url: str) -> None:
+async def test_database_down(postgres: PostgresServer, postgres_url: str, clock: FrozenClock) -> None:
     """A node without its database goes on with the keys it has, and says that it could not refresh."""
     async with open_database(postgres_url) as engine:
-        signing = node(engine)
-        await signing.refresh(NOW)
+        signing = node(engine, clock)
+        await signing.refresh()
         kid = signing.signing_key(NOW).kid
         postgres.kill9()
         with pytest.raises(Unavailable):
-            await signing.refresh(NOW + 60)
+            await signing.refresh()
         assert signing.signing_key(NOW + 60).kid == kid
         postgres.start()
 
 
-async def test_sink_that_fails(engine: Engine) -> None:
+async def test_sink_that_fails(engine: Engine, clock: FrozenClock) -> None:
     """Whoever hears of a new key and fails does not undo it."""
 
     async def fail(_: Event) -> None:
         raise RuntimeError("the sink is broken")
 
-    signing = Signing(SqlSigningKeys(engine), SECRETS, schedule=SCHEDULE, on_event=fail)
-    await signing.refresh(NOW)
-    assert len(await SqlSigningKeys(engine).load()) == 1
+    signing = Signing(SqlSigningKeys(engine, clock), SECRETS, schedule=SCHEDULE, on_event=fail)
+    await signing.refresh()
+    assert len(await stored(engine)) == 1
     assert signing.signing_key(NOW).signs(NOW)

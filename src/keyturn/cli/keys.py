@@ -40,8 +40,8 @@ def rotate(
     """Make a new signing key now. It is published first and signs later, so that no access token is refused."""
     from keyturn.cli.tools import run
 
-    key, now = run(_rotate(compromised=compromised))
-    row = _row(key, now)
+    key = run(_rotate(compromised=compromised))
+    row = _row(key, key.created_at)
     if json:
         as_json(row)
     else:
@@ -67,8 +67,6 @@ def _row(key: SigningKey, now: float) -> dict[str, object]:
 
 
 async def _list() -> tuple[Sequence[SigningKey], float]:
-    import time
-
     from keyturn.cli.errors import CommandError
     from keyturn.cli.tools import open_tools
     from keyturn.signing import open_stored
@@ -78,13 +76,11 @@ async def _list() -> tuple[Sequence[SigningKey], float]:
         ring = tools.settings.secret_ring()
         if ring is None:
             raise CommandError("secret_missing", "KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set")
-        keys = open_stored(await SqlSigningKeys(tools.engine).load(), ring)
-    return sorted(keys.values(), key=lambda key: key.publish_at), time.time()
+        sealed, now = await SqlSigningKeys(tools.engine).load()
+    return sorted(open_stored(sealed, ring).values(), key=lambda key: key.publish_at), now
 
 
-async def _rotate(*, compromised: bool) -> tuple[SigningKey, float]:
-    import time
-
+async def _rotate(*, compromised: bool) -> SigningKey:
     from keyturn.cli.tools import make_node, open_tools
 
     # A node that started would make a database that is not there, and rotate the keys of the wrong one.
@@ -92,7 +88,7 @@ async def _rotate(*, compromised: bool) -> tuple[SigningKey, float]:
         node = make_node(tools.settings)
         try:
             await node.signing.refresh()
-            return await node.signing.rotate(compromised=compromised), time.time()
+            return await node.signing.rotate(compromised=compromised)
         finally:
             await node.close()
 
