@@ -44,10 +44,10 @@ class AccessTokens:
         policy: lifetimes and leeway.
         denylist: what was revoked before it expired; None where that is switched off.
         claims: the application's hook.
-        clock: from the operating system.
+        clock: the database's, as this node tells it without asking.
 
-    Why this node's clock: an access token is judged by many services, each by its own clock, with leeway. Sessions
-    are judged by the database's clock alone.
+    Why not this machine's: its tokens are judged by other nodes, and by services, each by its own clock with leeway. All
+    nodes have the database's, so one whose date is wrong gives no token that is over already, or not valid yet.
     """
 
     def __init__(

@@ -7,7 +7,6 @@ Owns: reading clocks, drawing randomness, calling the ports, telling the sinks. 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -61,7 +60,7 @@ class Auth:
     """Every use case of Keyturn over its ports.
 
     Args: the ports by name; `with_users` is `sessions` and `users` in one, `attempts` and `openings` with `throttle` besides;
-        `sinks` receive every event; `entropy` and `clock` come from the operating system.
+        `sinks` receive every event; `entropy` comes from the operating system, and `clock` is the database's.
     """
 
     policy: Policy
@@ -79,7 +78,7 @@ class Auth:
     device_tokens: DeviceTokens
     sinks: Sequence[EventSink] = ()
     entropy: Entropy = field(default=os.urandom)
-    clock: WallClock = field(default=time.time)
+    clock: WallClock
 
     async def sign_up(
         self,

@@ -36,7 +36,7 @@ class SignedIn(NamedTuple):
     user: User
     session: Session
     now: float
-    """This node's clock, for the countdowns in the answer."""
+    """The database's clock, for the countdowns in the answer."""
     refresh_token: str | None
     """A new refresh token; None: the browser's cookie stays as it is."""
     device_token: str | None = None

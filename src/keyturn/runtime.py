@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
@@ -28,11 +27,12 @@ from keyturn.core.policy import Policy
 from keyturn.devices import describe, warm_up
 from keyturn.observability import EventLog, Metrics
 from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
-from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory, WallClock
+from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory
 from keyturn.settings import Settings
 from keyturn.signing import Signing
 from keyturn.sinks import tell
 from keyturn.stores.attempts import PostgresAttempts
+from keyturn.stores.clock import DatabaseClock
 from keyturn.stores.engine import Clock, check_durability, open_engine, ping
 from keyturn.stores.location import file_of, normalise, without_sqlalchemy, write_once
 from keyturn.stores.pruning import SqlUpkeep
@@ -72,13 +72,14 @@ class Keyturn:
         users: the application's own user table; the built-in one when None.
         sinks: receive every event.
         claims: adds claims and scopes to each access token.
-        database_clock: stands in for the database's clock, and for this node's. Only for tests.
+        database_clock: stands in for the database's clock. Only for tests.
 
     Raises: UnsafeSettings, UnsafePolicy: naming every finding; production refuses to start with any of them.
 
     Attributes:
         auth: the use cases.
         users: who can sign in.
+        clock: the database's, by which everything goes; asks nobody.
         asgi: the routes as a plain ASGI application with a lifespan of its own.
         threaded: this node on an event loop of its own, for hosts that call it from threads: Django and Flask.
         wsgi: the routes as a plain WSGI application, with whose first request this node starts.
@@ -97,11 +98,12 @@ class Keyturn:
         settings.refuse_unsafe()
         self.policy = policy = settings.policy()
         secrets = _secret_ring(settings)
-        clock: WallClock = database_clock or time.time
         url = settings.database_url.get_secret_value()
         redis_url = None if settings.redis_url is None else settings.redis_url.get_secret_value()
 
         self.engine = open_engine(url)
+        self._time = DatabaseClock(self.engine)
+        self.clock = clock = database_clock or self._time.now
         self.redis = None if redis_url is None else _connect(redis_url)
         keys = SqlSigningKeys(self.engine, database_clock)
         self.signing = Signing(keys, secrets, schedule=_schedule(policy), on_event=self._record)
@@ -129,9 +131,8 @@ class Keyturn:
         )
         self.passwords = _password_pool(settings, pass_all if self.breaches is None else self.breaches.screen)
         throttle = SqlThrottle(self.engine, database_clock) if self.redis is None else RedisThrottle(self.redis)
-        self.auth = self._auth(secrets, users, claims, clock, throttle)
+        self.auth = self._auth(secrets, users, claims, throttle)
         self.threaded = ThreadedNode(self)
-        self._clock = clock
         self._started = False
         self._tasks: list[asyncio.Task[None]] = []
         self._late: set[asyncio.Future[bool]] = set()
@@ -143,7 +144,7 @@ class Keyturn:
         """What the endpoints call."""
         return Services(
             auth=self.auth,
-            jwks=lambda: self.signing.jwks(self._clock()),
+            jwks=lambda: self.signing.jwks(self.clock()),
             ready=self.ready,
             metrics=None if self.metrics is None else self.metrics.render,
             describe_device=describe,
@@ -209,6 +210,7 @@ class Keyturn:
             raise UnsafeSettings([f"database_not_migrated: {obstacle}"])
         await check_durability(self.engine)
         await self.sessions.failover.check()
+        await self._time.follow()
         await self.signing.refresh()
         if self.denylist is not None:
             await self.denylist.start()
@@ -231,7 +233,7 @@ class Keyturn:
             return await current_level(self.engine) == expected_level()
 
         async def signing() -> bool:
-            self.signing.signing_key(self._clock())
+            self.signing.signing_key(self.clock())
             return True
 
         async def denylist() -> bool:
@@ -284,7 +286,7 @@ class Keyturn:
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
                     await self.signing.leak()
-            for job in (self.sessions.failover.check, self.signing.refresh, self.upkeep.prune):
+            for job in (self.sessions.failover.check, self._time.follow, self.signing.refresh, self.upkeep.prune):
                 try:
                     await job()
                 except Unavailable as fault:
@@ -302,7 +304,6 @@ class Keyturn:
         secrets: SecretRing,
         users: UserDirectory | None,
         claims: ClaimsHook | None,
-        clock: WallClock,
         throttle: Throttle,
     ) -> Auth:
         with_users = self.sessions if users is None else Apart(self.sessions, users)
@@ -322,14 +323,14 @@ class Keyturn:
             password_changes=self.users if users is None and isinstance(self.users, SqlUsers) else in_turn,
             passwords=self.passwords,
             password_policy=PasswordPolicy(self.policy.password_min_length, ("keyturn",)),
-            access_tokens=self._access_tokens(claims, clock),
+            access_tokens=self._access_tokens(claims),
             refresh_tokens=RefreshTokens(secrets.derive("refresh-token"), secrets.active_id),
             device_tokens=DeviceTokens(secrets.derive("device-token"), secrets.active_id),
             sinks=self._sinks,
-            clock=clock,
+            clock=self.clock,
         )
 
-    def _access_tokens(self, claims: ClaimsHook | None, clock: WallClock) -> AccessTokens:
+    def _access_tokens(self, claims: ClaimsHook | None) -> AccessTokens:
         return AccessTokens(
             self.signing,
             issuer=self.settings.issuer_or_default,
@@ -337,7 +338,7 @@ class Keyturn:
             policy=self.policy,
             denylist=self.denylist,
             claims=claims,
-            clock=clock,
+            clock=self.clock,
         )
 
     def _denied(self, entries: Sequence[tuple[str, float]]) -> None:

@@ -88,7 +88,7 @@ async def test_no_plaintext_secret_is_in_any_table(node: Keyturn, ada: Browser) 
     """Neither passwords nor tokens nor cookies nor keys are stored, nor the address somebody typed at a login."""
     typed = f"mistyped-{secrets.token_hex(4)}@example.com"
     await Browser(node.asgi, email=typed).log_in()
-    key = node.signing.signing_key(node._clock()).private_key.private_numbers().private_value
+    key = node.signing.signing_key(node.clock()).private_key.private_numbers().private_value
     forbidden = {
         "password": PASSWORD.encode(),
         "refresh token": ada.cookie.encode(),

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import secrets
-import time
-from types import SimpleNamespace
 
 import anyio
 import pytest
 
-import keyturn.runtime
 from keyturn.core.model import RevokeReason
 from keyturn.runtime import Keyturn
 from keyturn.stores.users import SqlUsers
@@ -25,6 +22,7 @@ from tests.attacks.support import (
     refresh_tokens,
     send,
 )
+from tests.machine import Machine
 
 pytestmark = pytest.mark.anyio
 
@@ -197,11 +195,10 @@ async def test_activity_claimed_after_the_deadline_revives_nothing(ada: Browser,
     assert (await ada.refresh(json={"idle_seconds": 0})).code == "session_ended:inactivity"
 
 
-async def test_clock_set_back_on_a_node(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clock_set_back_on_a_node(database_url: str) -> None:
     """Sessions are judged by the database's clock, so a node whose own is hours late keeps nothing alive."""
-    real = time.time
-    monkeypatch.setattr(keyturn.runtime, "time", SimpleNamespace(time=lambda: real() - 5 * 3600))
-    late = Keyturn(settings_of(database_url))
+    with Machine(-5 * 3600).here():
+        late = Keyturn(settings_of(database_url))
     async with late.lifespan():
         browser = Browser(late.asgi)
         assert (await browser.sign_up()).status == 201

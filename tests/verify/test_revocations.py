@@ -17,6 +17,7 @@ from keyturn.settings import Settings
 from keyturn.verify import Verifier
 from keyturn.verify.background import FollowedDenylist, Waits
 from tests.attacks.support import Browser
+from tests.machine import Machine
 from tests.services import RedisServer, sqlite_url, wait_until
 from tests.tokens.forge import sign
 from tests.verify.publisher import PATIENCE, Publisher
@@ -38,17 +39,23 @@ def believed(verifier: Verifier, token: str) -> bool:
     return True
 
 
+def knows(verifier: Verifier, session_id: str) -> bool:
+    """Say whether a revocation has arrived."""
+    assert verifier._denylist is not None
+    return session_id in verifier._denylist
+
+
 @pytest.mark.parametrize("feed", ["sqlite", pytest.param("redis", marks=pytest.mark.services)])
 async def test_logout(tmp_path: Path, publisher: Publisher, request: pytest.FixtureRequest, feed: str) -> None:
-    """A logout at the server ends the token in a service beside it, by either feed."""
+    """A logout at the server ends the token in a service beside it, by either feed, also when its clock is wrong for a while."""
     database = sqlite_url(tmp_path)
     redis = request.getfixturevalue("redis_url") if feed == "redis" else None
     settings = Settings.load(
         env="development", database_url=database, base_url="https://auth.test", denylist=True, redis_url=redis
     )
-    node = Keyturn(settings)
+    node, machine = Keyturn(settings), Machine(0.0)
     async with node.lifespan():
-        publisher.body, publisher.tagged = node.signing.jwks(node._clock()).body, False
+        publisher.body, publisher.tagged = node.signing.jwks(node.clock()).body, False
         browser = Browser(node.asgi)
         assert (await browser.sign_up()).status == 201
         verifier = Verifier(
@@ -56,6 +63,7 @@ async def test_logout(tmp_path: Path, publisher: Publisher, request: pytest.Fixt
             jwks_url=f"{publisher.base}/.well-known/jwks.json",
             revocations=redis or database,
             timeout=PATIENCE,
+            clock=machine,
         )
         try:
             assert await verifier.load_async()
@@ -64,6 +72,16 @@ async def test_logout(tmp_path: Path, publisher: Publisher, request: pytest.Fixt
             await asyncio.to_thread(
                 wait_until, lambda: not believed(verifier, browser.token), PATIENCE, "the revocation"
             )
+            # This service's clock jumps ahead, and is set right again: what was revoked stays so.
+            other = Browser(node.asgi)
+            assert (await other.sign_up()).status == 201
+            assert believed(verifier, other.token)
+            machine.wrong = 86400.0
+            assert (await other.log_out()).status == 204
+            await asyncio.to_thread(wait_until, lambda: knows(verifier, other.session_id), PATIENCE, "the revocation")
+            machine.wrong = 0.0
+            assert not believed(verifier, browser.token)
+            assert not believed(verifier, other.token)
         finally:
             await asyncio.to_thread(verifier.close)
 

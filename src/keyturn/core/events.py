@@ -44,7 +44,7 @@ class Event(NamedTuple):
 
     type: EventType
     at: float
-    """Seconds since the Unix epoch, by the clock of whoever saw it (the database for session events)."""
+    """Seconds since the Unix epoch, by the database's clock."""
     user_id: UserId | None = None
     session_id: SessionId | None = None
     data: Mapping[str, str] = {}

@@ -73,7 +73,7 @@ class Verifier:
             raise ValueError("intervals and timeouts are positive")
         url = issuer.rstrip("/") + JWKS_PATH if jwks_url is None else jwks_url
         self._source: Final = KeySource(url, timeout=timeout, allow_http=allow_http)
-        self._clock: Final = clock
+        self.clock: Final = clock
         self._monotonic: Final = monotonic
         self._keys: Final = KnownKeys(refetch_interval)
         self._fetching: Final = SingleFlight(self._fetch, name="keyturn keys", patience=2 * timeout)
@@ -141,7 +141,7 @@ class Verifier:
         return found if self._denylist is None else [*found, self._denylist.begin()]
 
     def _judge(self, token: str) -> Principal:
-        principal = self._cache.authenticate(token, self._clock())
+        principal = self._cache.authenticate(token, self.clock())
         if self._monotonic() >= self._keys.due_at:
             self._fetching.begin()  # nobody waits for it
         return principal

@@ -61,7 +61,7 @@ def check(values: Sequence[bytes], keys: Mapping[str, bytes], now: float, signed
     Args:
         values: every Authorization header.
         keys: id -> key.
-        now: seconds, this node's clock.
+        now: seconds, the database's clock.
 
     Raises: Forbidden: one answer for all reasons.
     """
