@@ -245,8 +245,7 @@ def _other_methods(
 
 
 def _guard_of(request: Request) -> Guard:
-    auth = _application_of(request).services.auth
-    return Guard(auth, clock=auth.clock)
+    return Guard(_application_of(request).services.auth)
 
 
 current_principal: Final = TokenAuth(_guard_of)

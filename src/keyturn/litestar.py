@@ -72,8 +72,7 @@ class KeyturnPlugin(InitPlugin):
             app_config.route_handlers.append(_forward(serve, path, others, include_in_schema=False))
             app_config.route_handlers += [_documented(serve, path, route) for route in methods.values()]
         app_config.lifespan.append(lifespan_of(self._node))
-        auth = application.services.auth
-        return TokenPlugin(self._node, clock=auth.clock).on_app_init(app_config)
+        return TokenPlugin(self._node).on_app_init(app_config)
 
 
 def _forward(serve: ASGIApp, path: str, methods: Sequence[HttpMethod], **more: Any) -> HTTPRouteHandler:

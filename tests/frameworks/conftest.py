@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -23,6 +24,11 @@ async def _scopes(user: User, _session: Session) -> Mapping[str, object]:
     return {"scope": "notes admin"} if user.name == "admin" else {"scope": "notes"}
 
 
+def late() -> float:
+    """Tell the time two hours late."""
+    return time.time() - 7200
+
+
 @pytest.fixture(scope="session", params=ADAPTERS, ids=lambda adapter: adapter.name)
 def adapter(request: pytest.FixtureRequest) -> Adapter:
     """Every framework in turn."""
@@ -38,7 +44,10 @@ def users() -> OwnUsers:
 
 @pytest.fixture(scope="session")
 def embedded(adapter: Adapter, users: OwnUsers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
-    """A server whose application has a node inside, over SQLite and the application's own users."""
+    """A server whose application has a node inside, over SQLite and the application's own users.
+
+    The database's clock is two hours behind this machine's, so that whatever went by the latter would be seen.
+    """
     settings = Settings.load(
         env="development",
         database_url=sqlite_url(tmp_path_factory.mktemp(adapter.name)),
@@ -48,7 +57,7 @@ def embedded(adapter: Adapter, users: OwnUsers, tmp_path_factory: pytest.TempPat
         trusted_proxies=1,
         denylist=True,
     )
-    node = Keyturn(settings, users=users, claims=_scopes)
+    node = Keyturn(settings, users=users, claims=_scopes, database_clock=late)
     lighten(node)
     with adapter.embedding(node) as port:
         yield Wire(port)

@@ -7,6 +7,7 @@ import pytest
 from keyturn.verify import Verifier
 from tests.attacks.support import DEVICE, ORIGIN, PASSWORD, REFRESH, SAFE, WRONG, Browser, send
 from tests.frameworks.adapters import Wire
+from tests.frameworks.conftest import late
 from tests.frameworks.directory import OwnUsers
 from tests.verify.publisher import PATIENCE
 
@@ -280,7 +281,8 @@ async def test_address_behind_a_proxy(ada: Browser) -> None:
 
 async def test_published_keys(embedded: Wire, ada: Browser) -> None:
     """A service beside the application checks its tokens by the keys that it publishes."""
-    verifier = Verifier(ORIGIN, jwks_url=f"http://127.0.0.1:{embedded.port}/.well-known/jwks.json", timeout=PATIENCE)
+    url = f"http://127.0.0.1:{embedded.port}/.well-known/jwks.json"
+    verifier = Verifier(ORIGIN, jwks_url=url, timeout=PATIENCE, clock=late)
     principal = await verifier.authenticate_async(ada.token)
     assert principal.user_id == ada.user_id
     assert principal.scopes == {"notes"}

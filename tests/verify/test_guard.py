@@ -33,6 +33,18 @@ async def test_token_alone(guard: Guard) -> None:
     assert (await guard.check_async(header(), ANYBODY)).user_id == "ada"
 
 
+async def test_clock_of_the_source(make_verifier: Callable[..., Verifier]) -> None:
+    """The age of a sign-in is judged by the clock that the token is judged by, unless another is given."""
+    fresh, old = header(authenticated_at=NOW - 300), header(authenticated_at=NOW - 301)
+    guard = Guard(make_verifier())
+    assert guard.check(fresh, Requirement(max_age=300)).user_id == "ada"
+    with pytest.raises(StepUpRequired):
+        guard.check(old, Requirement(max_age=300))
+    later = Guard(make_verifier(), clock=lambda: NOW + 1)
+    with pytest.raises(StepUpRequired):
+        later.check(fresh, Requirement(max_age=300))
+
+
 @pytest.mark.parametrize("values", [[], [b""], [b"Bearer x"], [b"Basic YTpi"], header() * 2, [b"Bearer \xff"]])
 async def test_no_token(guard: Guard, values: list[bytes]) -> None:
     """Anything but one bearer token is a 401, as the server answers it."""

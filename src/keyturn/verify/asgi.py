@@ -10,7 +10,6 @@ Owns: the translation to ASGI. Must not decide anything (`guard.py`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
@@ -43,7 +42,7 @@ class TokenMiddleware:
         app: the application around which it is put.
         source: a Verifier, or the Keyturn node of this process.
         require: what every request needs, for an application that has no public route at all; None: nothing.
-        clock: seconds since the Unix epoch.
+        clock: seconds since the Unix epoch; see `Guard`.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class TokenMiddleware:
         source: PrincipalSource,
         *,
         require: Requirement | None = None,
-        clock: WallClock = time.time,
+        clock: WallClock | None = None,
     ) -> None:
         self._app: Final = app
         self._guard: Final = Guard(source, clock=clock)

@@ -13,7 +13,6 @@ Owns: the translation to FastAPI, and its OpenAPI's security scheme. Must not de
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Annotated, Final
@@ -68,7 +67,7 @@ class TokenAuth:
     Args:
         source: a Verifier, the Keyturn node of this process, or a function that finds the guard of a request.
         max_age, amr: as in `Requirement`; `step_up` sets them.
-        clock: seconds since the Unix epoch.
+        clock: seconds since the Unix epoch; see `Guard`.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class TokenAuth:
         *,
         max_age: int | None = None,
         amr: Sequence[str] = (),
-        clock: WallClock = time.time,
+        clock: WallClock | None = None,
     ) -> None:
         self._source: Final = source
         self._guard_of: Final = source if callable(source) else _always(Guard(source, clock=clock))

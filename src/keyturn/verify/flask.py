@@ -12,7 +12,6 @@ Owns: the translation to Flask. Must not decide anything (`guard.py`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Final, ParamSpec, cast
@@ -42,11 +41,11 @@ class TokenAuth:
     Args:
         source: a Verifier, or the Keyturn node of this process.
         app: set up at once; else call `init_app`.
-        clock: seconds since the Unix epoch.
+        clock: seconds since the Unix epoch; see `Guard`.
     """
 
     def __init__(
-        self, source: PrincipalSource | Threaded, app: Flask | None = None, *, clock: WallClock = time.time
+        self, source: PrincipalSource | Threaded, app: Flask | None = None, *, clock: WallClock | None = None
     ) -> None:
         self.guard: Final = Guard(in_threads(source), clock=clock)
         if app is not None:

@@ -102,14 +102,16 @@ class Guard:
 
     Args:
         source: a Verifier, or the Keyturn node of this process.
-        clock: seconds since the Unix epoch.
+        clock: seconds since the Unix epoch; when None the one that the source judges tokens by, if it tells.
     """
 
     __slots__ = ("_clock", "_source")
 
-    def __init__(self, source: PrincipalSource, *, clock: WallClock = time.time) -> None:
+    def __init__(self, source: PrincipalSource, *, clock: WallClock | None = None) -> None:
         self._source: Final = source
-        self._clock: Final = clock
+        # Of a node it is the database's: the age of a sign-in is judged by the clock that has stamped it.
+        own: WallClock = getattr(source, "clock", time.time)
+        self._clock: Final = clock or own
 
     def check(self, authorization: Sequence[bytes], requirement: Requirement = ANYBODY) -> Principal:
         """Return who the request acts as.

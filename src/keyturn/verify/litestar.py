@@ -11,7 +11,6 @@ Owns: the translation to Litestar, and its OpenAPI's security scheme. Must not d
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -59,10 +58,10 @@ class TokenPlugin(InitPlugin):
 
     Args:
         source: a Verifier, or the Keyturn node of this process.
-        clock: seconds since the Unix epoch.
+        clock: seconds since the Unix epoch; see `Guard`.
     """
 
-    def __init__(self, source: PrincipalSource, *, clock: WallClock = time.time) -> None:
+    def __init__(self, source: PrincipalSource, *, clock: WallClock | None = None) -> None:
         self._guard: Final = Guard(source, clock=clock)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:

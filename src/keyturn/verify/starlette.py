@@ -13,7 +13,6 @@ Owns: the translation to Starlette. Must not decide anything (`guard.py`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -80,10 +79,10 @@ class TokenBackend(AuthenticationBackend):
 
     Args:
         source: a Verifier, or the Keyturn node of this process.
-        clock: seconds since the Unix epoch.
+        clock: seconds since the Unix epoch; see `Guard`.
     """
 
-    def __init__(self, source: PrincipalSource, *, clock: WallClock = time.time) -> None:
+    def __init__(self, source: PrincipalSource, *, clock: WallClock | None = None) -> None:
         self._guard: Final = Guard(source, clock=clock)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
@@ -106,7 +105,7 @@ def on_error(conn: HTTPConnection, fault: AuthenticationError) -> Response:
     return _answer(conn, fault.refused if isinstance(fault, TokenRefused) else InvalidToken())
 
 
-def token_middleware(source: PrincipalSource, *, clock: WallClock = time.time) -> Middleware:
+def token_middleware(source: PrincipalSource, *, clock: WallClock | None = None) -> Middleware:
     """Return the middleware with our backend and our answers, for `Starlette(middleware=[...])`."""
     return Middleware(AuthenticationMiddleware, backend=TokenBackend(source, clock=clock), on_error=on_error)
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from keyturn.core.errors import InvalidRequest, Refused, Unavailable
 from keyturn.core.model import Principal
+from keyturn.ports import WallClock
 from keyturn.web import answers
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import Route
@@ -38,6 +39,9 @@ class Node(Protocol):
 
     @property
     def web(self) -> WebApplication: ...
+
+    @property
+    def clock(self) -> WallClock: ...
 
     def authenticate(self, token: str) -> Principal: ...
 
@@ -73,6 +77,11 @@ class ThreadedNode:
     def web(self) -> WebApplication:
         """What answers the requests."""
         return self.node.web
+
+    @property
+    def clock(self) -> WallClock:
+        """What access tokens are judged by."""
+        return self.node.clock
 
     def start(self) -> None:
         """Start the node now instead of with the first request, in the process that will serve.
