@@ -16,6 +16,7 @@ from keyturn.stores.redis import connect
 from keyturn.stores.schema import signing_keys
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from tests.cli.conftest import Command
+from tests.machine import Machine
 
 EMAIL = "ada@example.com"
 PASSWORD = "violet otters juggle quietly"
@@ -199,6 +200,29 @@ def test_signing_key_that_does_not_open_beside_others_is_left_out(migrated: Comm
     assert [finding["code"] for finding in result["findings"]] == ["signing_key_left_out"]
     with migrated.serving() as client:
         assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("days", [-200, 200])
+def test_keys_on_a_machine_with_a_wrong_date(migrated: Command, days: int) -> None:
+    """Its date changes nothing: neither what is done with the keys, nor what is told of them."""
+    first = migrated.json("keys", "rotate", "--compromised")
+    before = migrated.json("keys", "list")
+    with Machine(days * 86400.0).here():
+        assert migrated.json("keys", "list") == before
+        second = migrated.json("keys", "rotate")
+    listed = migrated.json("keys", "list")
+    assert [(key["kid"], key["state"]) for key in listed] == [(first["kid"], "active"), (second["kid"], "published")]
+    assert listed[1] == second
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, []), (60, ["+60.0 s"]), (-86400, ["-86400.0 s"])])
+def test_doctor_on_a_machine_with_a_wrong_date(migrated: Command, seconds: int, told: list[str]) -> None:
+    """It says by how much, as one of the two clocks has to be set; a server starts all the same."""
+    with Machine(seconds).here():
+        result = migrated.json("doctor")
+    assert result["safe"] is True
+    assert [finding["code"] for finding in result["findings"]] == ["clock_differs"] * len(told)
+    assert re.findall(r"[+-][0-9]+\.[0-9] s", "".join(each["text"] for each in result["findings"])) == told
 
 
 def test_prune_says_how_many_rows_it_deleted(migrated: Command) -> None:

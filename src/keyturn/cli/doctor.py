@@ -72,9 +72,12 @@ async def _database(settings: Settings) -> list[Finding]:
             if engine.missing:
                 return _missing(engine.file, migrates=settings.migrate)
             await ping(engine)
-            found = (
-                _permissions(engine) + await _level(engine, migrates=settings.migrate) + await _keys(engine, settings)
-            )
+            found = [
+                *_permissions(engine),
+                *await _clock(engine),
+                *await _level(engine, migrates=settings.migrate),
+                *await _keys(engine, settings),
+            ]
             try:
                 await check_durability(engine)
             except UnsafeSettings as fault:
@@ -109,6 +112,20 @@ def _permissions(engine: Engine) -> list[Finding]:
     return [Finding("database_open_to_others", text, fatal=False)]
 
 
+async def _clock(engine: Engine) -> list[Finding]:
+    from keyturn.settings import Finding
+    from keyturn.stores.clock import TOLERANCE, DatabaseClock
+
+    difference = await DatabaseClock(engine).read()
+    if abs(difference) <= TOLERANCE:
+        return []
+    text = (
+        f"this machine's clock is {difference:+.1f} s from the database's, by which everything goes: services that check"
+        " access tokens go by their own, so whichever is wrong has to be set"
+    )
+    return [Finding("clock_differs", text, fatal=False)]
+
+
 async def _level(engine: Engine, *, migrates: bool) -> list[Finding]:
     from keyturn.settings import Finding
     from keyturn.stores.migrations import DatabaseNewer, current_level, expected_level, refuse_newer
@@ -140,15 +157,13 @@ async def _keys(engine: Engine, settings: Settings) -> list[Finding]:
     if ring is None or await current_level(engine) != expected_level():
         return []
     found: list[Finding] = []
-    sealed = await SqlSigningKeys(engine).load()
+    sealed, now = await SqlSigningKeys(engine).load()
     try:
         if len(open_stored(sealed, ring)) < len(sealed):
             text = "KEYTURN_SECRET does not open every signing key in the database, and a server leaves those out"
             found.append(Finding("signing_key_left_out", text, fatal=False))
     except SecretDoesNotFit as error:
         found.append(Finding("secret_does_not_fit", str(error), fatal=True))
-    async with engine.autocommit() as connection:
-        now = await engine.read_now(connection)
     if await healing_until(engine) > now:
         found.append(Finding("healing", "tokens newer than the database are believed at the moment", fatal=False))
     return found
