@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 from keyturn.ports import MonotonicClock, WallClock
 from keyturn.stores.engine import Engine
@@ -15,6 +16,14 @@ TOLERANCE = 5.0
 """Seconds by which a machine's clock may differ from the database's before it is said: what nodes forgive each other."""
 
 _log = logging.getLogger(__name__)
+
+
+def _steady() -> MonotonicClock:
+    """Find a clock that nobody sets, and that goes on while the machine sleeps, as `time.monotonic` does not everywhere."""
+    if hasattr(time, "clock_gettime"):
+        # Of Linux; the monotonic clock of macOS, which Python passes by, goes on by itself, as that of Windows does.
+        return partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.monotonic
 
 
 class DatabaseClock:
@@ -27,16 +36,16 @@ class DatabaseClock:
     Args:
         engine: of the database.
         wall: this machine's date; the operating system's when None. It counts until the first reading.
-        monotonic: seconds, never set back.
+        monotonic: seconds, never set back; the operating system's when None.
     """
 
     def __init__(
-        self, engine: Engine, *, wall: WallClock | None = None, monotonic: MonotonicClock = time.monotonic
+        self, engine: Engine, *, wall: WallClock | None = None, monotonic: MonotonicClock | None = None
     ) -> None:
         self._engine = engine
         self._wall = wall or time.time
-        self._monotonic = monotonic
-        self._ahead = self._wall() - monotonic()
+        self._monotonic = monotonic or _steady()
+        self._ahead = self._wall() - self._monotonic()
         self._differs = False
 
     def now(self) -> float:
