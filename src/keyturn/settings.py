@@ -31,6 +31,7 @@ _MIN_METRICS_TOKEN: Final = 20
 _METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _SSR_KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BREACH_URL: Final = r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?$"
+_BREACH_URL_FORM: Final = "must look like https://corpus.example.com/range, without a user, query or fragment"
 _BASE_URL_FORM: Final = f"{PREFIX}BASE_URL must look like https://auth.example.com, without a user, query or fragment"
 _SEPARATOR: Final = re.compile(r"[,\s]+")
 
@@ -58,10 +59,15 @@ class _Files(PydanticBaseSettingsSource):
     """Reads `KEYTURN_<NAME>_FILE`, as container platforms hand secrets over."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        variable = f"{PREFIX}{field_name.upper()}_FILE"
+        path = os.environ.get(variable)
         if field_name not in FILED or not path:
             return None, field_name, False
-        return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as fault:
+            why = fault.strerror if isinstance(fault, OSError) else "not UTF-8"
+        raise UnsafeSettings([f"{variable}: {path}: {why}"])
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(None, name)[0] for name in FILED}
@@ -159,11 +165,9 @@ class Settings(BaseSettings):
         except ValidationError as fault:
             for error in fault.errors(include_url=False, include_context=False, include_input=False):
                 name = str(error["loc"][0]).upper() if error["loc"] else "?"
-                problems.append(f"{PREFIX}{name.removeprefix(PREFIX)}: {error['msg']}")
-        except OSError as fault:
-            problems.append(f"{fault.filename}: {fault.strerror}")
-        except UnicodeDecodeError:
-            problems.append("a file named by a KEYTURN_..._FILE setting is not UTF-8")
+                # The one setting with a pattern, which says less to people than an example.
+                text = _BREACH_URL_FORM if error["type"] == "string_pattern_mismatch" else error["msg"]
+                problems.append(f"{PREFIX}{name.removeprefix(PREFIX)}: {text}")
         # Outside the except clause: the validation error holds the secrets it was given.
         raise UnsafeSettings(problems)
 
@@ -344,8 +348,9 @@ class Settings(BaseSettings):
                 yield Finding("origin_http", text, fatal=True)
         try:
             WebConfig(base_path=self.base_path)
-        except ValueError as fault:
-            yield Finding("base_path_malformed", str(fault), fatal=True)
+        except ValueError:
+            text = f"{PREFIX}BASE_PATH must look like /auth, without a slash at the end"
+            yield Finding("base_path_malformed", text, fatal=True)
 
     def _other_findings(self) -> Iterator[Finding]:
         if self.debug:

@@ -14,7 +14,9 @@ from keyturn.core.policy import Policy
 from keyturn.stores.engine import open_engine
 from keyturn.stores.redis import connect
 from keyturn.stores.schema import signing_keys
+from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
+from keyturn.testing import sign_in
 from tests.cli.conftest import Command
 from tests.machine import Machine
 
@@ -352,7 +354,36 @@ def test_user_who_is_locked_out(migrated: Command, redis_url: str, with_redis: b
     assert asyncio.run(_fail_often(url, redis_url if with_redis else None, often)) is not None
     assert migrated.run("users", "unlock", EMAIL).startswith("unlocked ")
     assert asyncio.run(_fail_often(url, redis_url if with_redis else None, 0)) is None
-    migrated.run("users", "unlock", "nobody@example.com", status=1)
+    assert "not_found" in migrated.run("users", "unlock", "nobody", status=1)
+
+
+def test_user_of_another_directory(migrated: Command) -> None:
+    """Who is in the application's own table alone is unlocked by the address, and their sessions by the id."""
+    url = migrated.environment["KEYTURN_DATABASE_URL"]
+    assert asyncio.run(_fail_often(url, None, Policy().hard_failures)) is not None
+    assert migrated.run("users", "unlock", EMAIL).startswith(f"unlocked the address {EMAIL}, which no user ")
+    assert asyncio.run(_fail_often(url, None, 0)) is None
+
+    async def open_session() -> str:
+        engine = open_engine(url)
+        sessions = SqlSessions(engine, denylist_lifetime=1.0, heal_time=1.0, on_revoked=lambda _: None)
+        holder = await sign_in(sessions, user_id="42")
+        await sessions.close()
+        await engine.close()
+        return holder.session_id.hex()
+
+    session_id = asyncio.run(open_session())
+    assert [each["id"] for each in migrated.json("sessions", "list", "42")] == [session_id]
+    assert migrated.json("sessions", "revoke", "--user", "42") == [session_id]
+    assert "not_found" in migrated.run("sessions", "list", "42", status=1)
+
+
+def test_misspelt_setting_is_named(sqlite_command: Command) -> None:
+    """Nothing reads it, so its default holds; the doctor says so, and what may be meant."""
+    sqlite_command.environment |= {"KEYTURN_ISUER": "x", "KEYTURN_WORKERS": "2", "KEYTURN_LOG_LEVEL": "info"}
+    text = sqlite_command.run("doctor")
+    assert "note  unknown_setting: KEYTURN_ISUER is no setting, and not read; is KEYTURN_ISSUER meant?\n" in text
+    assert text.count("unknown_setting") == 1
 
 
 def test_names_that_nobody_has(migrated: Command) -> None:

@@ -201,7 +201,7 @@ def test_secret_from_a_file(environment: pytest.MonkeyPatch, tmp_path: Path, nam
 
 def test_secret_file_that_is_missing(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file that cannot be read is named, and nothing else is used in its place."""
-    with pytest.raises(UnsafeSettings, match="no-such-file"):
+    with pytest.raises(UnsafeSettings, match=r"^KEYTURN_SECRET_FILE: .*no-such-file: No such file"):
         load(environment, KEYTURN_SECRET=SECRET, KEYTURN_SECRET_FILE=str(tmp_path / "no-such-file"))
 
 
@@ -209,8 +209,20 @@ def test_secret_file_that_is_no_text(environment: pytest.MonkeyPatch, tmp_path: 
     """A file that is no text is refused without showing any of it."""
     path = tmp_path / "secret"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UnsafeSettings, match="not UTF-8"):
+    with pytest.raises(UnsafeSettings, match=r"^KEYTURN_SECRET_FILE: .* not UTF-8$"):
         load(environment, KEYTURN_SECRET_FILE=str(path))
+
+
+def test_setting_of_another_form_is_told_by_an_example(environment: pytest.MonkeyPatch) -> None:
+    """Nobody is shown a pattern, and each line begins with a variable."""
+    with pytest.raises(UnsafeSettings, match=r"^KEYTURN_BREACH_URL: must look like https://corpus.example.com/range"):
+        load(environment, KEYTURN_BREACH_URL="corpus")
+    (finding,) = [
+        each
+        for each in load(environment, KEYTURN_BASE_PATH="auth", KEYTURN_BREACH_URL="").findings()
+        if "base_path" in each.code
+    ]
+    assert finding.text.startswith("KEYTURN_BASE_PATH must look like /auth")
 
 
 def test_urls_of_a_platform(environment: pytest.MonkeyPatch) -> None:

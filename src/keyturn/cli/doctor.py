@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from keyturn.settings import Finding, Settings
     from keyturn.stores.engine import Engine
 
+_ELSEWHERE = ("HOST", "PORT", "WORKERS", "URL", "API_URL")
+"""Read by `keyturn serve` as options, and by a Next.js server."""
+
 
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -57,7 +60,26 @@ async def gather(settings: Settings) -> list[Finding]:
     if not settings.production:
         text = "KEYTURN_ENV is development: a server here refuses nothing of what is listed"
         found.append(Finding("development", text, fatal=True))
-    return [*found, *await _database(settings), *await _redis(settings)]
+    return [*found, *_unknown(), *await _database(settings), *await _redis(settings)]
+
+
+def _unknown() -> list[Finding]:
+    """Name the variables that look like settings and are none: a misspelt one would leave its default, unsaid."""
+    import os
+    from difflib import get_close_matches
+
+    from keyturn.settings import FILED, PREFIX, Finding, Settings
+
+    known = [name.upper() for name in Settings.model_fields] + [f"{name.upper()}_FILE" for name in FILED]
+    known = [PREFIX + name for name in (*known, *_ELSEWHERE)]
+    found: list[Finding] = []
+    for name in sorted(set(os.environ).difference(known)):
+        if name.startswith(PREFIX):
+            guesses = [f"; is {guess} meant?" for guess in get_close_matches(name, known, 1, 0.8)]
+            found.append(
+                Finding("unknown_setting", f"{name} is no setting, and not read{''.join(guesses)}", fatal=False)
+            )
+    return found
 
 
 async def _database(settings: Settings) -> list[Finding]:

@@ -15,20 +15,21 @@ from keyturn.cli.output import as_json, say, table
 app = typer.Typer(no_args_is_help=True, help="Sessions of a user.", rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_USER = "the id; of a user of the built-in directory also the e-mail address."
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @app.command("list")
 def list_sessions(
-    who: Annotated[str, typer.Argument(metavar="USER", help="Its e-mail address or its id.")], json: Json = False
+    who: Annotated[str, typer.Argument(metavar="USER", help=f"Whose: {_USER}")], json: Json = False
 ) -> None:
     """List a user's live sessions, newest first."""
     from keyturn.cli.output import when
-    from keyturn.cli.tools import find_user, open_tools, run
+    from keyturn.cli.tools import find_owner, open_tools, run
 
     async def work() -> list[dict[str, object]]:
         async with open_tools() as tools:
-            listing = await tools.sessions.list_live(await find_user(tools, who))
+            listing = await tools.sessions.list_live(await find_owner(tools, who))
         return [
             {
                 "id": session.id.hex(),
@@ -49,8 +50,8 @@ def list_sessions(
 
 @app.command("revoke")
 def revoke(
-    session_id: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="The id of one session.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="USER", help="End all sessions of this user.")] = None,
+    session_id: Annotated[str | None, typer.Argument(metavar="SESSION", help="The id of one session.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="USER", help=f"End all sessions of a user: {_USER}")] = None,
     json: Json = False,
 ) -> None:
     """End one session, or with --user all of a user. Their access tokens are refused as soon as a node has heard of it."""
@@ -69,12 +70,12 @@ def revoke(
 
 async def _revoke(session_id: str | None, user: str | None) -> list[str]:
     from keyturn.cli.errors import CommandError
-    from keyturn.cli.tools import find_user, open_tools
+    from keyturn.cli.tools import find_owner, open_tools
     from keyturn.core.model import RevokeReason, SessionId
 
     async with open_tools() as tools:
         if user is not None:
-            user_id, only = await find_user(tools, user), None
+            user_id, only = await find_owner(tools, user), None
         else:
             only = SessionId(bytes.fromhex(session_id or ""))
             session, _ = await tools.sessions.get(only)

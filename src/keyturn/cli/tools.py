@@ -94,6 +94,18 @@ def run(work: Coroutine[object, object, Result]) -> Result:
     return asyncio.run(work)
 
 
+async def find_owner(tools: Tools, who: str) -> str:
+    """Return the id of the user whose sessions are meant: `who` itself where it is the id of somebody signed in.
+
+    Why not by the table of users alone: the users of an application's own directory are not in it.
+
+    Raises: CommandError: nobody with this id is signed in, and there is no built-in user with this id or e-mail address.
+    """
+    if who.isprintable() and (await tools.sessions.list_live(who)).sessions:
+        return who
+    return await find_user(tools, who)
+
+
 async def find_user(tools: Tools, who: str) -> str:
     """Return the id of the user with this id or e-mail address. Raises: CommandError: there is none."""
     if "@" in who:

@@ -44,7 +44,7 @@ def create(
 def list_users(
     json: Json = False,
     after: Annotated[str | None, typer.Option(metavar="ID", help="Begin after this user.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="So many at most.")] = 100,
 ) -> None:
     """List users in the order of their ids."""
     from keyturn.cli.errors import CommandError
@@ -75,13 +75,21 @@ def enable(who: Who) -> None:
 
 @app.command("unlock")
 def unlock(who: Who) -> None:
-    """Let a user sign in on new devices again, after too many wrong passwords in a row."""
+    """Let a user sign in on new devices again, after too many wrong passwords in a row.
+
+    An e-mail address may be that of a user of the application's own directory.
+    """
     from keyturn.cli.tools import find_user, open_tools, run
 
     async def work() -> str:
         async with open_tools() as tools:
+            if "@" in who and await tools.users.find(who) is None:
+                await _unlock(tools, who)
+                return f"the address {who}, which no user of the built-in directory has"
             user_id = await find_user(tools, who)
-            await _unlock(tools, user_id)
+            user = await tools.users.get(user_id)
+            if user is not None:
+                await _unlock(tools, user.email)
             return user_id
 
     say(f"unlocked {run(work())}")
@@ -130,15 +138,12 @@ def _password(*, from_stdin: bool) -> str:
     return password
 
 
-async def _unlock(tools: Tools, user_id: str) -> None:
+async def _unlock(tools: Tools, email: str) -> None:
     from keyturn.core.login import attempt_limits
     from keyturn.email import normalise_email
     from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 
-    user = await tools.users.get(user_id)
-    if user is None:
-        return
-    limits = attempt_limits(normalise_email(user.email).key, "", None, tools.policy)
+    limits = attempt_limits(normalise_email(email).key, "", None, tools.policy)
     # To give back one that has no window is to begin it anew; the others end by themselves.
     locking = [limit for limit in limits if limit.window is None]
     if tools.settings.redis_url is None:
