@@ -151,6 +151,21 @@ def test_first_request_checks_a_token(tmp_path: Path) -> None:
         other.threaded.close()
 
 
+def test_application_ends_the_sessions_of_a_user(tmp_path: Path) -> None:
+    """From a thread, as an administrator's view would; also in a process that has answered nothing yet."""
+    one = new_node(sqlite_url(tmp_path))
+    other = Keyturn(one.settings)
+    try:
+        signed_in = sign_up(one.wsgi, "ada@example.com").json
+        assert other.threaded.end_user_sessions(signed_in["user"]["id"]) == 1
+        assert one.threaded.end_user_sessions(signed_in["user"]["id"]) == 0
+        with pytest.raises(InvalidToken):
+            other.threaded.authenticate(signed_in["access_token"])
+    finally:
+        one.threaded.close()
+        other.threaded.close()
+
+
 def test_event_loops_of_a_host(tmp_path: Path) -> None:
     """A node answers on whatever event loop is asked, one after the other: it has its own."""
     node = new_node(sqlite_url(tmp_path))

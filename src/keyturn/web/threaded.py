@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any, Final, Protocol, TypeVar
 
 from keyturn.core.errors import InvalidRequest, Refused, Unavailable
-from keyturn.core.model import Principal
+from keyturn.core.model import Principal, UserId
 from keyturn.ports import WallClock
 from keyturn.web import answers
 from keyturn.web.application import WebApplication
@@ -123,6 +123,13 @@ class ThreadedNode:
         """
         return await asyncio.shield(asyncio.wrap_future(self._submit(self._respond(request, methods))))
 
+    def end_user_sessions(self, user_id: UserId) -> int:
+        """End all sessions of a user from any thread, for an administrator or the application; return how many.
+
+        Raises: as `start`.
+        """
+        return self._submit(self._end_user_sessions(user_id)).result()
+
     def close(self) -> None:
         """Close the node and end the thread, for good; safe to call twice, and where it was never started."""
         atexit.unregister(self.close)
@@ -203,6 +210,11 @@ class ThreadedNode:
     def _has_started(self, starting: asyncio.Task[None]) -> None:
         self._starting = None
         self._started = not starting.cancelled() and starting.exception() is None
+
+    async def _end_user_sessions(self, user_id: UserId) -> int:
+        if not self._started:
+            await self._start()
+        return await self.node.web.services.auth.end_user_sessions(user_id)
 
     async def _respond(self, request: Request, methods: Mapping[str, Route] | None) -> Response:
         refused: Refused
