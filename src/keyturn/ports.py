@@ -353,7 +353,7 @@ class EventSink(Protocol):
 
 ClaimsHook = Callable[[User, Session], Awaitable[Mapping[str, object]]]
 """Adds claims to an access token, at login and at every refresh, so that a changed role arrives within one access
-lifetime. The member `scope` (space-separated string) sets the scopes; registered claims may not be overridden."""
+lifetime. The member `scope` (a text with blanks, or a list) sets the scopes; registered claims may not be overridden."""
 
 DescribeDevice = Callable[[str], str]
 """User-Agent header -> `Firefox on Windows`."""

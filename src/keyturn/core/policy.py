@@ -71,7 +71,7 @@ class Policy:
     Why: each of these numbers stops a named failure. A silent change of one turns "no false logout, no silent thief"
     into a hope, so the inequalities are checked where the numbers meet and not where they are used.
 
-    Args: see `Policy.explain()`, or `keyturn doctor`; durations are seconds.
+    Args: see `Policy.explain()`, or `keyturn doctor --explain`; durations are seconds.
     Raises: UnsafePolicy: naming every broken rule, unless `relaxed` is true and all of them may be relaxed.
     Spec: OWASP ASVS 5.0 7.1.1, 7.3.1, 7.3.2 (documented and enforced inactivity and absolute lifetimes).
     """

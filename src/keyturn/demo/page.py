@@ -37,7 +37,7 @@ _INDEX: Final = "index.html"
 
 
 class PageNotBuilt(KeyturnError):
-    """This checkout has no page yet; an installed package always has one."""
+    """This checkout, or the one this was installed from, has no page yet; a published package has one."""
 
 
 class File(NamedTuple):
