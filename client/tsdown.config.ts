@@ -18,6 +18,8 @@ export default defineConfig({
   clean: true,
   fixedExtension: false,
   deps: { neverBundle: ["react", "axios", /^next\//] },
+  // How long the declarations take says nothing about the package, and stood as a warning in `make demo`.
+  inputOptions: { checks: { pluginTimings: false } },
   outputOptions: {
     // Server components may import the React parts; their files say that they are for the browser, the one that entries
     // share too. Their types must not: a statement in a declaration file is an error to whoever checks their libraries.

@@ -119,7 +119,7 @@ class User(NamedTuple):
 
 
 class Principal(NamedTuple):
-    """Who a request acts as, taken from a verified access token."""
+    """Who a request acts as, from a verified access token; `expires_at` is by the clock of the node that signed it."""
 
     user_id: UserId
     session_id: SessionId
