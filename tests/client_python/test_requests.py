@@ -85,6 +85,22 @@ async def test_api_that_refuses_every_token_is_asked_twice(site: Site, program: 
     assert (await program.get()).status_code == 200
 
 
+async def test_api_that_refuses_every_token_takes_no_refresh_from_another(
+    site: Site, api: Api, make_program: Callable[..., Any]
+) -> None:
+    """What is wrong with one API says nothing about the tokens at the next one."""
+    program = await make_program(origins=[site.url, api.url])
+    await program.log_in()
+    before = len(site.proxy.refreshes)
+    assert (await program.get("/api/never")).status_code == 401
+    assert len(site.proxy.refreshes) - before == 1
+    api.refused = {f"Bearer {site.proxy.to('/api/never')[-1].bearer}"}
+    assert (await program.get(api.url)).status_code == 200
+    assert len(site.proxy.refreshes) - before == 2
+    assert (await program.get("/api/never")).status_code == 401
+    assert len(site.proxy.refreshes) - before == 2
+
+
 async def test_challenge_for_a_newer_login_makes_no_refresh(
     site: Site, api: Api, make_program: Callable[..., Any]
 ) -> None:

@@ -37,12 +37,13 @@ const attached = new WeakMap<AxiosInstance, () => void>();
  */
 export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => void) => {
   let on = true;
-  let calmUntil = 0;
+  /** Until when the 401s of an API start no refresh, by its origin. */
+  const calm: Record<string, number> = {};
 
   const send = async (config: Config, transmit: (config: Config) => Promise<AxiosResponse>): Promise<AxiosResponse> => {
     const { headers, data } = config;
-    if (!on || headers.has("Authorization") || config.auth || !auth.covers(instance.getUri(config)))
-      return transmit(config);
+    const api = on && !headers.has("Authorization") && !config.auth && auth.covers(instance.getUri(config));
+    if (!api) return transmit(config);
 
     // A cancelled wait for a token needs no care here: axios turns whatever it brings into its own CanceledError.
     const signal = config.signal as AbortSignal | undefined;
@@ -86,13 +87,13 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
       response?.status === 401 &&
       token &&
       !streams &&
-      auth.now() >= calmUntil &&
+      !((calm[api] as number) > auth.now()) &&
       !auth.challenged(response.headers["www-authenticate"])
     ) {
       token = await ask(auth.renew(token, { signal }));
       if (token) {
         outcome = await attempt();
-        if (outcome.response?.status === 401) calmUntil = auth.now() + CALM;
+        if (outcome.response?.status === 401) calm[api] = auth.now() + CALM;
       }
     }
     if (outcome.error) throw outcome.error;

@@ -16,10 +16,13 @@ import {
   step,
   usable,
 } from "../machine/machine.ts";
-import type { AuthEvents, SignedInState, User } from "../machine/types.ts";
+import type { AuthEvents, Identity, SignedInState, User } from "../machine/types.ts";
 import { isAnswer, isMessage } from "./check.ts";
 import { AuthError, accept } from "./errors.ts";
 import type { AuthClient, AuthClientOptions, Channel, Environment, Target, TokenOptions } from "./types.ts";
+
+/** The document, where there is one, or where it does not matter that there is none. */
+type Page = NonNullable<Environment["document"]>;
 
 /**
  * Make the client of one server for one page. Nothing is touched before `start()`; a render server makes one per request.
@@ -34,15 +37,17 @@ import type { AuthClient, AuthClientOptions, Channel, Environment, Target, Token
  */
 export const createAuthClient = (options: AuthClientOptions = {}): AuthClient => {
   const { environment = globalThis as unknown as Environment } = options;
-  const { document, navigator } = environment;
-  const { href, origin, hostname } = environment.location ?? { href: "http://localhost" };
+  const {
+    document,
+    navigator,
+    location: { href, origin, hostname } = { href: "http://localhost" } as Location,
+  } = environment;
   const { href: base, hostname: host } = new URL(options.baseUrl ?? "/auth", href);
   const origins = options.apiOrigins ?? [origin];
 
   let state = INITIAL;
   let lead = (options.idleWarning ?? 60) * 1000;
   let starts = 0;
-  let calmUntil = 0;
   let listening: AbortController | undefined;
   let channel: Channel | undefined;
   let heartbeat: unknown;
@@ -50,7 +55,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   let flight: Promise<void> | undefined;
 
   // -- Time
-  let ahead = -Infinity;
+  let ahead = 0;
 
   // Never goes back, and does not stand still while the device sleeps as `performance` does in some browsers. The date
   // may be wrong: when it jumps ahead that is taken for sleep, which at worst costs one refresh.
@@ -63,7 +68,18 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   // it is the same in all of them.
   const skew = () => now() - environment.Date.now();
   const offline = () => navigator?.onLine === false;
-  const awake = () => document?.visibilityState !== "hidden" && !offline();
+  const awake = () => (document as Page).visibilityState !== "hidden" && !offline();
+
+  /**
+   * Do what a browser may refuse, where nothing depends on it: storage is blocked or full, the document has no origin of
+   * its own (a sandboxed frame, a `data:` address), there is no such thing.
+   */
+  const attempt = <Result>(run: () => Result): Result | undefined => {
+    try {
+      return run();
+    } catch {}
+    return undefined;
+  };
 
   // -- State
   // An EventTarget, because a listener that throws is reported and the next one is called all the same.
@@ -91,19 +107,17 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const next = state;
     // Before anything else: nothing that is under way may sign in again, or another one in.
     if (next.epoch !== former.epoch) flight = undefined;
-    // Other tabs take what they know of it, and leave the rest.
-    if (event.own && next !== former) channel?.postMessage({ ...event, at: event.at - skew() });
+    // Other tabs take what they know of it, and leave the rest. It throws after `stop`, and where errors cannot be cloned.
+    if (event.own && next !== former) attempt(() => channel?.postMessage({ ...event, at: event.at - skew() }));
     for (const [name, detail] of news(former, next)) if (detail) emit(name, detail);
-    if (next.view !== former.view) emit("change");
   };
 
   /** Read or write a note that outlives the page, where that is allowed. An empty one is none. */
-  const note = (key: string, value?: string) => {
-    try {
-      const notes = environment.localStorage;
-      return value === undefined ? notes?.getItem(key) : notes?.setItem(key, value);
-    } catch {}
-  };
+  const note = (key: string, value?: string | number) =>
+    attempt(() => {
+      const notes = environment.localStorage as Storage;
+      return value === undefined ? notes.getItem(key) : notes.setItem(key, value as string);
+    });
 
   // -- Requests
   const post = async (path: string, body: string): Promise<Response> =>
@@ -111,11 +125,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       await environment
         .fetch(base + path, {
           method: "POST",
-          headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
-          credentials: "include",
           cache: "no-store",
           body,
+          headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
           redirect: "error",
+          credentials: "include",
           // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
           keepalive: true,
           signal: environment.AbortSignal.timeout(LIMIT),
@@ -130,8 +144,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const at = now();
     const answer = await (await post(path, JSON.stringify(body))).json().catch(() => {});
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
-    if (!counts()) throw new AuthError("session_changed");
-    dispatch({ type: "granted", answer, at });
+    if (counts()) dispatch({ type: "granted", answer, at });
+    // Void before, or because a listener has signed out at once.
+    if (state.token !== answer.access_token) throw new AuthError("session_changed");
   };
 
   /**
@@ -154,8 +169,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
    */
   const glance = () => {
     const owed = note(OWED);
-    if (!document || (host !== hostname && !owed)) return;
-    if (!owed && /\bkt_hint=1/.test(document.cookie)) {
+    // Not to be seen at all in a document without an origin of its own. No server takes a session from there, so there
+    // is none, wherever the server is.
+    const cookies = attempt(() => (document as Page).cookie);
+    if (!document || (!owed && host !== hostname && cookies !== undefined)) return;
+    if (!owed && /\bkt_hint=1/.test(cookies as string)) {
       if (state.ended) void refresh();
     } else if (state.view === INITIAL.view)
       dispatch({ type: "ended", reason: state.seen ? "logout" : "never", own: false });
@@ -187,15 +205,13 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         if (state.token === token)
           await new Promise<void>((resolve) => environment.setTimeout(resolve, Math.min(now() - asked, HAND_OVER)));
         if (!counts() || state.token !== token) return;
-        try {
-          // Infinite, in JSON null, when nobody has acted: a refresh is no person.
-          await ask("/refresh", { idle_seconds: Math.round((now() - state.activeAt) / 1000) }, counts);
-        } catch (thrown) {
-          const { reason } = thrown as AuthError;
-          if (counts()) dispatch(reason ? { type: "ended", reason } : { type: "failed", error: thrown as AuthError });
+        // Infinite, in JSON null, when nobody has acted: a refresh is no person.
+        const body = { idle_seconds: Math.round((now() - state.activeAt) / 1000) };
+        await ask("/refresh", body, counts).catch((error: AuthError) => {
+          if (counts()) dispatch(error.reason ? { type: "ended", reason: error.reason } : { type: "failed", error });
           // It came too late and may have brought back the cookie of the session that was left: the server removes it.
           else glance();
-        }
+        });
       });
     await flown.catch(() => {});
   };
@@ -221,7 +237,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const again = await post("/logout", owed).then(
       // Whatever else is no answer of this server.
       ({ status }) => status !== 204,
-      ({ retryable }: AuthError) => retryable,
+      ({ retryable }: AuthError) => retryable !== false,
     );
     if (again) environment.setTimeout(pay, OWED_INTERVAL);
     else note(OWED, "");
@@ -243,7 +259,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const owed = JSON.stringify({ everywhere });
     note(OWED, owed);
     // The server does it, too, when it can be reached.
-    if (document) document.cookie = "kt_hint=; Path=/; Max-Age=0; Secure";
+    attempt(() => {
+      (document as Page).cookie = "kt_hint=;Path=/;Max-Age=0";
+    });
     dispatch({ type: "ended", reason: "logout" });
     // It waits for no lock, for the page may go away at once. Logins wait for it, in every tab: its answer removes the
     // cookies, new ones, too.
@@ -268,7 +286,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       dispatch({ type: "hide" });
     }
     // For the next page: a person who clicks a link acts on this one.
-    if (type === "pagehide") return note(ACTED, `${state.activeAt - skew()}`);
+    if (type === "pagehide") return note(ACTED, state.activeAt - skew());
     if (type === "online") {
       void pay();
       dispatch({ type });
@@ -278,57 +296,32 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     look();
   };
 
-  const hear = (data: unknown) => {
+  const hear = ({ data }: { data?: unknown }) => {
     // Never later than now: the date may have been set back on the way.
     if (isMessage(data)) dispatch({ ...data, at: Math.min(data.at + skew(), now()), own: false });
   };
 
-  const start = () => {
-    if (starts++ || !document) return;
-    listening = new AbortController();
-    heartbeat = environment.setInterval(look, HEARTBEAT);
-    for (const name of "pointerdown pointermove keydown visibilitychange focus online pageshow pagehide".split(" "))
-      environment.addEventListener(name, happens, { capture: true, signal: listening.signal });
-    try {
-      // Not every browser has one, and Firefox throws here where cookies are blocked.
-      channel = new (environment.BroadcastChannel as NonNullable<Environment["BroadcastChannel"]>)(base);
-      channel.onmessage = ({ data }) => hear(data);
-    } catch {}
-    hear({ type: "acted", at: Number(note(ACTED) || NaN) });
-    void pay();
-    glance();
-    // With a token, too: whatever other tabs did while this one was stopped it has not heard.
-    if (!state.ended) void refresh();
-  };
-
-  const stop = () => {
-    if (!starts || --starts) return;
-    environment.clearInterval(heartbeat as never);
-    listening?.abort();
-    channel?.close();
-    channel = undefined;
-  };
-
   // -- The application's requests
 
+  /** Until when the 401s of an API start no refresh, by its origin; only those that get the token have one. */
+  const calm: Record<string, number> = {};
+
+  /** The origin of the API at an address, if it gets the token. */
   const covers: AuthClient["covers"] = (address) => {
     // As `fetch` reads it: a `<base>` may send a relative address elsewhere.
-    const target = new URL(address, document?.baseURI ?? href);
-    const [elsewhere, route] = target.href.split(`${base}/`);
+    const { href: target, origin: api } = new URL(address, document?.baseURI ?? href);
+    const [elsewhere, route] = target.split(`${base}/`);
     // Where the cookie speaks, or nobody yet, a token is of no use, and a refresh for their 401 would never end.
-    return elsewhere ? origins.includes(target.origin) : !/^(refresh|login|signup|logout)\b/.test(route as string);
+    return (elsewhere ? origins.includes(api) : !/^(refresh|login|signup|logout)\b/.test(route as string)) && api;
   };
 
-  const challenged: AuthClient["challenged"] = (challenge) => {
-    const step = /insufficient_user_authentication/.test(challenge as string);
-    if (step) emit("stepUp", { challenge });
-    return step;
-  };
+  const challenged: AuthClient["challenged"] = (challenge) =>
+    /insufficient_user_authentication/.test(challenge as string) && emit("stepUp", { challenge });
 
   const authFetch = async (input: Target, init: RequestInit = {}): Promise<Response> => {
     const headers = new Headers(init.headers ?? input.headers);
-    if (!covers(input.url ?? (input as string | URL)) || headers.has("authorization"))
-      return environment.fetch(input, init);
+    const api = covers(input.url ?? (input as string | URL));
+    if (!api || headers.has("authorization")) return environment.fetch(input, init);
     const streams = (init.body as Partial<ReadableStream> | null | undefined)?.getReader;
     const wanted = { minTtl: streams && STREAM_SPARE, signal: init.signal ?? input.signal };
     // Before anybody is known the page is the first one's.
@@ -345,12 +338,18 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       return environment.fetch(input.clone?.() ?? input, { ...init, headers }).finally(check);
     };
     let response = await send();
-    if (challenged(response.headers.get("www-authenticate"))) return response;
-    if (response.status !== 401 || !token || streams || now() < calmUntil) return response;
-    token = await obtain(token, wanted);
-    if (token) {
-      response = await send();
-      if (response.status === 401) calmUntil = now() + CALM;
+    if (
+      !challenged(response.headers.get("www-authenticate")) &&
+      response.status === 401 &&
+      token &&
+      !streams &&
+      !((calm[api] as number) > now())
+    ) {
+      token = await obtain(token, wanted);
+      if (token) {
+        response = await send();
+        if (response.status === 401) calm[api] = now() + CALM;
+      }
     }
     return response;
   };
@@ -358,15 +357,36 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const call = async (method: string, path: string): Promise<Response> =>
     accept(await authFetch((base + path) as Target, { method }));
 
-  const hydrate: AuthClient["hydrate"] = (identity) => {
-    if (!state.seen) dispatch({ type: "granted", answer: identity });
+  const hydrate = (answer: Identity | undefined) => {
+    if (answer && !state.seen) dispatch({ type: "granted", answer });
   };
-  if (options.initialSession) hydrate(options.initialSession);
+  hydrate(options.initialSession);
   const first = state.view;
 
   return {
-    start,
-    stop,
+    start() {
+      if (starts++ || !document) return;
+      listening = new AbortController();
+      heartbeat = environment.setInterval(look, HEARTBEAT);
+      for (const name of "pointerdown pointermove keydown visibilitychange focus online pageshow pagehide".split(" "))
+        environment.addEventListener(name, happens, { capture: true, signal: listening.signal });
+      // Not every browser has one, and Firefox throws here where cookies are blocked.
+      attempt(() => {
+        channel = new (environment.BroadcastChannel as NonNullable<Environment["BroadcastChannel"]>)(base);
+        channel.onmessage = hear;
+      });
+      hear({ data: { type: "acted", at: parseFloat(note(ACTED) as string) } });
+      void pay();
+      glance();
+      // With a token, too: whatever other tabs did while this one was stopped it has not heard.
+      if (!state.ended) void refresh();
+    },
+    stop() {
+      if (!starts || --starts) return;
+      environment.clearInterval(heartbeat as never);
+      listening?.abort();
+      channel?.close();
+    },
     getSnapshot: () => state.view,
     getServerSnapshot: () => first,
     subscribe: (callback) => on("change" as keyof AuthEvents, callback),

@@ -114,8 +114,8 @@ export type AuthClient = {
   warnAt(seconds: number): void;
   /** The clock that the ends in `Session` and `Warning` are on: milliseconds, sleep included. */
   now(): number;
-  /** Whether a request to this address gets the access token. */
-  covers(url: string | URL): boolean;
+  /** The origin of this address if a request to it gets the access token, else false. */
+  covers(url: string | URL): string | false;
   /** Whether a `WWW-Authenticate` asks for a stronger or fresher login; if so `stepUp` is told. No refresh helps then. */
   challenged(challenge: string | null | undefined): boolean;
   /** Raised whenever another session begins or this one ends; data asked for under a lower one is stale. */

@@ -68,10 +68,13 @@ export type Change =
 
 export type Event = Change & Context;
 
+/** What listeners can be told of: beside the application's events, that the view is another. */
+type Told = AuthEvents & { readonly change: true };
+
 /** Something to tell the application's listeners, unless there is no detail. */
 export type News = {
-  readonly [Name in keyof AuthEvents]: readonly [name: Name, detail: AuthEvents[Name] | false | 0 | undefined];
-}[keyof AuthEvents];
+  readonly [Name in keyof Told]: readonly [name: Name, detail: Told[Name] | false | 0 | undefined];
+}[keyof Told];
 
 type Rules = {
   readonly [Type in Event["type"]]: (state: State, event: Extract<Change, { type: Type }> & Context) => State;
@@ -226,6 +229,7 @@ export const news = (former: State, { view, failures, error, seen, ended }: Stat
     ["signedOut", ended && !former.ended && reason !== "never" && (view as { reason: Reason })],
     ["degraded", failures && !former.failures && { error }],
     ["idleWarning", (former.view as AnyView).warning?.kind !== warning?.kind && warning],
+    ["change", former.view !== view],
   ];
 };
 
@@ -236,8 +240,9 @@ export const news = (former: State, { view, failures, error, seen, ended }: Stat
  * its life is asked for.
  */
 export const usable = ({ view, at }: State, now: number, spare: number): boolean => {
-  // Who is not signed in, or only as a render server found it, has no token, and nothing that ends later than now.
-  const endsAt = (view as AnyView).session?.accessEndsAt ?? 0;
+  // Who is not signed in, or only as a render server found it, has no token: no end, to which nothing compares, or a past
+  // one.
+  const endsAt = (view as AnyView).session?.accessEndsAt as number;
   return now + min(spare, (endsAt - at) / 20) < endsAt;
 };
 

@@ -110,6 +110,17 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       expect(server.count("GET /api/never")).toBe(6);
     });
 
+    test("an API that always says 401 takes no refresh from another API", async () => {
+      const other = await startServer();
+      const both = createAuthClient({ environment: browser.environment, apiOrigins: [server.url, other.url] });
+      attachAuth(api, both);
+      for (const { url } of [server, other, server, other]) await failure(api.get(`${url}/api/never`));
+      expect(server.count(REFRESH)).toBe(3);
+      expect(server.count("GET /api/never")).toBe(3);
+      expect(other.count("GET /api/never")).toBe(3);
+      await other.close();
+    });
+
     test("a caller who takes 401 for an answer gets the second one", async () => {
       const response = await api.get("/never", { validateStatus: () => true });
       expect(response.status).toBe(401);

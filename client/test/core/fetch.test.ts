@@ -98,6 +98,22 @@ describe("auth.fetch", () => {
     expect(world.server.count("/auth/refresh")).toBe(3);
   });
 
+  it("still refreshes for an API while another one refuses every token", async () => {
+    const world = new World();
+    const [broken, fine] = ["https://broken.example/x", "https://fine.example/x"] as const;
+    const tab = await world.signedIn({ apiOrigins: ["https://broken.example", "https://fine.example"] });
+    world.server.handlers.set(broken, () => problem("invalid_token", 401));
+    const fetch = async (url: string) => (await Promise.all([tab.client.fetch(url), world.run(100)]))[0].status;
+    expect(await fetch(broken)).toBe(401);
+    expect(world.server.count("/auth/refresh")).toBe(2);
+    // The other API has heard of a revocation, say, and wants a newer token than this one.
+    world.server.tokens += 1;
+    expect(await fetch(fine)).toBe(200);
+    expect(world.server.count("/auth/refresh")).toBe(3);
+    expect(await fetch(broken)).toBe(401);
+    expect(world.server.count("/auth/refresh")).toBe(3);
+  });
+
   it("never refreshes for a 403", async () => {
     const { world, send } = await refusing(403);
     expect((await send()).status).toBe(403);
@@ -149,9 +165,9 @@ describe("auth.fetch", () => {
   it("gives the token to further origins that are named exactly, and then only to those", async () => {
     const world = new World();
     const tab = await world.signedIn({ apiOrigins: ["https://api.example"] });
-    expect(tab.client.covers("https://api.example/x")).toBe(true);
+    expect(tab.client.covers("https://api.example/x")).toBe("https://api.example");
     expect(tab.client.covers("/x")).toBe(false);
-    expect(tab.client.covers("/auth/sessions")).toBe(true);
+    expect(tab.client.covers("/auth/sessions")).toBe(ORIGIN);
   });
 
   it.each(["refresh", "login", "signup", "logout"])("does not loop over a 401 of /auth/%s", async (name) => {

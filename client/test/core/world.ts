@@ -224,6 +224,8 @@ export class World {
   offset = 0;
   hint = false;
   random = 0.5;
+  /** Whether messages with an error in them throw, as in browsers that cannot clone one. */
+  refusesErrors = false;
   /** How long a broadcast travels, in milliseconds. */
   travel = 0;
   storage = new Map<string, string>();
@@ -396,6 +398,9 @@ const environmentOf = (tab: Tab): Environment => {
         world.channels.add(this.own);
       }
       postMessage(message: unknown) {
+        if (!world.channels.has(this.own)) throw new DOMException("closed", "InvalidStateError");
+        if (world.refusesErrors && Object.values(message as object).some((value) => value instanceof Error))
+          throw new DOMException("not cloned", "DataCloneError");
         const data = structuredClone(message);
         world.posted.push(data);
         for (const other of world.channels)

@@ -181,7 +181,10 @@ describe("the machine", () => {
     const [next, ...effects] = apply(warned, { type: "acted", stay: true }, { at: AT + 1_795_000 });
     const warning = { kind: "absolute", endsAt: AT + 1_820_000 };
     expect(next.view).toHaveProperty("warning", warning);
-    expect(effects).toEqual([["idleWarning", warning]]);
+    expect(effects).toEqual([
+      ["idleWarning", warning],
+      ["change", true],
+    ]);
   });
 
   const change = fc.oneof(

@@ -46,7 +46,7 @@ def flow(session: Session, request: Any) -> Generator[Any, Any, None]:
         # Another token would be as old a login: RFC 9470 wants the person, not a refresh.
         or "insufficient_user_authentication" in challenge
         or not replayable
-        or not session.calm()
+        or not session.calm(str(request.url))
     ):
         return
     new = yield from session.obtain(0, held.access_token)
@@ -55,7 +55,7 @@ def flow(session: Session, request: Any) -> Generator[Any, Any, None]:
     request.headers["authorization"] = f"Bearer {new.access_token}"
     response = yield request
     if response.status_code == 401:
-        session.calm_down()
+        session.calm_down(str(request.url))
 
 
 def _is_replayable(request: Any) -> bool:

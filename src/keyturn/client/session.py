@@ -117,7 +117,7 @@ class Session:
         self._proxy = proxy
         self._clock = Clock()
         self._acted_at: float | None = None
-        self._calm_until = 0.0
+        self._calm_until: dict[str, float] = {}
         self._state = State()
         self._begin()
 
@@ -174,13 +174,13 @@ class Session:
     def _has(self, state: State, spare: float, rejected: str | None) -> bool:
         return state.stored.access_token != rejected and state.stored.usable(self._clock(), spare)
 
-    def calm(self) -> bool:
-        """Say whether an API's 401 may start a refresh."""
-        return self._clock() >= self._calm_until
+    def calm(self, url: str) -> bool:
+        """Say whether a 401 of the API at this address may start a refresh."""
+        return self._clock() >= self._calm_until.get(origin_of(url), 0.0)
 
-    def calm_down(self) -> None:
-        """Note that an API refused even a new access token."""
-        self._calm_until = self._clock() + CALM
+    def calm_down(self, url: str) -> None:
+        """Note that the API at this address, which is one of those that get tokens, refused even a new one."""
+        self._calm_until[origin_of(url)] = self._clock() + CALM
 
     # -- one refresh at a time
 
