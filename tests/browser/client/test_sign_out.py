@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from playwright.sync_api import expect
@@ -126,6 +127,7 @@ def test_logout_without_network_counts_at_once_and_is_sent_later(tabs: Tabs) -> 
     tabs.context.set_offline(True)
     tab.run("auth.logout()")
     tab.is_anonymous("logout")
+    assert "kt_hint" not in {one.get("name") for one in tabs.context.cookies()}
     assert tabs.site.happened(EventType.SESSION_ENDED) == []
     tabs.context.set_offline(False)
     tabs.until(lambda: len(tabs.site.happened(EventType.SESSION_ENDED)) == 1, "end of the session")
@@ -210,3 +212,48 @@ def test_page_back_from_the_page_cache_shows_nobody_before_it_is_verified(tabs: 
         hold.release()
         tab.is_signed_in(ADA)
         tabs.assert_nobody_was_signed_out()
+
+
+@pytest.mark.parametrize("late", ["before", "after"])
+def test_logout_that_a_page_load_cut_off_takes_the_next_login_if_its_answer_is_later_still(
+    tabs: Tabs, late: Literal["before", "after"]
+) -> None:
+    """The limit that client/README.md names: the next page cannot know of that answer, and its own logout overtakes it.
+
+    Whoever it happens to is signed out, no more: nobody else's session is touched, and the next login works.
+    """
+    tab = tabs.sign_up(ADA)
+    hold = tabs.site.proxy.hold("/auth/logout", late)
+    tab.begin("auth.logout()")
+    hold.wait()
+    tab.page.reload()
+    tab.is_anonymous("never")
+    tab.enter("signup", EVE)
+    tab.is_signed_in(EVE)
+    # The next page has sent the logout again, and its login has waited for that one.
+    own = [one.path for one in tabs.site.proxy.exchanges if one.over and one.path.startswith("/auth")]
+    assert own == ["/auth/signup", "/auth/logout", "/auth/signup"]
+    hold.release()
+    tabs.until(lambda: tabs.cookie is None, "removal of the cookie by the late answer")
+    tab.page.reload()
+    tab.is_anonymous("never")
+    tab.enter("login", EVE)
+    tab.is_signed_in(EVE)
+    assert tabs.site.happened(EventType.REUSE_DETECTED) == []
+
+
+def test_logout_that_is_waited_for_before_the_page_load_leaves_the_next_login_alone(tabs: Tabs) -> None:
+    """What client/README.md advises: with its answer there, nothing is under way that could remove a cookie."""
+    tab = tabs.sign_up(ADA)
+    hold = tabs.site.proxy.hold("/auth/logout")
+    tab.begin("auth.logout().then(() => location.reload())")
+    hold.wait()
+    tab.is_anonymous("logout")
+    hold.release()
+    tab.is_anonymous("never")
+    tab.enter("signup", EVE)
+    tab.is_signed_in(EVE)
+    assert len(tabs.site.proxy.to("/auth/logout")) == 1
+    tabs.expire()
+    tab.page.reload()
+    tab.is_signed_in(EVE)
