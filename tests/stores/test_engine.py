@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from keyturn.stores.engine import AsyncConnection
-from tests.stores.support import open_database
+from tests.stores.support import PATIENCE, open_database
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ async def test_callers_who_are_cancelled(database_url: str) -> None:
             caller.cancel()
             with suppress(asyncio.CancelledError):
                 await caller
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await engine.run(write_two)
         async with engine.autocommit() as connection:
             rows = await connection.exec_driver_sql("SELECT count(*) FROM keyturn_meta WHERE name < 'a'")

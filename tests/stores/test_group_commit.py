@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from keyturn.core.errors import Unavailable
+from keyturn.stores import group_commit
 from keyturn.stores.group_commit import Gatherer, Group
+from keyturn.testing import FrozenClock
 
 pytestmark = pytest.mark.anyio
 
@@ -217,13 +219,15 @@ async def test_call_that_was_forgotten() -> None:
     assert isinstance(forgotten, RuntimeError)
 
 
-async def test_call_that_waits_too_long() -> None:
+async def test_call_that_waits_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the database hangs nobody waits for the groups before theirs: who has waited long enough is told so."""
+    clock = FrozenClock()
+    monkeypatch.setattr(group_commit, "monotonic", clock)
     worker = Worker()
-    gatherer = Gatherer(worker, size=2, patience=0.05)
+    gatherer = Gatherer(worker, size=2, patience=10.0)
     calls = [gatherer.call(number) for number in range(7)]
     await turn()
-    await asyncio.sleep(0.1)
+    clock.advance(10.0)
     calls.append(gatherer.call(7))
     worker.go_on.set()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)

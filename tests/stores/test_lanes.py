@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
 
@@ -12,11 +13,11 @@ import pytest
 
 from keyturn.core.errors import Unavailable
 from keyturn.stores.engine import Engine, open_engine
-from keyturn.stores.lanes import ROLLBACK, Row, Statement, Work
+from keyturn.stores.lanes import ROLLBACK, Row, SqliteLanes, Statement, Work
 from keyturn.stores.location import normalise
 from keyturn.stores.migrations import migrate
 from tests.services import PostgresServer, wait_until
-from tests.stores.support import open_database
+from tests.stores.support import eventually, open_database
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +50,14 @@ async def whose(engine: Engine) -> int:
     """Say which process of PostgreSQL serves the next lane."""
     async with engine.lane() as lane:
         return int((await lane.fetch(WHOSE))[0][0])
+
+
+async def writes_of(engine: Engine, count: int) -> Sequence[Future[None]]:
+    """Wait until the thread of SQLite is at the first of so many writes, and return them."""
+    lanes = engine._lanes
+    assert isinstance(lanes, SqliteLanes)
+    await eventually(lambda: len(lanes._writes) == count and lanes._writes[0].running())
+    return lanes._writes
 
 
 async def test_work_that_ends(database_url: str) -> None:
@@ -120,14 +129,14 @@ async def test_sqlite_read_during_a_write(sqlite_database_url: str) -> None:
         async with other.transaction() as connection:
             await connection.exec_driver_sql(write("b")[0])
             waiting = asyncio.create_task(engine.transact(lambda: only(write("c"))))
-            await asyncio.sleep(0.1)
-            async with asyncio.timeout(1):
-                assert await names(engine) == ["a"]
+            [written] = await writes_of(engine, 1)
+            assert await names(engine) == ["a"]
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-            async with asyncio.timeout(1):
-                assert await names(engine) == ["a"]
+            assert await names(engine) == ["a"]
+            # Had a read waited for it, the write would have waited in vain meanwhile.
+            assert written.running()
         # The cancelled write was at work already, so it comes to its end, and this one after it.
         await engine.transact(lambda: only(write("d")))
         assert await names(engine) == await names(other) == ["a", "b", "c", "d"]
@@ -201,14 +210,15 @@ async def test_read_beside_a_write_that_was_given_up(sqlite_database_url: str) -
         path = str(normalise(sqlite_database_url).database)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            for name in ("b", "c"):
+            for count, name in enumerate(("b", "c"), 1):
                 given_up = asyncio.create_task(engine.transact(partial(only, write(name))))
-                await asyncio.sleep(0.05)
+                writes = await writes_of(engine, count)
                 given_up.cancel()
                 with suppress(asyncio.CancelledError):
                     await given_up
             # A read that waited for the first write would hold up the event loop until that one had waited in vain.
             assert await names(engine) == ["a"]
+            assert writes[0].running()
             other.execute("ROLLBACK")
         await engine.transact(lambda: only(write("d")))
         assert await names(engine) == ["a", "b", "d"]

@@ -70,7 +70,7 @@ async def test_session_that_is_let_go_in_time(postgres_url: str) -> None:
             async with locked(operator, [holder]):
                 waiting = asyncio.ensure_future(holder.refresh())
                 async with engine.autocommit() as connection, asyncio.timeout(30):
-                    while not (await connection.exec_driver_sql(waits)).scalar_one():
+                    while not waiting.done() and not (await connection.exec_driver_sql(waits)).scalar_one():
                         pass
             with suppress(Unavailable):  # where this machine stopped for longer than a refresh waits
                 answer = await waiting

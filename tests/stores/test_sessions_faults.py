@@ -26,7 +26,7 @@ from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer
-from tests.stores.support import eventually
+from tests.stores.support import PATIENCE, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -96,12 +96,16 @@ async def test_fault_in_a_group(postgres: PostgresServer, postgres_url: str) -> 
 
 async def test_transaction_of_a_node_that_is_frozen(postgres_url: str) -> None:
     """What a node has locked and does not let go of holds the others up for a moment, and not until somebody notices."""
-    frozen, other = open_engine(postgres_url, command_timeout=2.0), open_engine(postgres_url, command_timeout=10.0)
+    frozen, other = open_engine(postgres_url, command_timeout=60.0), open_engine(postgres_url)
     await migrate(other)
     store = store_on(other)
     session_id = (await sign_in(store)).session_id
     async with frozen.sqlalchemy.connect() as connection:
+        patience = await connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout")
+        assert patience.scalar_one() == "30s"
         await connection.exec_driver_sql("SELECT FROM keyturn_sessions FOR UPDATE")
+        # It is as if that time had passed, but for a moment.
+        await connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 100")
         assert await store.revoke("user-1", RevokeReason.LOGOUT) == [session_id]
         with pytest.raises(Unavailable), faults():
             await connection.exec_driver_sql("SELECT 1")
@@ -119,7 +123,7 @@ async def test_end_while_the_database_hangs(postgres: PostgresServer, postgres_u
         async with engine.autocommit(), engine.autocommit(), engine.autocommit(), engine.lane():
             pass
         wire.hold()
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             await engine.close()
     finally:
         thread.close()
@@ -182,11 +186,11 @@ async def test_sqlite_that_another_process_holds(sqlite_database_url: str) -> No
     await engine.close()
 
 
-async def test_pool_without_a_free_connection(postgres_url: str) -> None:
-    """Waiting for a connection is bounded, and then a fault."""
-    engine = open_engine(postgres_url, pool_size=1, connect_timeout=0.2)
+async def test_pool_without_a_free_connection(sqlite_database_url: str) -> None:
+    """Waiting for a connection is bounded, and then a fault. The pool is the same for both; SQLite connects in any time."""
+    engine = open_engine(sqlite_database_url, pool_size=1, connect_timeout=0.05)
     async with engine.autocommit():
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable), anyio.fail_after(PATIENCE / 2):
             await ping(engine)
     await engine.close()
 
