@@ -252,7 +252,7 @@ def test_secret_prints_a_line_that_production_takes(sqlite_command: Command) -> 
 def test_database_that_is_down_is_a_known_error(sqlite_command: Command) -> None:
     """No traceback, no password from the URL: a code on standard error and status 1."""
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://keyturn:hunter2@127.0.0.1:1/keyturn"
-    for arguments in (["migrate"], ["users", "list"], ["serve"], ["prune"]):
+    for arguments in (["migrate"], ["users", "list"], ["serve", "--port", "0"], ["prune"]):
         error = sqlite_command.run(*arguments, status=1)
         assert "keyturn: unavailable: " in error
         assert "hunter2" not in error

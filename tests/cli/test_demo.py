@@ -20,6 +20,8 @@ from tests.cli.conftest import Command
 from tests.services import wait_until
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+"""Seconds that a visitor waits for what takes milliseconds, on a machine that may stand still for some."""
 USER = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
 
 
@@ -39,7 +41,7 @@ def demo(directory: Path, **environment: str) -> Iterator[str]:
 @contextmanager
 def visitor(url: str) -> Iterator[httpx2.Client]:
     """Open the page, as a browser does first. Cookies travel by hand: the client sends no Secure cookie over http."""
-    with httpx2.Client(base_url=url, headers={"X-Keyturn": "1", "Origin": url}) as client:
+    with httpx2.Client(base_url=url, headers={"X-Keyturn": "1", "Origin": url}, timeout=PATIENCE) as client:
         client.headers["Cookie"] = cookies_of(client.get("/"))
         yield client
 
@@ -61,7 +63,7 @@ def test_decisions_show_to_the_browser_they_were_made_for_alone(tmp_path: Path) 
         demo(tmp_path / "demo") as url,
         visitor(url) as one,
         visitor(url) as other,
-        httpx2.Client(base_url=url) as bare,
+        httpx2.Client(base_url=url, timeout=PATIENCE) as bare,
     ):
         answer = one.post("/auth/signup", json=USER)
         assert answer.status_code == 201
@@ -80,7 +82,7 @@ def test_thief_needs_a_cookie_to_copy_and_the_custom_header(tmp_path: Path) -> N
         client.headers["Cookie"] += "; " + cookies_of(client.post("/auth/signup", json=USER))
         assert client.post("/demo/thief", headers={"X-Keyturn": "0"}).status_code == 409
         assert client.post("/demo/thief").status_code == 202
-        wait_until(lambda: any(row["who"] == "thief" for row in decisions(client)), 20, "the thief")
+        wait_until(lambda: any(row["who"] == "thief" for row in decisions(client)), PATIENCE, "the thief")
 
 
 def test_data_are_private_and_outlive_a_restart(tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_environment_of_a_real_server_does_not_change_the_demo(tmp_path: Path) -
 
 def test_page_and_its_files_have_a_strict_policy(tmp_path: Path) -> None:
     """No inline script or style, nothing from another host; what is named by a hash is kept, the page is not."""
-    with demo(tmp_path / "demo") as url, httpx2.Client(base_url=url) as client:
+    with demo(tmp_path / "demo") as url, httpx2.Client(base_url=url, timeout=PATIENCE) as client:
         page = client.get("/")
         assert page.headers["cache-control"] == "private, no-store"
         assert not re.search(r"<style|<script(?![^>]* src=)|\son\w+=|https?:", page.text)

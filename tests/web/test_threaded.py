@@ -32,14 +32,17 @@ ROOT = Path(__file__).parents[2]
 
 
 class Heard:
-    """Notes the type of each event."""
+    """Notes the type of each event, and takes its time over a sign-up."""
 
     def __init__(self) -> None:
         self.seen: list[EventType] = []
+        self.go_on = threading.Event()
 
     async def emit(self, event: Event) -> None:
         """Take an event."""
         self.seen.append(event.type)
+        if event.type is EventType.SIGNED_UP:
+            await asyncio.to_thread(self.go_on.wait)
 
 
 def test_refreshes_of_many_threads(database_url: str, scale: Callable[[int, int], int]) -> None:
@@ -197,16 +200,18 @@ def test_host_that_gives_a_request_up(database_url: str) -> None:
     async def give_up() -> None:
         request = Request("POST", "/auth/signup", [*headers, (b"content-type", b"application/json")], read)
         asked = asyncio.create_task(node.threaded.respond_async(request))
-        await asyncio.sleep(0.005)  # less than the hash of a password takes
+        await asyncio.to_thread(wait_until, lambda: EventType.SIGNED_UP in sink.seen, 30, "half of the request")
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
+        sink.go_on.set()
 
     try:
         asyncio.run(give_up())
         wait_until(lambda: EventType.SIGNED_IN in sink.seen, 30, "the end of the request")
         assert sink.seen[-2:] == [EventType.SIGNED_UP, EventType.SIGNED_IN]
     finally:
+        sink.go_on.set()
         node.threaded.close()
 
 
