@@ -210,15 +210,17 @@ async def test_read_beside_a_write_that_was_given_up(sqlite_database_url: str) -
         path = str(normalise(sqlite_database_url).database)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
+            at_work: list[Future[None]] = []
             for count, name in enumerate(("b", "c"), 1):
                 given_up = asyncio.create_task(engine.transact(partial(only, write(name))))
-                writes = await writes_of(engine, count)
+                at_work.append((await writes_of(engine, count))[0])
                 given_up.cancel()
                 with suppress(asyncio.CancelledError):
                     await given_up
             # A read that waited for the first write would hold up the event loop until that one had waited in vain.
             assert await names(engine) == ["a"]
-            assert writes[0].running()
+            assert at_work[0] is at_work[1]
+            assert at_work[0].running()
             other.execute("ROLLBACK")
         await engine.transact(lambda: only(write("d")))
         assert await names(engine) == ["a", "b", "d"]
