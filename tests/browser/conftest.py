@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
 from tests.services import BROWSERS, find_program
 
@@ -21,12 +21,15 @@ AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 PICTURE = (1040, 720)
 MAX_IMAGE_BYTES = 150_000
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+PATIENCE = 30.0
+"""Seconds that a test waits for what a page shows in milliseconds, on a machine that may stand still for some."""
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
     """The driver of the browsers: one for a process, which can have no second."""
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as started:
         yield started
 
@@ -95,7 +98,7 @@ def visiting(browser: Browser, url: str, width: str = "desktop") -> Iterator[tup
     """Visit a page with a fresh cookie jar, and complain at the end if it did what it must not."""
     wide, high = WIDTHS[width]
     context = browser.new_context(viewport={"width": wide, "height": high})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE * 1000)
     watch = Watch(url)
     context.on("page", watch.follow)
     page = context.new_page()

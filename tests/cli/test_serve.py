@@ -181,8 +181,8 @@ def test_metrics_are_on_a_port_of_their_own(sqlite_command: Command) -> None:
     with sqlite_command.serving() as client:
         assert client.get("/healthz").status_code == 200
         assert client.get("/metrics").status_code == 404
-        text = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
-        assert httpx2.get(f"http://127.0.0.1:{port}/healthz").status_code == 404
+        text = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+        assert httpx2.get(f"http://127.0.0.1:{port}/healthz", timeout=30).status_code == 404
     assert 'keyturn_requests_total{route="healthz",status="200"} 1.0' in text
 
 

@@ -169,6 +169,11 @@ class Tabs:
         self._move_time(seconds)
         self.until(lambda: self.site.proxy.idle and not self._locks(), "quiet")
 
+    def advance_until(self, moment: float, step: float) -> None:
+        """Let time pass in steps until a moment of the server's clock, which goes on by itself while they are made."""
+        while (left := moment - self.site.clock()) > 0:
+            self.advance(min(step, left))
+
     def sleep(self, seconds: float) -> None:
         """Let the device sleep this long: time passes in all pages and at the server.
 

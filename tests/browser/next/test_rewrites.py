@@ -32,9 +32,9 @@ def test_refresh_of_the_browser_arrives_as_it_was_sent(ada: Visitor) -> None:
 def test_address_of_the_client_is_neither_added_nor_changed(user: User) -> None:
     """Next.js passes `X-Forwarded-For` on as it comes: it does not count as a proxy that is trusted."""
     url, proxy = f"{user.front.url}/auth/me", user.front.site.proxy
-    httpx2.get(url)
+    httpx2.get(url, timeout=30)
     assert "x-forwarded-for" not in proxy.to("/auth/me")[-1].headers
-    httpx2.get(url, headers={"x-forwarded-for": "198.51.100.7, 203.0.113.9"})
+    httpx2.get(url, headers={"x-forwarded-for": "198.51.100.7, 203.0.113.9"}, timeout=30)
     assert proxy.to("/auth/me")[-1].headers["x-forwarded-for"] == "198.51.100.7, 203.0.113.9"
 
 
