@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "keyturn_alembic_version"
 """Not Alembic's default: the application may have migrations of its own in the same database."""
+_PATIENCE = 600.0
+"""Seconds a step may take, and the turn of another node: an index over a million sessions takes one or two."""
+_LOCK_TIMEOUT = "5s"
+"""How long a step waits for a table: whoever comes meanwhile waits behind it, and gives up after 10 s."""
+# The role or the database may have bounds of its own, meant for statements that are small.
+_UNBOUNDED = "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:migrate', 0))"
+# A node that froze with the table locked would keep it locked.
+_BOUNDED = "SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', '5s', true)"
 
 
 # Alembic keeps what it is doing in globals: two migrations in one process must not be under way at once.
@@ -41,26 +49,18 @@ async def migrate(database: Engine | str) -> str:
     Args: database: an open engine, or a URL for which one is opened and closed.
     Raises:
         UnsafeSettings: there is no SQLite file, and none can be made.
-        Unavailable: the database is at fault.
+        Unavailable: the database is at fault, or somebody else holds a table (`LOCK_NOT_AVAILABLE`); nothing has changed.
         DatabaseNewer: the database is at a level this version does not know: it is older than the database.
     """
-    if isinstance(database, str):
-        engine = open_engine(database)
-        try:
-            return await migrate(engine)
-        finally:
-            await engine.close()
-    if database.file is not None:
-        await asyncio.to_thread(create_private_file, database.file)
-
-    async def work(connection: AsyncConnection) -> None:
-        if database.postgres:
-            await connection.exec_driver_sql(_LOCK)
-        await connection.run_sync(_upgrade)
-
-    async with _ALONE.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-        await database.run(work)
-    return expected_level()
+    if not isinstance(database, str) and not database.postgres:
+        return await _migrate(database)
+    # PostgreSQL gets a connection of its own, with more time for a statement than those that serve have.
+    url = database if isinstance(database, str) else database.sqlalchemy.url.render_as_string(hide_password=False)
+    engine = open_engine(url, pool_size=1, command_timeout=_PATIENCE)
+    try:
+        return await _migrate(engine)
+    finally:
+        await engine.close()
 
 
 async def current_level(engine: Engine) -> str | None:
@@ -99,6 +99,22 @@ def refuse_newer(level: str | None) -> None:
     known = {step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()}
     if level is not None and level not in known:
         raise DatabaseNewer(f"the database is at level {level}, which is unknown: upgrade Keyturn")
+
+
+async def _migrate(engine: Engine) -> str:
+    if engine.file is not None:
+        await asyncio.to_thread(create_private_file, engine.file)
+
+    async def work(connection: AsyncConnection) -> None:
+        if engine.postgres:
+            await connection.exec_driver_sql(_UNBOUNDED)
+            await connection.exec_driver_sql(_LOCK)
+            await connection.exec_driver_sql(_BOUNDED, (_LOCK_TIMEOUT,))
+        await connection.run_sync(_upgrade)
+
+    async with _ALONE.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        await engine.run(work)
+    return expected_level()
 
 
 def _config() -> Config:
