@@ -6,20 +6,37 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncIterator
+from os import urandom
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
+from keyturn.core.errors import Unavailable
+from keyturn.core.model import RevokeReason
+from keyturn.core.rotation import Outcome
+from keyturn.stores import migrations
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.location import normalise
 from keyturn.stores.migrations import VERSION_TABLE, current_level, expected_level, migrate
 from keyturn.stores.schema import metadata
+from keyturn.stores.sql import SqlSessions
+from keyturn.testing import sign_in
+from keyturn.testing.sessions import DEVICE_ID
+from tests.services import PostgresServer
+from tests.stores.support import PATIENCE, open_database
 
 pytestmark = pytest.mark.anyio
+
+DECISION = Path(__file__).parents[2] / "docs" / "decisions" / "0026-ended-sessions.md"
+_INDEXES_POSTGRES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> $1"
+_INDEXES_SQLITE = "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name <> ? AND sql IS NOT NULL"
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @pytest.fixture
@@ -34,6 +51,34 @@ def differences(connection: Connection) -> list[Any]:
     """What a migration would have to change to reach the schema, types included."""
     options = {"version_table": VERSION_TABLE, "compare_type": True}
     return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+
+async def indexes(engine: Engine) -> set[str]:
+    """The indexes as the database tells them: the comparison of tables does not look at their conditions."""
+    async with engine.autocommit() as connection:
+        asked = _INDEXES_POSTGRES if engine.postgres else _INDEXES_SQLITE
+        return set((await connection.exec_driver_sql(asked, (VERSION_TABLE,))).scalars())
+
+
+async def indexes_of_the_schema(engine: Engine) -> set[str]:
+    """Make the tables anew, without a migration, and return their indexes."""
+    async with engine.sqlalchemy.begin() as connection:
+        await connection.run_sync(metadata.drop_all)
+        await connection.run_sync(metadata.create_all)
+    return await indexes(engine)
+
+
+async def bring_to(engine: Engine, level: str) -> None:
+    """Do the steps up to a level."""
+
+    def work(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", "keyturn.stores:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, level)
+
+    async with engine.transaction() as connection:
+        await connection.run_sync(work)
 
 
 async def test_level_of_an_empty_database(engine: Engine) -> None:
@@ -51,6 +96,77 @@ async def test_tables_after_migration(engine: Engine) -> None:
     await migrate(engine)
     async with engine.autocommit() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_indexes_after_migration(engine: Engine) -> None:
+    """They are those of the schema, their conditions included."""
+    await migrate(engine)
+    assert await indexes(engine) == await indexes_of_the_schema(engine)
+
+
+async def test_database_of_the_first_level(engine: Engine) -> None:
+    """What was in it is there afterwards: sessions go on, those that have ended are ended, devices are known."""
+    await bring_to(engine, "0001")
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0)
+    ended, browser = await sign_in(store, device_id=b"device-number-02"), await sign_in(store)
+    await store.revoke("user-1", RevokeReason.LOGOUT, only=ended.session_id)
+    assert await migrate(engine) == expected_level()
+    async with engine.autocommit() as connection:
+        assert await connection.run_sync(differences) == []
+    assert [session.id for session in (await store.list_live("user-1")).sessions] == [browser.session_id]
+    assert (await ended.refresh()).outcome is Outcome.ENDED
+    assert (await browser.refresh()).outcome is Outcome.ROTATE
+    known = [await store.knows_device("user-1", device) for device in (b"device-number-02", DEVICE_ID, urandom(16))]
+    assert known == [True, True, False]
+    assert await store.revoke("user-1", RevokeReason.LOGOUT) == [browser.session_id]
+    await store.close()
+
+
+async def test_indexes_that_the_operator_has_made(postgres_url: str) -> None:
+    """They may be made beforehand, as is written for operators, and are then taken as they are."""
+    statements = DECISION.read_text().split("```sql\n")[1].split("```")[0].split(";\n")[:-1]
+    assert len(statements) == 2
+    async with open_database(postgres_url, create=False) as engine:
+        await bring_to(engine, "0001")
+        async with engine.autocommit() as connection:
+            for statement in statements:
+                await connection.exec_driver_sql(statement)
+        await migrate(engine)
+        assert await indexes(engine) == await indexes_of_the_schema(engine)
+
+
+@pytest.mark.waits
+async def test_statements_of_a_migration_may_take_longer(postgres: PostgresServer, postgres_url: str) -> None:
+    """Neither the bound that a node has for its statements holds, nor those of the database, also while it waits its turn."""
+    name = str(normalise(postgres_url).database)
+    async with open_database(postgres_url, create=False) as other, other.autocommit() as looking:
+        async with other.transaction() as turn:
+            await turn.exec_driver_sql(migrations._LOCK)  # pyright: ignore[reportPrivateUsage]
+            for setting in ("statement_timeout", "lock_timeout"):
+                postgres.execute(f"ALTER DATABASE {name} SET {setting} = '1s'")
+            engine = open_engine(postgres_url, command_timeout=1.0)
+            migrating = asyncio.create_task(migrate(engine))
+            async with asyncio.timeout(PATIENCE):
+                while not (await looking.exec_driver_sql(_WAITING)).scalar_one():  # noqa: ASYNC110 - it waits there
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(1.5)
+        assert await migrating == expected_level()
+        await engine.close()
+
+
+async def test_table_that_somebody_holds(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step gives up, so that nobody waits behind it for long; it has changed nothing and can be tried again."""
+    monkeypatch.setattr(migrations, "_LOCK_TIMEOUT", "100ms")
+    async with open_database(postgres_url, create=False) as engine:
+        await bring_to(engine, "0001")
+        async with engine.transaction() as reading:
+            await reading.exec_driver_sql("SELECT count(*) FROM keyturn_sessions")
+            with pytest.raises(Unavailable) as raised:
+                await migrate(postgres_url)
+        monkeypatch.undo()
+        assert getattr(getattr(raised.value.__cause__, "orig", None), "sqlstate", None) == "55P03"
+        assert await current_level(engine) == "0001"
+        assert await migrate(engine) == expected_level()
 
 
 async def test_room_for_updates_in_place(postgres_url: str) -> None:

@@ -3,7 +3,8 @@
 Owns: names, types, indexes. Must not hold: queries. `migrations/` creates them; a test compares the two.
 
 Why no index on a column that a refresh changes: PostgreSQL then updates the row in place (heap-only), so a session
-costs the same after its thousandth refresh as after its first. Times are seconds since the epoch (double precision).
+costs the same after its thousandth refresh as after its first. (`revoked_reason`, on which one depends, changes when a
+session ends.) Times are seconds since the epoch (double precision).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
 
 _Seconds = Float(precision=53)
+_UNREVOKED = text("revoked_reason IS NULL")
 
 sessions = Table(
     "keyturn_sessions",
@@ -49,11 +52,17 @@ sessions = Table(
     Column("amr", Text, nullable=False),
     Column("authenticated_at", _Seconds, nullable=False),
     Column("remember", Boolean, nullable=False),
-    Index("keyturn_sessions_user", "user_id"),
+    Index("keyturn_sessions_unrevoked", "user_id", postgresql_where=_UNREVOKED, sqlite_where=_UNREVOKED),
+    Index("keyturn_sessions_device", "user_id", "device_id"),
     Index("keyturn_sessions_absolute", "absolute_expires_at"),
     postgresql_with={"fillfactor": "70"},
 )
-"""Columns in the order of `core.model.Session`, so that a row becomes one without a mapping."""
+"""Columns in the order of `core.model.Session`, so that a row becomes one without a mapping.
+
+Sessions that have ended stay for a while, and one user may have very many of them. So what is asked by user has an index
+that leads past those (`docs/decisions/0026-ended-sessions.md`). One of them depends on `revoked_reason`, which is null as
+long as `revoked_at` is, so that only what asks for that as well can use it, and no statement of the hot path.
+"""
 
 users = Table(
     "keyturn_users",

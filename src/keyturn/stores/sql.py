@@ -25,7 +25,7 @@ from keyturn.stores.group_commit import Gatherer
 from keyturn.stores.lanes import Work
 from keyturn.stores.opening import Opening, Seen, Terms, open_as_seen, open_at_once, opening
 from keyturn.stores.presenting import Presentation, Presenter
-from keyturn.stores.revoking import Denied, lock_user, revoke_sessions, user_lock
+from keyturn.stores.revoking import Denied, lock_user, revoke_sessions, unrevoked, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
 from keyturn.stores.throttle import keyed
@@ -195,8 +195,7 @@ class SqlSessions:
     async def _live(self, connection: AsyncConnection, user_id: UserId) -> tuple[Sequence[Session], float]:
         now = await self._engine.read_now(connection, self._clock)
         statement = select(sessions).where(
-            sessions.c.user_id == user_id,
-            sessions.c.revoked_at.is_(None),
+            unrevoked(user_id),
             sessions.c.inactivity_expires_at > now,
             sessions.c.absolute_expires_at > now,
         )

@@ -46,6 +46,8 @@ class DatabaseNewer(KeyturnError, RuntimeError):
 async def migrate(database: Engine | str) -> str:
     """Bring the database to the expected level and return it; safe when several nodes start at once.
 
+    A step over a large table holds up who writes to it: `docs/decisions/0026-ended-sessions.md` says how long.
+
     Args: database: an open engine, or a URL for which one is opened and closed.
     Raises:
         UnsafeSettings: there is no SQLite file, and none can be made.
