@@ -223,14 +223,14 @@ class Keyturn:
 
     async def ready(self) -> Mapping[str, bool]:
         """Ask everything this node needs; each name says whether it is in order."""
-        from keyturn.stores.migrations import current_level, expected_level
+        from keyturn.stores.migrations import has_reached
 
         async def database() -> bool:
             await ping(self.engine)
             return True
 
         async def migrated() -> bool:
-            return await current_level(self.engine) == expected_level()
+            return await has_reached(self.engine)
 
         async def signing() -> bool:
             self.signing.signing_key(self.clock())

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from keyturn.runtime import Keyturn
+from keyturn.stores.migrations import VERSION_TABLE, expected_level
 from tests.web.conftest import METRICS_TOKEN, PASSWORD, Browser, set_cookies
 
 pytestmark = pytest.mark.anyio
@@ -304,6 +305,19 @@ async def test_health_and_readiness(browser: Browser, node: Keyturn) -> None:
     assert code(answer) == (503, "unavailable")
     assert answer.headers["retry-after"] == "1"
     assert "denylist" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("level", "status"), [("9999", 200), ("0001", 503)], ids=["newer", "older"])
+async def test_readiness_at_another_level(browser: Browser, node: Keyturn, level: str, status: int) -> None:
+    """A node goes on when a newer version has migrated the database, and cannot work with that of an older one."""
+    change = f"UPDATE {VERSION_TABLE} SET version_num = '{{}}'"
+    async with node.engine.transaction() as connection:
+        await connection.exec_driver_sql(change.format(level))
+    try:
+        assert (await browser.get("/readyz")).status_code == status
+    finally:
+        async with node.engine.transaction() as connection:
+            await connection.exec_driver_sql(change.format(expected_level()))
 
 
 async def test_metrics(ada: Browser) -> None:

@@ -71,6 +71,17 @@ async def current_level(engine: Engine) -> str | None:
         return await connection.run_sync(_level)
 
 
+async def has_reached(engine: Engine) -> bool:
+    """Say whether a node of this version that runs can work with a database: also when a newer one has migrated it since.
+
+    Levels have four digits and are compared as they are.
+
+    Raises: Unavailable: the database is at fault.
+    """
+    level = await current_level(engine)
+    return level is not None and level >= expected_level()
+
+
 @cache
 def expected_level() -> str:
     """Say which level this version expects."""
