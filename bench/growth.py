@@ -1,4 +1,5 @@
-"""Whether a refresh costs the same after a million sessions, and a session the same after its hundredth refresh.
+"""Whether a refresh costs the same after a million sessions, a session the same after its hundredth refresh, and a login
+the same after very many that have ended.
 
 `python -m bench.growth [--quick]` starts its own PostgreSQL, fills databases of two sizes, refreshes sessions at random
 through the real store and the real rules (every refresh is a `confirm`), and prints ratios. The two sizes take turns,
@@ -11,10 +12,10 @@ import asyncio
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from hashlib import md5, sha256
-from itertools import chain
+from itertools import chain, product
 from os import urandom
 from pathlib import Path
 from random import Random
@@ -22,10 +23,11 @@ from time import perf_counter, time
 from typing import NamedTuple
 
 from bench.figures import Figure, over_rounds, table
-from keyturn.core.model import Contact, Session, SessionId
+from keyturn.core.login import Login, admit
+from keyturn.core.model import Contact, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, decide
-from keyturn.ports import Judge
+from keyturn.ports import Admit, Judge
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.migrations import migrate
 from keyturn.stores.sql import SqlSessions
@@ -35,6 +37,10 @@ from tests.services import PostgresServer, remove_leftovers, sqlite_url
 GROUPS = 30
 """Groups of a round."""
 GROUP = 64
+LIVE = 5_000
+"""Sessions of all users, three each, beside one user's that have ended."""
+LOGINS = 20
+"""Logins of a round, and lists."""
 AGED = 1_000
 """Sessions that grow old."""
 SETTLED = 61.0
@@ -48,10 +54,12 @@ class Scale(NamedTuple):
     rounds: int
     age: int
     """How often each of those that grow old is refreshed."""
+    ended: int
+    """Sessions of one user that have ended, for each of the `LIVE`."""
 
 
-FULL = Scale((10_000, 1_000_000), rounds=21, age=100)
-QUICK = Scale((2_000, 20_000), rounds=3, age=20)
+FULL = Scale((10_000, 1_000_000), rounds=21, age=100, ended=40)
+QUICK = Scale((2_000, 20_000), rounds=3, age=20, ended=2)
 
 _POLICY = Policy()
 _TOKENS = refresh_tokens()
@@ -72,6 +80,14 @@ FROM generate_series(1, {{count}}) n, (VALUES ({{now}}::float8)) AS clock(t);
 INSERT INTO keyturn_users (id, email, email_key, name, created_at)
 SELECT md5('u' || n), 'u' || n || '@example.com', 'u' || n || '@example.com', 'Ada Lovelace', {{now}}
 FROM generate_series(0, {{count}} / 3) n
+"""
+
+_END_MANY = """
+INSERT INTO keyturn_sessions
+SELECT {random}, '{user}', s.generation, s.token_hash, s.previous_hash, s.confirmed_at, s.created_at, s.last_seen_at,
+       s.last_active_at, s.inactivity_expires_at, s.absolute_expires_at, s.last_seen_at, 'logout', s.device_id, NULL,
+       s.device, s.ip, s.user_agent, s.amr, s.authenticated_at, s.remember
+FROM keyturn_sessions s, (SELECT 1 FROM keyturn_sessions LIMIT {times}) AS again
 """
 
 # Leaves in each page what the last refresh there has left, which the next one clears away.
@@ -285,12 +301,16 @@ async def sqlite_growth(directory: Path, scale: Scale) -> list[Figure]:
 
 
 def compared(
-    name: str, sizes: Sequence[int], found: Sequence[Sequence[float]], most: float | None = None
+    name: str,
+    sizes: Sequence[int],
+    found: Sequence[Sequence[float]],
+    most: float | None = None,
+    kind: str = "sessions",
 ) -> list[Figure]:
     """Make figures of both sizes, and of their ratio round by round."""
     ratios = [large / small for small, large in zip(*found, strict=True)]
     return [
-        *(over_rounds(f"{name}, {size:,} sessions", times, "us") for size, times in zip(sizes, found, strict=True)),
+        *(over_rounds(f"{name}, {size:,} {kind}", times, "us") for size, times in zip(sizes, found, strict=True)),
         over_rounds(f"{name}, ratio", ratios, most=most),
     ]
 
@@ -336,6 +356,36 @@ def aged(name: str, age: int, sizes: Sequence[int]) -> list[Figure]:
     ]
 
 
+async def ended_growth(name: str, subject: Subject, scale: Scale) -> list[Figure]:
+    """Compare a login and a list of a user who has very many ended sessions with those of one who has none."""
+    calm, busy = (User(md5(f"u{n}".encode(), usedforsecurity=False).hexdigest(), "", None) for n in (1, 2))
+    random = "decode(md5(random()::text), 'hex')" if subject.engine.postgres else "randomblob(16)"
+    async with subject.engine.transaction() as connection:
+        await connection.exec_driver_sql(_END_MANY.format(random=random, user=busy.id, times=scale.ended))
+    acts: dict[str, Callable[[User], Awaitable[object]]] = {
+        "login": lambda user: subject.store.open_with_user(user, cramped(user)),
+        "list": lambda user: subject.store.list_live(user.id),
+    }
+    found: dict[str, list[list[float]]] = {what: [[], []] for what in acts}
+    for round_ in range(scale.rounds + 2):
+        for (what, act), (index, user) in product(acts.items(), enumerate((calm, busy))):
+            started = perf_counter()
+            for _ in range(LOGINS):
+                await act(user)
+            if round_ >= 2:
+                found[what][index].append((perf_counter() - started) / LOGINS * 1e6)
+    await subject.close()
+    sizes, kind = (0, subject.count * scale.ended), "ended sessions"
+    return list(chain.from_iterable(compared(f"{name}, {what}", sizes, found[what], 1.2, kind) for what in acts))
+
+
+def cramped(user: User) -> Admit:
+    """Admit a login of a user who may have three sessions."""
+    login = Login(SessionId(urandom(16)), user.id, urandom(16), None, _BROWSER, ("pwd",), remember=True)
+    policy, mint = Policy(max_sessions=3), _TOKENS.minter(urandom(16))
+    return lambda live, now: admit(live, login, now, policy, mint)
+
+
 async def refresh_all(subject: Subject, rounds: int) -> None:
     """Refresh every session so many times, in an order of chance, as browsers do."""
     random = Random(2)
@@ -358,8 +408,10 @@ async def measure(*, quick: bool = False) -> list[Figure]:
         await asyncio.to_thread(server.start)
         found += await postgres_ageing(server, scale.age)
         found += await postgres_growth(server, scale)
+        found += await ended_growth("PostgreSQL", await fill_postgres(server, LIVE), scale)
         found += await sqlite_ageing(directory, scale.age)
         found += await sqlite_growth(directory, scale)
+        found += await ended_growth("SQLite", await fill_sqlite(directory, LIVE), scale)
     return found
 
 
