@@ -116,7 +116,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const note = (key: string, value?: string | number) =>
     attempt(() => {
       const notes = environment.localStorage as Storage;
-      return value === undefined ? notes.getItem(key) : notes.setItem(key, value as string);
+      return value == null ? notes.getItem(key) : notes.setItem(key, value as string);
     });
 
   // -- Requests
@@ -172,10 +172,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // Not to be seen at all in a document without an origin of its own. No server takes a session from there, so there
     // is none, wherever the server is.
     const cookies = attempt(() => (document as Page).cookie);
-    if (!document || (!owed && host !== hostname && cookies !== undefined)) return;
+    if (!document || (!owed && host !== hostname && cookies != null)) return;
     if (!owed && /\bkt_hint=1/.test(cookies as string)) {
       if (state.ended) void refresh();
-    } else if (state.view === INITIAL.view)
+    } else if (state.view === INITIAL.view && !flight)
       dispatch({ type: "ended", reason: state.seen ? "logout" : "never", own: false });
   };
 

@@ -75,7 +75,6 @@ describe("idle", () => {
     await world.run(1_510_000);
     const before = world.server.count(REFRESH);
     const broken: unknown[] = [];
-    for (const one of [tab, other]) one.client.subscribe(() => broken.push(...warned().filter((kind) => !kind)));
     await world.run(250_000);
     expect(world.server.count(REFRESH)).toBe(before + 1);
     expect(warned()).toEqual(["inactivity", "inactivity"]);
@@ -107,6 +106,31 @@ describe("idle", () => {
     const { world, tab } = await idle();
     await world.run(1_803_000);
     expect(tab.state).toEqual({ status: "anonymous", reason: "inactivity" });
+  });
+
+  it("says in every tab why it ended, also when the cookies are gone before the reason has come", async () => {
+    const { world, tab } = await idle();
+    const other = await world.signedIn();
+    await world.run(1_799_000);
+    world.travel = 100;
+    let release = (): void => {};
+    world.server.handlers.set(REFRESH, async () => {
+      world.server.end("inactivity");
+      const refused = world.server.refuse();
+      await new Promise<void>((resolve) => (release = resolve));
+      return refused;
+    });
+    await world.run(4_000);
+    expect([tab.status, other.status, world.hint]).toEqual(["unknown", "unknown", false]);
+    const asked = [tab, other].map((one) => one.client.getToken());
+    release();
+    await world.run(50);
+    const waiting = [tab, other].filter((one) => one.status === "unknown");
+    expect(waiting).toHaveLength(1);
+    for (const one of waiting) asked.push(one.client.getToken());
+    await world.run(1_000);
+    for (const one of [tab, other]) expect(one.state).toEqual({ status: "anonymous", reason: "inactivity" });
+    expect(await Promise.all(asked)).toEqual([null, null, null]);
   });
 
   it("asleep past the limit is signed out at wake, without a countdown", async () => {
