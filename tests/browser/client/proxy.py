@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -34,8 +35,10 @@ class Exchange:
     """By the server's clock."""
     status: int | None = None
     set_cookie: bool = False
+    took: float = 0.0
+    """Seconds until the answer was there to be delivered; they are real ones, whatever the server's clock says."""
     lost: bool = False
-    """Cut off, answered too late, or answered by something else than the server."""
+    """Cut off, told to be too late, or answered by something else than the server."""
     over: bool = False
     """Answered, dropped, or given up by the browser."""
 
@@ -171,8 +174,10 @@ class Proxy:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         exchange = Exchange(method, target.partition("?")[0], headers, body, self._clock())
         self.exchanges.append(exchange)
+        began = time.monotonic()
         try:
             answer = await self._pass(exchange, head + body)
+            exchange.took = time.monotonic() - began
             if answer is not None:
                 writer.write(answer)
                 await writer.drain()
