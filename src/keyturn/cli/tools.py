@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from keyturn.cli.errors import CommandError
+from keyturn.core.model import User
 from keyturn.core.policy import Policy
 from keyturn.settings import Settings
 from keyturn.stores.engine import Engine, open_engine
@@ -106,13 +107,22 @@ async def find_owner(tools: Tools, who: str) -> str:
     return await find_user(tools, who)
 
 
+async def look_up_user(tools: Tools, who: str) -> User | None:
+    """Return the user of the built-in directory with this id or e-mail address."""
+    if "@" not in who:
+        return await tools.users.get(who)
+    credential = await tools.users.find(who)
+    return None if credential is None else credential.user
+
+
 async def find_user(tools: Tools, who: str) -> str:
     """Return the id of the user with this id or e-mail address. Raises: CommandError: there is none."""
-    if "@" in who:
-        credential = await tools.users.find(who)
-        user = None if credential is None else credential.user
-    else:
-        user = await tools.users.get(who)
+    user = await look_up_user(tools, who)
     if user is None:
-        raise CommandError("not_found", f"there is no user {who}")
+        raise no_user(who)
     return user.id
+
+
+def no_user(who: str) -> CommandError:
+    """Say that there is no such user."""
+    return CommandError("not_found", f"there is no user {who}")

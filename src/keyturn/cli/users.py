@@ -79,18 +79,15 @@ def unlock(who: Who) -> None:
 
     An e-mail address may be that of a user of the application's own directory.
     """
-    from keyturn.cli.tools import find_user, open_tools, run
+    from keyturn.cli.tools import look_up_user, no_user, open_tools, run
 
     async def work() -> str:
         async with open_tools() as tools:
-            if "@" in who and await tools.users.find(who) is None:
-                await _unlock(tools, who)
-                return f"the address {who}, which no user of the built-in directory has"
-            user_id = await find_user(tools, who)
-            user = await tools.users.get(user_id)
-            if user is not None:
-                await _unlock(tools, user.email)
-            return user_id
+            user = await look_up_user(tools, who)
+            if user is None and "@" not in who:
+                raise no_user(who)
+            await _unlock(tools, who if user is None else user.email)
+            return f"the address {who}, which no user of the built-in directory has" if user is None else user.id
 
     say(f"unlocked {run(work())}")
 
