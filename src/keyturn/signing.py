@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -234,7 +235,8 @@ class Signing:
         self._leak_delay = 0.0
 
     async def _announce(self, key: SigningKey, rotation: Rotation, now: float) -> None:
-        _log.info("new signing key %s (%s), signs from %.0f", key.kid, rotation, key.activate_at)
+        begins = datetime.fromtimestamp(key.activate_at, UTC).isoformat(timespec="seconds")
+        _log.info("new signing key %s (%s), signs from %s", key.kid, rotation, begins)
         if self._on_event is not None:
             data = {"kid": key.kid, "rotation": rotation.value, "activate_at": f"{key.activate_at:.3f}"}
             try:
