@@ -118,10 +118,9 @@ class ThreadedNode:
     async def respond_async(self, request: Request, methods: Mapping[str, Route] | None = None) -> Response:
         """Answer a request from any event loop; see `respond`.
 
-        Why the shield: a host that gives up a request whose client has gone must not stop it halfway, between a change and
-        those who are told of it.
+        A host that gives a request up, because its client has gone, cancels this: `docs/decisions/0022-cancelled-requests.md`.
         """
-        return await asyncio.shield(asyncio.wrap_future(self._submit(self._respond(request, methods))))
+        return await asyncio.wrap_future(self._submit(self._respond(request, methods)))
 
     def end_user_sessions(self, user_id: UserId) -> int:
         """End all sessions of a user from any thread, for an administrator or the application; return how many.
