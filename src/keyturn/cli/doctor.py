@@ -14,6 +14,7 @@ from keyturn.cli.output import as_json, say, table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from keyturn.core.errors import UnsafeSettings
     from keyturn.settings import Finding, Settings
     from keyturn.stores.engine import Engine
 
@@ -87,30 +88,44 @@ async def _database(settings: Settings) -> list[Finding]:
     from keyturn.cli.tools import open_database
     from keyturn.core.errors import Unavailable, UnsafeSettings
     from keyturn.settings import Finding
-    from keyturn.stores.engine import check_durability, ping
+    from keyturn.stores.engine import ping
 
     try:
         async with open_database(settings) as engine:
             if engine.missing:
                 return _missing(engine.file, migrates=settings.migrate)
             await ping(engine)
-            found = [
+            return [
                 *_permissions(engine),
                 *await _clock(engine),
                 *await _level(engine, migrates=settings.migrate),
                 *await _keys(engine, settings),
+                *await _durability(engine),
             ]
-            try:
-                await check_durability(engine)
-            except UnsafeSettings as fault:
-                for problem in fault.problems:
-                    code, _, text = problem.partition(": ")
-                    found.append(Finding(code, text, fatal=True))
-            return found
     except CommandError as error:
         return [Finding("database_url_malformed", str(error), fatal=True)]
+    except UnsafeSettings as fault:
+        return _told(fault)
     except Unavailable as error:
         return [Finding("database_unavailable", f"the database does not answer{cause_of(error)}", fatal=True)]
+
+
+def _told(fault: UnsafeSettings) -> list[Finding]:
+    from keyturn.settings import Finding
+
+    parts = (problem.partition(": ") for problem in fault.problems)
+    return [Finding(code, text, fatal=True) for code, _, text in parts]
+
+
+async def _durability(engine: Engine) -> list[Finding]:
+    from keyturn.core.errors import UnsafeSettings
+    from keyturn.stores.engine import check_durability
+
+    try:
+        await check_durability(engine)
+    except UnsafeSettings as fault:
+        return _told(fault)
+    return []
 
 
 def _missing(file: Path | None, *, migrates: bool) -> list[Finding]:

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from operator import methodcaller
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
+from keyturn.core.errors import UnsafeSettings
+from keyturn.stores.location import without_sqlalchemy
+from keyturn.stores.poolers import POOLED, connect, execute_where_direct, shares_backends
+
+if TYPE_CHECKING:
+    import asyncpg
+
 READ_ONLY = "25006"
 """The SQLSTATE of a server that takes no writes."""
-_KEEPALIVES = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+_NAME = "keyturn"
+"""What the server shows for a connection."""
 
 
 def look_after(engine: Engine, patience: float) -> None:
@@ -23,15 +30,49 @@ def look_after(engine: Engine, patience: float) -> None:
 
     Args: patience: seconds that a transaction may wait for this node's next statement.
     """
-    # Why: the rows of a node that froze or lost its network stay locked, for two hours by default, and every group that has
-    # one of these sessions in it waits for them. Said by a statement, for a pooler takes no such parameters at the start.
-    statement = f"SET idle_in_transaction_session_timeout = {round(patience * 1000)}; {_KEEPALIVES}"
+    beginning = _Beginning(without_sqlalchemy(engine.url.render_as_string(hide_password=False)), patience)
 
     def begin(connection: Any, _record: object) -> None:
-        connection.run_async(methodcaller("execute", statement))
+        connection.run_async(beginning.begin)
 
-    event.listen(engine, "connect", begin)
+    # Before SQLAlchemy's own, which prepares statements.
+    event.listen(engine, "connect", begin, insert=True)
     event.listen(engine, "handle_error", _leave_read_only)
+
+
+class _Beginning:
+    """How each connection of one pool begins: it is set up, unless it has no backend of its own.
+
+    Why each and not one at the start: whoever opens a database is told, and a direct connection takes no statement more.
+    """
+
+    def __init__(self, url: str, patience: float) -> None:
+        self._url = url
+        # Why: the rows of a node that froze or lost its network stay locked, for two hours by default, and every group
+        # that has one of these sessions in it waits for them. A pooler takes no such parameters at the start.
+        settings = {
+            "idle_in_transaction_session_timeout": round(patience * 1000),
+            "tcp_keepalives_idle": 30,
+            "tcp_keepalives_interval": 10,
+            "tcp_keepalives_count": 3,
+        }
+        self._setup = "SELECT " + ", ".join(f"set_config('{name}', '{n}', false)" for name, n in settings.items())
+        self._in_session_mode = False
+
+    async def begin(self, connection: asyncpg.Connection) -> None:
+        """Set a connection up. Raises: UnsafeSettings: a pooler in transaction mode is in between; nothing was set."""
+        try:
+            if not self._in_session_mode:
+                if await execute_where_direct(connection, self._setup):
+                    return
+                if await shares_backends(connection, lambda: connect(self._url, name=_NAME)):
+                    raise UnsafeSettings([POOLED])
+                self._in_session_mode = True
+            await connection.execute(self._setup)
+        except BaseException:
+            # SQLAlchemy forgets a connection that does not begin, and leaves it open.
+            connection.terminate()  # type: ignore[no-untyped-call]
+            raise
 
 
 def _leave_read_only(context: ExceptionContext) -> None:

@@ -7,13 +7,13 @@ Works on the drivers alone, so that a verifying service does not load SQLAlchemy
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
+from keyturn.stores.poolers import connect, execute_where_direct, shares_backends
 from keyturn.stores.revocations import CHANNEL, Heard, decode
 
 if TYPE_CHECKING:
@@ -33,33 +33,20 @@ _SQLITE = _SELECT.format(now="(julianday('now') - 2440587.5) * 86400.0", since="
 _EVER = float("-inf")
 _NOTHING_NEW = float("inf")
 _TIMEOUT = 5
+_NAME = "keyturn denylist"
 
 
 def _sqlite_path(url: str) -> str:
     return url.partition("://")[2].partition("?")[0].removeprefix("/")
 
 
-def _postgres_dsn(url: str) -> str:
-    """Return the URL as the driver takes it: without SQLAlchemy's `+asyncpg` and its name for `sslmode`."""
-    return re.sub(r"([?&])ssl=", r"\1sslmode=", re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
-
-
 @asynccontextmanager
 async def _connected(url: str, patience: float = _TIMEOUT) -> AsyncGenerator[asyncpg.Connection]:
-    import asyncpg
-
-    connection = await asyncpg.connect(  # type: ignore[no-untyped-call]
-        _postgres_dsn(url),
-        timeout=_TIMEOUT,
-        command_timeout=patience,
-        # A pooler in front may hand out another server connection for each statement.
-        statement_cache_size=0,
-        server_settings={"application_name": "keyturn denylist"},
-    )
+    connection = await connect(url, name=_NAME, patience=patience)
     try:
         yield connection
     finally:
-        connection.terminate()
+        connection.terminate()  # type: ignore[no-untyped-call]
 
 
 @asynccontextmanager
@@ -94,7 +81,8 @@ class PostgresFeed:
     """Follow the table by LISTEN/NOTIFY: a revocation arrives when its transaction commits.
 
     LISTEN comes before the load, so nothing falls between them. The whole table is read again now and then: a safety net
-    under whatever was not thought of. A connection that died silently is found out by a heartbeat.
+    under whatever was not thought of. A connection that died silently is found out by a heartbeat. Behind a pooler in
+    transaction mode, which loses notifications, the table is polled instead.
     """
 
     def __init__(self, url: str, *, heartbeat: float = 5.0, patience: float = _TIMEOUT, reread: float = 60.0) -> None:
@@ -110,9 +98,25 @@ class PostgresFeed:
         self._heartbeat = heartbeat
         self._patience = patience
         self._reread = reread
+        self._keeps_backend = False
 
     async def __call__(self) -> AsyncGenerator[Heard]:
         """Yield what is alive, then each revocation as it comes; the clock alone at a heartbeat. Raises at any fault."""
+        async with _connected(self._url, self._patience) as connection:
+            self._keeps_backend = self._keeps_backend or await self._look(connection)
+            if self._keeps_backend:
+                async with aclosing(self._listen(connection)) as batches:
+                    async for heard in batches:
+                        yield heard
+        async with aclosing(PollingFeed(self._url)()) as batches:
+            async for heard in batches:
+                yield heard
+
+    async def _look(self, connection: asyncpg.Connection) -> bool:
+        direct = await execute_where_direct(connection, "SELECT")
+        return direct or not await shares_backends(connection, lambda: connect(self._url, name=_NAME))
+
+    async def _listen(self, connection: asyncpg.Connection) -> AsyncGenerator[Heard]:
         inbox: asyncio.Queue[str | None] = asyncio.Queue()
 
         def heard(_connection: object, _pid: int, _channel: str, payload: str) -> None:
@@ -121,23 +125,22 @@ class PostgresFeed:
         def ended(_connection: object) -> None:
             inbox.put_nowait(None)
 
-        async with _connected(self._url, self._patience) as connection:
-            connection.add_termination_listener(ended)  # type: ignore[no-untyped-call]
-            await connection.add_listener(CHANNEL, heard)  # type: ignore[no-untyped-call]
-            reread_at = 0.0
-            while True:
-                if time.monotonic() >= reread_at:
-                    reread_at = time.monotonic() + self._reread
-                    yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _EVER)])
-                try:
-                    async with asyncio.timeout(self._heartbeat):
-                        notice = await inbox.get()
-                except TimeoutError:
-                    yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _NOTHING_NEW)])
-                    continue
-                if notice is None:
-                    raise ConnectionError("the database ended the connection")
-                yield Heard(decode(notice))
+        connection.add_termination_listener(ended)  # type: ignore[no-untyped-call]
+        await connection.add_listener(CHANNEL, heard)  # type: ignore[no-untyped-call]
+        reread_at = 0.0
+        while True:
+            if time.monotonic() >= reread_at:
+                reread_at = time.monotonic() + self._reread
+                yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _EVER)])
+            try:
+                async with asyncio.timeout(self._heartbeat):
+                    notice = await inbox.get()
+            except TimeoutError:
+                yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _NOTHING_NEW)])
+                continue
+            if notice is None:
+                raise ConnectionError("the database ended the connection")
+            yield Heard(decode(notice))
 
 
 class PollingFeed:

@@ -239,7 +239,7 @@ def open_denylist(
     Args:
         url: of the database (`postgresql…`, `sqlite…`), or of Redis (`redis…`) for a service that has no database.
         redis_url: where a node with a database announces its revocations too, for services with Redis alone.
-        listen: False behind a pooler that loses LISTEN; the table is then polled.
+        listen: False: the table is polled, as it is anyway where a pooler is seen to lose LISTEN.
         interval: seconds between two polls.
         on_learned: as for `MemoryDenylist`.
 
