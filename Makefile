@@ -124,6 +124,7 @@ prove: services $(NODE_STAMP) ## The proofs at full length: model, simulation, t
 	$(PYTEST) tests/browser/client/test_soak.py --prove -o faulthandler_timeout=0
 
 .PHONY: chaos
+chaos: PROGRAMS := pgbouncer
 chaos: services ## Kill, restart and cut off servers and databases, at full length
 	$(PYTEST) tests/chaos --chaos -o faulthandler_timeout=0
 
@@ -133,18 +134,19 @@ bench: services ## The benchmarks; every figure is a ratio within one run
 
 # The tests start their own servers and only need the programs. A package may come with a service
 # that starts by itself; a policy says no while we install, so nothing of ours runs beside it.
+# PROGRAMS are what a target needs beside those of all tests, by names that are their packages' as well.
 .PHONY: services
 services: $(DEV_STAMP)
-	@if $(BIN)/python -m tests.services >/dev/null 2>&1; then exit 0; fi; \
+	@if $(BIN)/python -m tests.services $(PROGRAMS) >/dev/null 2>&1; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		policy=/usr/sbin/policy-rc.d; ours=; \
 		if [ ! -e $$policy ]; then printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; ours=1; fi; \
 		trap '[ -z "$$ours" ] || rm -f $$policy' EXIT; \
 		apt-get update -qq; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			postgresql redis-server chromium >/dev/null; \
+			postgresql redis-server chromium $(PROGRAMS) >/dev/null; \
 	fi; \
-	$(BIN)/python -m tests.services
+	$(BIN)/python -m tests.services $(PROGRAMS)
 
 .PHONY: lock
 lock: | $(BIN)/python ## Write requirements/*.txt anew, with the newest versions that fit

@@ -3,7 +3,7 @@
 Nothing here touches a service of the machine. A server lives in a temporary directory whose name
 carries the process id of the test run that made it, so that the next run can remove what a killed
 run left behind. No test and no fixture in this file. `python -m tests.services` says whether the
-programs are there.
+programs are there, and others that it is given the names of.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -30,7 +30,7 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 START_ATTEMPTS = 5
 INSTALL_HINT = (
-    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium "
+    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium, and pgbouncer for `make chaos` "
     "(no running service is needed, only the programs)"
 )
 
@@ -40,7 +40,7 @@ class ServiceError(Exception):
 
 
 def find_program(*names: str) -> Path:
-    """Return the first of these programs that exists, looking where Debian hides PostgreSQL too.
+    """Return the first of these programs that exists, looking where Debian hides PostgreSQL and PgBouncer too.
 
     Raises:
         ServiceError: none of them is installed.
@@ -50,7 +50,7 @@ def find_program(*names: str) -> Path:
         newest = sorted(versions, key=lambda path: int(path.parts[-3]), reverse=True)
         if newest:
             return newest[0]
-        found = shutil.which(name)
+        found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
         if found:
             return Path(found)
     raise ServiceError(f"{' or '.join(names)} is not installed; {INSTALL_HINT}")
@@ -356,17 +356,18 @@ def sqlite_url(directory: Path) -> str:
     return f"sqlite+aiosqlite:///{directory / 'keyturn.db'}"
 
 
-def main() -> int:
+def main(more: Sequence[str] = ()) -> int:
     """Check that every program is installed; print what is missing and return 1 if one is not."""
     try:
-        for names in (("initdb",), ("postgres",), ("psql",), ("redis-server", "valkey-server"), BROWSERS):
+        programs = (("initdb",), ("postgres",), ("psql",), ("redis-server", "valkey-server"), BROWSERS)
+        for names in (*programs, *((name,) for name in more)):
             find_program(*names)
         service_account()
     except ServiceError as error:
-        sys.stderr.write(f"The tests need PostgreSQL, Redis and Chromium: {error}\n")
+        sys.stderr.write(f"The tests need {', '.join(('PostgreSQL', 'Redis', 'Chromium', *more))}: {error}\n")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

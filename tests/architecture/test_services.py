@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.services import PREFIX, PostgresServer, RedisServer, ServiceError, remove_leftovers
+from tests.services import PREFIX, PostgresServer, RedisServer, ServiceError, main, remove_leftovers
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +89,16 @@ def test_server_of_a_killed_run_is_removed() -> None:
     remove_leftovers()
     assert not left.exists()
     assert not _processes_of(left)
+
+
+@pytest.mark.services
+def test_program_that_one_target_needs_besides(capsys: pytest.CaptureFixture[str]) -> None:
+    """`make chaos` needs one more; where it is missing, that and what to install is said."""
+    assert main() == 0
+    assert main(["no-such-program"]) == 1
+    said = capsys.readouterr().err
+    assert "no-such-program is not installed; on Debian or Ubuntu: apt-get install " in said
+    assert "pgbouncer for `make chaos`" in said
 
 
 def test_server_of_a_living_run_is_kept(postgres: PostgresServer) -> None:

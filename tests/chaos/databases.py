@@ -1,4 +1,4 @@
-"""The databases of the chaos tests, read past the servers; a standby; a database in its own directory.
+"""The databases of the chaos tests, read past the servers; a standby; a pooler; a database in its own directory.
 
 Owns: what `tests.services` has no use for elsewhere. Must not hold: faults, claims.
 """
@@ -6,6 +6,8 @@ Owns: what `tests.services` has no use for elsewhere. Must not hold: faults, cla
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 from collections import Counter
@@ -15,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from tests.chaos.storm import Row, Rows
-from tests.services import PostgresServer, find_program
+from tests.services import PostgresServer, Server, find_program
 
 DATABASE = "chaos"
 _ROWS = "SELECT id, generation, coalesce(revoked_reason, '') FROM keyturn_sessions"
@@ -89,6 +91,56 @@ class Standby(PostgresServer):
     def run_as_owner(self, command: list[str]) -> None:
         """Run a program as the account that owns the data."""
         subprocess.run(command, check=True, cwd=self.directory, user=self.uid, group=self.gid)
+
+
+class PgBouncer(Server):
+    """The connection pooler that most hosting providers put in front of PostgreSQL.
+
+    Args:
+        postgres: where it leads; it runs.
+        options: of its configuration, `pool_mode` above all.
+    """
+
+    kind = "pgbouncer"
+
+    def __init__(self, postgres: PostgresServer, **options: str | int) -> None:
+        super().__init__()
+        self._postgres = postgres
+        self._options = options
+
+    def url(self, direct: str) -> str:
+        """Return the URL that leads to the same database through this pooler."""
+        return direct.replace(f":{self._postgres.port}/", f":{self.port}/")
+
+    def stop(self) -> None:
+        """Stop it at once; what stops PostgreSQL would wait here for clients to leave."""
+        self._end(signal.SIGTERM)
+
+    def _prepare(self) -> None:
+        (self.directory / "users").write_text(f'"{self._postgres.user}" ""\n')
+
+    def _command(self) -> list[str]:
+        options = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "trust",
+            "auth_file": self.directory / "users",
+            "default_pool_size": 60,
+            **self._options,
+        }
+        lines = ["[databases]", f"* = host=127.0.0.1 port={self._postgres.port}", "[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in options.items()]
+        file = self.directory / "pgbouncer.ini"
+        file.write_text("\n".join(lines) + "\n")
+        return [str(find_program("pgbouncer")), str(file)]
+
+    def _ready(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return self.running
 
 
 def every_process(server: PostgresServer) -> list[psutil.Process]:
