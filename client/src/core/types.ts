@@ -43,6 +43,8 @@ export type Environment = {
   addEventListener(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
   /** Without it (server, edge, worker) `start` does nothing. */
   readonly document?: { cookie: string; readonly visibilityState: string; readonly baseURI?: string };
+  /** `"null"` in a document that has none of its own (a sandboxed frame, a `data:` address), whatever its address. */
+  readonly origin?: string;
   readonly location?: { readonly href: string; readonly origin: string; readonly hostname: string };
   readonly navigator?: { readonly onLine: boolean; readonly locks?: Locks };
   readonly BroadcastChannel?: new (name: string) => Channel;
