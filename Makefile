@@ -119,9 +119,14 @@ contract: $(DEV_STAMP) ## Write spec/errors.json and spec/openapi.json anew from
 
 # The long versions may be silent for hours, so the watch on hanging tests is off.
 .PHONY: prove
-prove: services $(NODE_STAMP) ## The proofs at full length: model, simulation, the soak of eight tabs in Chromium
+prove: firefox ## The proofs at full length: model, simulation, the soak of eight tabs in Chromium; the client in Firefox
 	$(PYTEST) tests/proofs --prove -o faulthandler_timeout=0
 	$(PYTEST) tests/browser/client/test_soak.py --prove -o faulthandler_timeout=0
+
+.PHONY: firefox
+firefox: PROGRAMS := firefox-esr
+firefox: services $(NODE_STAMP) ## The browser client's tests in Firefox
+	$(PYTEST) tests/browser/client --browser-family firefox
 
 .PHONY: chaos
 chaos: PROGRAMS := pgbouncer

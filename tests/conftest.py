@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("keyturn")
     group.addoption("--prove", action="store_true", help="run the proofs at their full length")
     group.addoption("--chaos", action="store_true", help="run the chaos tests at their full length")
+    group.addoption(
+        "--browser-family",
+        choices=("chromium", "firefox"),
+        default="chromium",
+        help="run tests/browser/client in this browser of the system",
+    )
     group.addoption("--screenshots", action="store_true", help="write docs/images anew from the browser tests")
 
 

@@ -26,11 +26,13 @@ import psutil
 
 PREFIX = "keyturn-test-"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FIREFOXES = ("firefox-esr", "firefox")
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 START_ATTEMPTS = 5
 INSTALL_HINT = (
-    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium, and pgbouncer for `make chaos` "
+    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium, and for `make chaos` pgbouncer, "
+    "for `make prove` firefox-esr "
     "(no running service is needed, only the programs)"
 )
 

@@ -17,6 +17,7 @@ from tests.services import BROWSERS, find_program
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
+FIREFOX = Path(__file__).parent / "firefox.cjs"
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 PICTURE = (1040, 720)
 MAX_IMAGE_BYTES = 150_000
@@ -27,11 +28,14 @@ WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="session")
-def playwright() -> Iterator[Playwright]:
+def playwright(pytestconfig: pytest.Config) -> Iterator[Playwright]:
     """The driver of the browsers: one for a process, which can have no second."""
     expect.set_options(timeout=PATIENCE * 1000)
-    with sync_playwright() as started:
-        yield started
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getoption("--browser-family") == "firefox":
+            patch.setenv("NODE_OPTIONS", f"--require={FIREFOX}")
+        with sync_playwright() as started:
+            yield started
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Fixtures: the client as it is shipped, a Chromium with its page cache on, a site and a browser on it."""
+"""Fixtures: the client as it is shipped, a Chromium or Firefox with its page cache on, a site and a browser on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Playwright
 from tests.browser.client.site import Files, Site
 from tests.browser.client.tabs import Tabs
 from tests.browser.conftest import ARGUMENTS
-from tests.services import BROWSERS, find_program, sqlite_url
+from tests.services import BROWSERS, FIREFOXES, find_program, sqlite_url
 
 ROOT = Path(__file__).parents[3]
 MakeSite = Callable[..., Site]
@@ -30,15 +30,32 @@ def client_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture(scope="session")
-def chromium(playwright: Playwright) -> Iterator[Browser]:
-    """The system's Chromium, with the page cache that the driver would switch off."""
-    launched = playwright.chromium.launch(
-        executable_path=find_program(*BROWSERS),
-        args=ARGUMENTS,
-        ignore_default_args=["--disable-back-forward-cache"],
-    )
+def family(pytestconfig: pytest.Config) -> str:
+    """Which browser these tests run in."""
+    return str(pytestconfig.getoption("--browser-family"))
+
+
+@pytest.fixture(scope="session")
+def one_browser(playwright: Playwright, family: str) -> Iterator[Browser]:
+    """The system's Chromium, with the page cache that the driver would switch off, or its Firefox."""
+    if family == "firefox":
+        launched = playwright.firefox.launch(channel="moz-firefox", executable_path=find_program(*FIREFOXES))
+    else:
+        launched = playwright.chromium.launch(
+            executable_path=find_program(*BROWSERS),
+            args=ARGUMENTS,
+            ignore_default_args=["--disable-back-forward-cache"],
+        )
     yield launched
     launched.close()
+
+
+@pytest.fixture(autouse=True)
+def _possible(request: pytest.FixtureRequest, family: str) -> None:
+    """Skip what only Chromium can be made to do, with the reason."""
+    marker = request.node.get_closest_marker("only_chromium")
+    if marker is not None and family != "chromium":
+        pytest.skip(marker.args[0])
 
 
 @pytest.fixture
@@ -53,12 +70,12 @@ def make_site(client_files: Files, tmp_path: Path) -> Iterator[MakeSite]:
 
 
 @pytest.fixture
-def make_tabs(chromium: Browser) -> Iterator[Callable[[Site], Tabs]]:
+def make_tabs(one_browser: Browser) -> Iterator[Callable[[Site], Tabs]]:
     """Make a browser of its own on a site; at the end no page may have thrown anything."""
     made: list[Tabs] = []
 
     def make(site: Site) -> Tabs:
-        made.append(Tabs(chromium.new_context(), site))
+        made.append(Tabs(one_browser.new_context(), site))
         return made[-1]
 
     yield make
