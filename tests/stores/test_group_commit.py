@@ -266,6 +266,32 @@ async def test_group_that_steps_aside() -> None:
     assert groups == [[1], [2, 3], [4]]
 
 
+async def test_group_that_steps_aside_to_answer() -> None:
+    """The next one begins before anybody wakes up whom the first one answers."""
+    happened: list[str] = []
+    let_go = asyncio.Event()
+
+    async def work(group: Group[int, int]) -> None:
+        happened.append(f"work {group.items[0]}")
+        if group.items[0] == 1:
+            await let_go.wait()
+        group.step_aside()
+        for index, item in enumerate(group.items):
+            group.answer(index, item)
+
+    async def call(number: int) -> None:
+        happened.append(f"answered {await gatherer.call(number)}")
+
+    gatherer = Gatherer(work)
+    async with asyncio.TaskGroup() as calls:
+        calls.create_task(call(1))
+        await turn()
+        calls.create_task(call(2))
+        await turn()
+        let_go.set()
+    assert happened == ["work 1", "work 2", "answered 1", "answered 2"]
+
+
 async def test_drain() -> None:
     """It waits for what is under way and for what has gathered behind it."""
     worker = Worker()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 
 import pytest
 from sqlalchemy import select
 
+from keyturn.core.model import Session
+from keyturn.core.rotation import Decision
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.failover import start_healing
 from keyturn.stores.migrations import migrate
 from keyturn.stores.schema import denylist, events
 from keyturn.stores.sql import SqlSessions
-from keyturn.testing import FrozenClock, StoreContract
+from keyturn.testing import FrozenClock, StoreContract, sign_in
 from keyturn.testing.contract_base import ContractBase
 from keyturn.testing.presenting_contract import PresentingContract
+from tests.stores.support import open_database
 
 pytestmark = pytest.mark.anyio
 
@@ -72,3 +76,33 @@ class TestInSmallGroups(SqlNodes, PresentingContract):
     """With more callers than a group takes."""
 
     group_size = 4
+
+
+async def test_next_group_during_the_answers(sqlite_database_url: str) -> None:
+    """What has come during a group's commit is read and judged before anybody wakes up whom that group answers."""
+    clock = FrozenClock()
+    happened: list[str] = []
+    async with open_database(sqlite_database_url) as engine:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+        first, second = [await (await sign_in(store, f"user-{n}")).child() for n in range(2)]
+        judge_first, judge_second = first.judge(), second.judge()
+        clock.advance(61.0)
+
+        def judging_first(session: Session | None, now: float, healing: bool) -> Decision:
+            # It starts in the loop's next turn: this group is then on its way to the disk.
+            calls.create_task(present_second())
+            return judge_first(session, now, healing)
+
+        def judging_second(session: Session | None, now: float, healing: bool) -> Decision:
+            happened.append("second judged")
+            return judge_second(session, now, healing)
+
+        async def present_second() -> None:
+            decision = await store.present(second.session_id, judging_second)
+            happened.append(f"second {decision.outcome}")
+
+        async with asyncio.TaskGroup() as calls:
+            decision = await store.present(first.session_id, judging_first)
+            happened.append(f"first {decision.outcome}")
+        await store.close()
+    assert happened == ["second judged", "first confirm", "second confirm"]

@@ -200,7 +200,12 @@ class Presenter:
         judged.decisions = rest
 
     def _answer(self, group: Group[Presentation, Presented], judged: _Judged, lost: set[SessionId]) -> Sequence[int]:
-        """Answer those whose decision is true; return the others."""
+        """Answer those whose decision is true; return the others.
+
+        Why the next group begins first: to answer a group takes the event loop milliseconds. What has gathered meanwhile is
+        at the database during that time; otherwise it would be read after it, and the event loop then wait for its commit.
+        """
+        group.step_aside()
         again: list[int] = []
         for index, decision in judged.decisions:
             if lost and group.items[index].session_id in lost:
