@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
@@ -13,7 +13,7 @@ import pytest
 
 from keyturn.core.errors import Unavailable
 from keyturn.stores.engine import Engine, open_engine
-from keyturn.stores.lanes import ROLLBACK, Row, SqliteLanes, Statement, Work
+from keyturn.stores.lanes import ROLLBACK, SqliteLanes, Statement, Work
 from keyturn.stores.location import normalise
 from keyturn.stores.migrations import migrate
 from tests.services import PostgresServer, wait_until
@@ -144,17 +144,57 @@ async def test_sqlite_read_during_a_write(sqlite_database_url: str) -> None:
         assert await names(engine) == ["a", "b", "c", "d", "e"]
 
 
-async def test_how_long_sqlite_waits_for_another_process(sqlite_database_url: str) -> None:
-    """A write for as long as is set; a read hardly, because it holds up the event loop."""
+async def change(engine: Engine, name: str) -> None:
+    """Write a row by a statement alone."""
+    async with engine.lane() as lane:
+        await lane.change(write(name))
 
-    def work() -> Work[Sequence[Row]]:
-        return (yield TIMEOUT)
 
+async def transact(engine: Engine, name: str) -> None:
+    """Write a row in a transaction."""
+    await engine.transact(lambda: only(write(name)))
+
+
+@pytest.mark.parametrize("doing", [change, transact])
+async def test_sqlite_beside_another_process(
+    sqlite_database_url: str, doing: Callable[[Engine, str], Awaitable[None]]
+) -> None:
+    """A write waits for another one; a read hardly ever may, because it holds up the event loop."""
+    path = str(normalise(sqlite_database_url).database)
     async with open_database(sqlite_database_url) as engine:
-        for _ in range(2):
-            assert await engine.transact(work) == [(10_000,)]
-            async with engine.lane() as lane:
-                assert await lane.fetch(TIMEOUT) == [(50,)]
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = asyncio.ensure_future(doing(engine, "a"))
+            [written] = await writes_of(engine, 1)
+            # Long after a read would have given up.
+            await asyncio.sleep(0.3)
+            assert written.running()
+            other.execute("COMMIT")
+        await waiting
+        assert await names(engine) == ["a"]
+        async with engine.lane() as lane:
+            assert await lane.fetch(TIMEOUT) == [(50,)]
+
+
+@pytest.mark.parametrize("doing", [change, transact])
+async def test_sqlite_beside_a_process_that_does_not_end(
+    sqlite_database_url: str, doing: Callable[[Engine, str], Awaitable[None]]
+) -> None:
+    """A write gives up, and has left nothing; the next one is as patient as any."""
+    path = str(normalise(sqlite_database_url).database)
+    async with open_database(sqlite_database_url) as engine:
+        await engine.transact(lambda: only(write("a")))
+    engine = open_engine(sqlite_database_url, command_timeout=0.2)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            await doing(engine, "b")
+        other.execute("COMMIT")
+    await doing(engine, "c")
+    assert await names(engine) == ["a", "c"]
+    async with engine.lane() as lane:
+        assert await lane.fetch(TIMEOUT) == [(50,)]
+    await engine.close()
 
 
 async def test_lock_in_a_database_with_another_isolation(postgres_url: str) -> None:

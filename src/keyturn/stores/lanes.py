@@ -213,11 +213,11 @@ class SqliteLanes:
 
     async def change(self, statement: Statement) -> Sequence[Row]:
         """Write and commit; return what the statement says of the rows it changed."""
-        return await self._write(lambda connection: connection.execute(*statement).fetchall())
+        return await self._write(lambda connection: self._begin(connection, *statement).fetchall())
 
     async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
         """Do work in a transaction, all of it in one visit to the thread that writes."""
-        return await self._write(lambda connection: _transact(connection, work))
+        return await self._write(lambda connection: self._transact(connection, work))
 
     async def _write(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
         async with self._writer:
@@ -229,13 +229,44 @@ class SqliteLanes:
 
     def _on_thread(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
         if self._writing is None:
-            self._writing = self._connect(self._write_timeout)
-        # Only here may it wait for another process's write: a read would hold up the event loop.
-        self._writing.execute(f"PRAGMA busy_timeout = {round(self._write_timeout * 1000)}")
+            self._writing = self._connect(_READ_TIMEOUT)
+        return write(self._writing)
+
+    def _begin(self, connection: sqlite3.Connection, *statement: Any) -> sqlite3.Cursor:
+        """Execute what asks for the right to write; nothing of it is done when somebody else has that for too long.
+
+        Why twice: the connection waits as long as a read may, and only here for another process's write. To set that anew
+        for each group would make the thread ask a busy event loop for the interpreter four times more.
+        """
         try:
-            return write(self._writing)
+            return connection.execute(*statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        _set_timeout(connection, self._write_timeout)
+        try:
+            return connection.execute(*statement)
         finally:
-            self._writing.execute(f"PRAGMA busy_timeout = {round(_READ_TIMEOUT * 1000)}")
+            _set_timeout(connection, _READ_TIMEOUT)
+
+    def _transact(self, connection: sqlite3.Connection, work: Callable[[], Work[Result]]) -> Result:
+        self._begin(connection, "BEGIN IMMEDIATE")
+        try:
+            steps = work()
+            try:
+                statement = next(steps)
+                while True:
+                    statement = steps.send(connection.execute(*statement).fetchall())
+            except StopIteration as done:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+                result: Result = done.value
+                return result
+        except BaseException:
+            # After most faults of the disk SQLite has rolled back by itself and says so; the fault is what counts.
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
 
     async def close(self) -> None:
         """Close both; they open again when used again."""
@@ -248,21 +279,5 @@ class SqliteLanes:
         self._writes = []
 
 
-def _transact(connection: sqlite3.Connection, work: Callable[[], Work[Result]]) -> Result:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        steps = work()
-        try:
-            statement = next(steps)
-            while True:
-                statement = steps.send(connection.execute(*statement).fetchall())
-        except StopIteration as done:
-            if connection.in_transaction:
-                connection.execute("COMMIT")
-            result: Result = done.value
-            return result
-    except BaseException:
-        # After most faults of the disk SQLite has rolled back by itself and says so; the fault is what counts.
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
+def _set_timeout(connection: sqlite3.Connection, seconds: float) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
