@@ -4,14 +4,15 @@
 
 The load, the server and the database are processes of their own and share the machine's cores; nothing is pinned. Each
 round runs every variant once, one after the other, and compares within the round, so that whatever else the machine does
-falls on all of them.
+falls on all of them. Each does so in a new process: how one lies in memory decides over several percent, for its whole life.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from bench.figures import Figure, over_rounds, table
@@ -24,8 +25,8 @@ AIM = {"postgresql": 0.65, "sqlite": 0.7}
 
 
 class _Variant:
-    def __init__(self, server: Server, jars: str) -> None:
-        self.server = server
+    def __init__(self, start: Callable[[], Server], jars: str) -> None:
+        self.start = start
         self.jars = jars
         self.rates: list[float] = []
         self.cpu: list[float] = []
@@ -33,31 +34,36 @@ class _Variant:
         self.results: list[dict[str, Any]] = []
 
     def run(self, load: Load, seconds: float, warm_up: float) -> None:
-        before = self.server.cpu_seconds()
+        server = self.start()
         # The baseline looks at no token, so none needs to ripen for it.
-        group = {"kind": "refresh", "port": self.server.port, "jars": self.jars, "connections": CONNECTIONS}
+        group = {"kind": "refresh", "port": server.port, "jars": self.jars, "connections": CONNECTIONS}
         group["ripe_after"] = 0.0 if self.jars == "bare" else RIPE_AFTER
-        (result,) = load.run(group, seconds=seconds, warm_up=warm_up)
-        if result["refused"]:
-            raise RuntimeError(f"{self.jars}: {result['refused']}")
-        self.cpu.append((self.server.cpu_seconds() - before) / max(1, result["answered"]) * 1e6)
-        self.rates.append(result["rate"])
-        self.answered += result["answered"]
-        self.results.append(result)
+        results = load.run(group, seconds=warm_up, warm_up=0.0)
+        before = server.cpu_seconds()
+        results += load.run(group, seconds=seconds, warm_up=0.0)
+        used = server.cpu_seconds() - before
+        server.close()
+        for result in results:
+            if result["refused"]:
+                raise RuntimeError(f"{self.jars}: {result['refused']}")
+            self.answered += result["answered"]
+        self.cpu.append(used / max(1, results[-1]["answered"]) * 1e6)
+        self.rates.append(results[-1]["rate"])
+        self.results += results
 
 
 def measure(database: str, *, quick: bool = False) -> list[Figure]:
     """Measure one database."""
-    rounds, seconds, warm_up, count = (1, 0.3, 0.05, 2_000) if quick else (5, 4.0, 1.0, 24_000)
+    rounds, seconds, warm_up, count = (1, 0.3, 0.05, 2_000) if quick else (12, 2.0, 1.0, 24_000)
     with Bench() as bench:
         variables = environment(bench.postgres() if database == "postgresql" else bench.sqlite())
         load = bench.load()
-        variants = {"bare": _Variant(bench.bare(), "bare")}
+        variants = {"bare": _Variant(bench.bare, "bare")}
         load.load("bare", asyncio.run(seed(variables, count)).tokens)
         # What was seeded for the baseline stays untouched: it is not in the sum of generations.
         for name in ("groups", "no groups") if database == "postgresql" else ("groups",):
             load.load(name, asyncio.run(seed(variables, count)).tokens)
-            variants[name] = _Variant(bench.node(variables, groups=name == "groups"), name)
+            variants[name] = _Variant(partial(bench.node, variables, groups=name == "groups"), name)
         for _ in range(rounds):
             for variant in variants.values():
                 variant.run(load, seconds, warm_up)
