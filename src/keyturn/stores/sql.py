@@ -33,8 +33,8 @@ from keyturn.stores.touches import Touches
 
 _log = logging.getLogger(__name__)
 _GROUPS_AT_ONCE = 3
-"""With three, a node with 64 connections to PostgreSQL is busy to 97 %, with one to 82 % (`bench/README.md`). SQLite has one
-writer, and what is read beside it misses that connection's cache: there, one is as fast."""
+"""With three, a node with 64 connections to PostgreSQL is busy to 97 % (`bench/README.md`). SQLite has one writer, and what is
+read beside it misses that connection's cache: there, one is faster."""
 
 OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
 """Called after the commit of a revocation in this process, with `(session id hex, expires_at)` of each."""
