@@ -213,7 +213,7 @@ class SqliteLanes:
 
     async def change(self, statement: Statement) -> Sequence[Row]:
         """Write and commit; return what the statement says of the rows it changed."""
-        return await self._write(lambda connection: self._begin(connection, *statement).fetchall())
+        return await self._write(lambda connection: self._begin(connection, statement).fetchall())
 
     async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
         """Do work in a transaction, all of it in one visit to the thread that writes."""
@@ -229,10 +229,12 @@ class SqliteLanes:
 
     def _on_thread(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
         if self._writing is None:
-            self._writing = self._connect(_READ_TIMEOUT)
+            # To open it, too, may have to wait for another process: for one that repairs the file.
+            self._writing = self._connect(self._write_timeout)
+            _set_timeout(self._writing, _READ_TIMEOUT)
         return write(self._writing)
 
-    def _begin(self, connection: sqlite3.Connection, *statement: Any) -> sqlite3.Cursor:
+    def _begin(self, connection: sqlite3.Connection, statement: Statement) -> sqlite3.Cursor:
         """Execute what asks for the right to write; nothing of it is done when somebody else has that for too long.
 
         Why twice: the connection waits as long as a read may, and only here for another process's write. To set that anew
@@ -250,7 +252,7 @@ class SqliteLanes:
             _set_timeout(connection, _READ_TIMEOUT)
 
     def _transact(self, connection: sqlite3.Connection, work: Callable[[], Work[Result]]) -> Result:
-        self._begin(connection, "BEGIN IMMEDIATE")
+        self._begin(connection, ("BEGIN IMMEDIATE", ()))
         try:
             steps = work()
             try:
