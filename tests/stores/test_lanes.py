@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -50,6 +50,14 @@ async def whose(engine: Engine) -> int:
     """Say which process of PostgreSQL serves the next lane."""
     async with engine.lane() as lane:
         return int((await lane.fetch(WHOSE))[0][0])
+
+
+@contextmanager
+def another_process_writing(url: str) -> Iterator[None]:
+    """Hold the right to write to a file of SQLite; nothing is written."""
+    with closing(sqlite3.connect(str(normalise(url).database), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
 
 
 async def writes_of(engine: Engine, count: int) -> Sequence[Future[None]]:
@@ -160,16 +168,13 @@ async def test_sqlite_beside_another_process(
     sqlite_database_url: str, doing: Callable[[Engine, str], Awaitable[None]]
 ) -> None:
     """A write waits for another one; a read hardly ever may, because it holds up the event loop."""
-    path = str(normalise(sqlite_database_url).database)
     async with open_database(sqlite_database_url) as engine:
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with another_process_writing(sqlite_database_url):
             waiting = asyncio.ensure_future(doing(engine, "a"))
             [written] = await writes_of(engine, 1)
             # Long after a read would have given up.
             await asyncio.sleep(0.3)
             assert written.running()
-            other.execute("COMMIT")
         await waiting
         assert await names(engine) == ["a"]
         async with engine.lane() as lane:
@@ -181,15 +186,11 @@ async def test_sqlite_beside_a_process_that_does_not_end(
     sqlite_database_url: str, doing: Callable[[Engine, str], Awaitable[None]]
 ) -> None:
     """A write gives up, and has left nothing; the next one is as patient as any."""
-    path = str(normalise(sqlite_database_url).database)
     async with open_database(sqlite_database_url) as engine:
         await engine.transact(lambda: only(write("a")))
     engine = open_engine(sqlite_database_url, command_timeout=0.2)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(Unavailable):
-            await doing(engine, "b")
-        other.execute("COMMIT")
+    with another_process_writing(sqlite_database_url), pytest.raises(Unavailable):
+        await doing(engine, "b")
     await doing(engine, "c")
     assert await names(engine) == ["a", "c"]
     async with engine.lane() as lane:
@@ -247,9 +248,7 @@ async def test_read_beside_a_write_that_was_given_up(sqlite_database_url: str) -
     """A write that is cancelled in the queue ends no other: whoever reads meanwhile waits for neither of them."""
     async with open_database(sqlite_database_url) as engine:
         await engine.transact(lambda: only(write("a")))
-        path = str(normalise(sqlite_database_url).database)
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with another_process_writing(sqlite_database_url):
             at_work: list[Future[None]] = []
             for count, name in enumerate(("b", "c"), 1):
                 given_up = asyncio.create_task(engine.transact(partial(only, write(name))))
@@ -261,6 +260,5 @@ async def test_read_beside_a_write_that_was_given_up(sqlite_database_url: str) -
             assert await names(engine) == ["a"]
             assert at_work[0] is at_work[1]
             assert at_work[0].running()
-            other.execute("ROLLBACK")
         await engine.transact(lambda: only(write("d")))
         assert await names(engine) == ["a", "b", "d"]
