@@ -115,8 +115,8 @@ class Presenter:
         indexes = await self._attempt(group, range(len(group.items)))
         if not indexes:
             return
-        # Whoever has locked a row may take as long as they like; only that session's browser waits for them.
-        group.step_aside()
+        # Whoever has locked a row may take as long as they like. Only that session's browser waits for them: to answer the
+        # others, the group has stepped aside.
         for _ in range(_ATTEMPTS - 1):
             indexes = await self._attempt(group, indexes, wait=True)
             if not indexes:
