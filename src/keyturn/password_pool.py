@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,12 +24,12 @@ from typing import Final, ParamSpec, TypeVar
 from keyturn.core.errors import Unavailable
 from keyturn.core.secret import Secret
 from keyturn.tokens.password import PasswordHasher, Verified
+from keyturn.yielding import yield_to_others
 
 DEFAULT_QUEUE_LIMIT: Final = 64
 """Waiting hashes: about a second and a half on one core."""
 TOGETHER: Final = 4
 """Results that are handed over at once, at most. With more nothing is gained, and the first has to wait for the last."""
-_NICENESS: Final = 10
 _DEPENDENCY: Final = "password_hashing"
 
 _P = ParamSpec("_P")
@@ -76,7 +75,7 @@ class PasswordPool:
         self._done: list[Callable[[], None]] = []
         self._closed = False
         self._executor: Final = ThreadPoolExecutor(
-            count, thread_name_prefix="keyturn-password", initializer=_yield_to_others
+            count, thread_name_prefix="keyturn-password", initializer=yield_to_others
         )
 
     @property
@@ -177,9 +176,3 @@ def _settle(answer: asyncio.Future[_T], future: Future[_T]) -> None:
         answer.set_exception(error)
     else:
         answer.set_result(future.result())
-
-
-def _yield_to_others() -> None:
-    """Lower the priority of this thread; on Linux it is a property of the thread."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

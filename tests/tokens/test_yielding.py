@@ -1,0 +1,85 @@
+"""A thread that has given way has told the system so, and never asked for more than it had."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import struct
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from keyturn.yielding import NICENESS, SLICE, yield_to_others
+
+GET = {"x86_64": 315, "aarch64": 275, "riscv64": 275}[platform.machine()]
+
+
+class Told:
+    """What the system has been told about a thread."""
+
+    def __init__(self) -> None:
+        self.policy = os.sched_getscheduler(0)
+        self.niceness = niceness()
+        buffer = ctypes.create_string_buffer(48)
+        assert ctypes.CDLL(None).syscall(GET, 0, buffer, len(buffer), 0) == 0
+        self.slice: int = struct.unpack("=IIQiIQQQ", buffer.raw)[5]
+
+
+def niceness() -> int:
+    """Return the niceness of the calling thread."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def in_a_thread(before: Callable[[], object] = lambda: None) -> Told:
+    """Do something in a thread of its own, let it give way, and see."""
+
+    def run() -> Told:
+        before()
+        yield_to_others()
+        return Told()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+def kernel() -> tuple[int, ...]:
+    """Return the version of the running kernel."""
+    return tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+
+
+def test_thread_that_gives_way() -> None:
+    """It has a lower priority than all others, and a slice long enough that whoever wakes up need not wait for its end."""
+    before = niceness()
+    told = in_a_thread()
+    assert (told.policy, told.niceness) == (os.SCHED_OTHER, NICENESS)
+    # Before Linux 6.12 there is nothing to be asked for, and asking does no harm.
+    assert told.slice == (round(SLICE * 1e9) if kernel() >= (6, 12) else 0)
+    assert niceness() == before < NICENESS
+
+
+def test_thread_that_has_given_way_further() -> None:
+    """What whoever started us wants is kept: to take it back may not even be allowed."""
+    less = lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)  # noqa: E731
+    assert in_a_thread(less).niceness == 15
+
+
+def test_thread_of_another_policy() -> None:
+    """It keeps it."""
+    batch = lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # noqa: E731
+    told = in_a_thread(batch)
+    assert (told.policy, told.niceness) == (os.SCHED_BATCH, NICENESS)
+
+
+def test_system_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as it was, and goes on."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    monkeypatch.setattr(platform, "machine", lambda: "unheard-of")
+    assert in_a_thread().niceness == niceness()
