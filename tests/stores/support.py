@@ -27,6 +27,15 @@ async def open_database(url: str, *, create: bool = True) -> AsyncGenerator[Engi
         await engine.close()
 
 
+async def waited_for(engine: Engine) -> None:
+    """Wait until somebody waits for a lock in this database of PostgreSQL."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with anyio.fail_after(PATIENCE):
+        async with engine.autocommit() as connection:
+            while not (await connection.exec_driver_sql(waiting)).scalar_one():  # noqa: ASYNC110 - it waits in the database
+                await anyio.sleep(0.01)
+
+
 async def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
     """Wait until a condition holds. Raises TimeoutError when it does not in time."""
     with anyio.fail_after(patience):

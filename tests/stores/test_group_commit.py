@@ -110,6 +110,23 @@ async def test_groups_from_the_start() -> None:
     await gatherer.drain()
 
 
+async def test_groups_that_stay_together() -> None:
+    """What comes together is one group, however many may be under way, and what comes next does not wait for it."""
+    worker = Worker()
+    gatherer = Gatherer(worker, size=4, at_once=3, worth=None)
+    calls = [gatherer.call(number) for number in range(3)]
+    await turn()
+    calls.append(gatherer.call(3))
+    await turn()
+    assert worker.groups == [[0, 1, 2], [3]]
+    calls += [gatherer.call(number) for number in range(4, 10)]
+    await turn()
+    assert worker.groups == [[0, 1, 2], [3], [4, 5, 6, 7]]
+    worker.go_on.set()
+    assert await asyncio.gather(*calls) == [number * 10 for number in range(10)]
+    assert worker.groups[3:] == [[8, 9]]
+
+
 async def test_groups_of_one() -> None:
     """Gathering is off: every call is under way at once, by itself."""
     worker = Worker()

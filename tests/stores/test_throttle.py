@@ -16,19 +16,19 @@ from sqlalchemy import func, insert, select
 from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
 from keyturn.ports import Throttle
+from keyturn.stores.counters import REPRIEVE, keyed
 from keyturn.stores.redis import connect
 from keyturn.stores.schema import counters
-from keyturn.stores.throttle import REPRIEVE, MemoryThrottle, RedisThrottle, SqlThrottle, keyed
+from keyturn.stores.throttle import MemoryThrottle, RedisThrottle, SqlThrottle
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer, RedisServer
-from tests.stores.support import open_database
+from tests.stores.support import open_database, waited_for
 
 pytestmark = pytest.mark.anyio
 
 A = Limit(("login-account", "alice@example.com"), 3, 900.0)
 B = Limit(("login-address", "192.0.2.1"), 5, 600.0)
 FOREVER = Limit(("login-forever", "alice@example.com"), 4, None)
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @asynccontextmanager
@@ -233,14 +233,12 @@ async def test_last_one_taken_while_waiting(postgres_url: str) -> None:
     other = Limit(("other",), 1, 900.0)
     async with open_database(postgres_url) as engine:
         throttle = SqlThrottle(engine)
-        async with engine.autocommit() as watching, engine.transaction() as connection:
+        async with engine.transaction() as connection:
             began = monotonic()
             until = await engine.read_now(connection) + 900.0
             await connection.execute(insert(counters).values(key_hash=keyed([A])[0][0], amount=3, expires_at=until))
             taking = asyncio.create_task(throttle.take([other, A]))
-            with anyio.fail_after(30):
-                while not (await watching.exec_driver_sql(WAITING)).scalar_one():  # noqa: ASYNC110 - the server's state
-                    await anyio.sleep(0.01)
+            await waited_for(engine)
         wait = await taking
         assert wait is not None
         assert 890.0 - (monotonic() - began) < wait <= 900.0

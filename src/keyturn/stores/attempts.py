@@ -1,7 +1,7 @@
 """An attempt at logging in, begun in PostgreSQL at once: the user is found by the statement that counts the attempt.
 
 Owns: `ports.Attempts` for a PostgreSQL database that has users, sessions and counters. Must not hold: what is counted
-(`core/login.py`), how (`throttle.py`).
+(`core/login.py`), how (`counting.py`).
 
 Why: a round trip costs more than finding a user, on both sides (`bench/README.md`). SQLite is in this process, so there
 `apart.InTurn` loses nothing.
@@ -23,12 +23,6 @@ from keyturn.stores.throttle import SqlThrottle
 from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 
 _USER: Final = f"{CREDENTIAL_COLUMNS}, {users.name}.xmin, {POSTGRES_NOW}"
-_SPENT: Final = 2
-"""Where the user begins in a row, behind `spent`."""
-_TAKE_AND_FIND: Final = (
-    f"SELECT spent.key_hash, spent.rest, {_USER} FROM (VALUES (1)) AS one "  # noqa: S608 - no input in it
-    f"LEFT JOIN spent ON true LEFT JOIN {users.name} ON {users.name}.email_key = $1"
-)
 # Of an unknown user the device is looked up too: the time it takes must not tell.
 _KNOWN: Final = on_device(f"coalesce({users.name}.id, '')", "$2")
 _FIND_WITH_DEVICE: Final = (
@@ -54,8 +48,7 @@ class PostgresAttempts:
         key = normalise_email(email).key
         if device_id is None:
             taken = limits(False)
-            retry_after, rows = await self._throttle.take_with(taken, (_TAKE_AND_FIND, (key,)))
-            user = rows[0][_SPENT:]
+            retry_after, user = await self._throttle.take_and_find(taken, key)
             return Attempt(_found(user), False, taken, retry_after, _seen(user))
         # What counts depends on the device.
         async with self._engine.lane() as lane:

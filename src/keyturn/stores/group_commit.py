@@ -69,7 +69,9 @@ class Gatherer(Generic[Item, Reply]):
         at_once: how many groups may be under way. The work must bear more than one, and does where it is safe across
             processes. Why: browsers that are answered together come back together, and with one group they all wait for
             its turn and its disk while the process has nothing to do.
-        worth: so many calls must wait before a group starts beside another one: it has its price, whatever its size.
+        worth: so many calls must wait before a group starts beside another one: it has its price, whatever its size. What has
+            come together is then divided among as many groups as there may be; with None it stays together, and
+            whatever comes starts a group.
         patience: seconds that a call waits for its group; then it is `Unavailable`. Why: while a database hangs each group
             takes as long as a statement may, and whoever came later would wait for all of them, long after giving up.
     """
@@ -95,7 +97,7 @@ class Gatherer(Generic[Item, Reply]):
         *,
         size: int = 256,
         at_once: int = 1,
-        worth: int = 8,
+        worth: int | None = 8,
         patience: float = REQUEST_LIMIT,
     ) -> None:
         if size < 1:
@@ -135,7 +137,7 @@ class Gatherer(Generic[Item, Reply]):
 
     def _may_start(self) -> bool:
         running = len(self._running)
-        return not running or self._size == 1 or (running < self._at_once and len(self._items) >= self._worth)
+        return not running or self._size == 1 or (running < self._at_once and len(self._items) >= (self._worth or 1))
 
     def _start(self) -> None:
         self._scheduled = False
@@ -156,7 +158,7 @@ class Gatherer(Generic[Item, Reply]):
 
     def _take(self) -> None:
         size = self._size
-        if (free := self._at_once - len(self._running)) > 1:
+        if self._worth is not None and (free := self._at_once - len(self._running)) > 1:
             # What came together goes in as many groups as there may be.
             size = min(size, max(self._worth, -(-len(self._items) // free)))
         items, futures = self._items, self._futures

@@ -20,13 +20,13 @@ from typing import NamedTuple
 from keyturn.core.login import Admission
 from keyturn.core.model import UserId
 from keyturn.ports import Admit, Credential, Opened
+from keyturn.stores.counters import Beside, Keyed, give_back
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
 from keyturn.stores.event_log import EventRow, event_rows
 from keyturn.stores.lanes import Lane, Row, Statement, Work
 from keyturn.stores.revoking import Denied, denial, denying
 from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, session_of, values_of
-from keyturn.stores.throttle import Beside, Keyed, give_back
 from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 
 # The reason is there for the index: see `revoking.unrevoked`. The user is a query of its own, so that PostgreSQL plans for

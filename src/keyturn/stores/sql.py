@@ -18,6 +18,7 @@ from keyturn.core.login import Admission
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
 from keyturn.ports import Admit, Attempt, Judge, Listing, Opened, Presented
+from keyturn.stores.counters import keyed
 from keyturn.stores.engine import AsyncConnection, Clock, Engine, until_won
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
@@ -28,7 +29,6 @@ from keyturn.stores.presenting import Presentation, Presenter
 from keyturn.stores.revoking import Denied, lock_user, revoke_sessions, unrevoked, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
-from keyturn.stores.throttle import keyed
 from keyturn.stores.touches import Touches
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,160 @@
+"""Attempts counted in PostgreSQL: all that come together by one statement, each of them whole or not at all.
+
+Owns: which attempts go together, what becomes of those that others come before. Must not hold: what is counted
+(`core/login.py`), keys and windows (`counters.py`).
+
+Why together: a password hash empties the processor's caches, so what costs is how often somebody wakes up, here and in
+PostgreSQL, and each commit is a flush that refreshes wait for as well (`bench/README.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from keyturn.core.errors import Unavailable
+from keyturn.stores.counters import Keyed, lifetime, taken, waiting
+from keyturn.stores.engine import ATTEMPTS, POSTGRES_NOW, Clock, Engine, until_won
+from keyturn.stores.group_commit import Gatherer, Group
+from keyturn.stores.lanes import Row, Statement
+from keyturn.stores.schema import counters, users
+from keyturn.stores.user_rows import CREDENTIAL_COLUMNS
+
+_DIVISION_BY_ZERO: Final = "22012"
+_USER: Final = 3
+"""Where the user begins in a row."""
+TOGETHER: Final = 16
+"""Attempts, or logins, in a statement at most."""
+STATEMENTS: Final = 4
+"""Statements under way at most: one that waits for a counter which somebody has locked keeps those who come later waiting
+only when there are as many such."""
+
+
+class Counting(NamedTuple):
+    """An attempt to be counted."""
+
+    due: Keyed
+    """The counters to take one from, at least one."""
+    email_key: str | None
+    """Of the user who is to be found by the same statement, if any."""
+
+
+class Counted(NamedTuple):
+    """What became of an attempt."""
+
+    retry_after: float | None
+    """As `Throttle.take` says."""
+    user: Row
+    """The columns of a credential, the row's `xmin` and the database's clock; nulls and the clock when there is none such."""
+
+
+class PostgresCounting:
+    """Count attempts.
+
+    Args: clock: stands in for the database's, in tests.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
+        self._engine: Final = engine
+        self._clock: Final = clock
+        self._gatherer: Final = Gatherer(self._count, size=TOGETHER, at_once=STATEMENTS, worth=None)
+
+    def take(self, due: Keyed, email_key: str | None = None) -> Awaitable[Counted]:
+        """Take one from each of at least one counter, or from none, and find a user.
+
+        Raises: Unavailable: the database is at fault, or others took the last of a limit each time.
+        """
+        return self._gatherer.call(Counting(due, email_key))
+
+    async def _count(self, group: Group[Counting, Counted]) -> None:
+        left: Sequence[int] = range(len(group.items))
+        while left:
+            together, left = _disjoint(group.items, left)
+            if not await self._take(group, together):
+                for index in together:
+                    await self._take_alone(group, index)
+
+    async def _take_alone(self, group: Group[Counting, Counted], index: int) -> None:
+        for _ in range(ATTEMPTS):
+            if await self._take(group, (index,)):
+                return
+        group.fail(index, Unavailable("database"))
+
+    async def _take(self, group: Group[Counting, Counted], indexes: Sequence[int]) -> bool:
+        """Count attempts that share no counter.
+
+        Returns: False: others took the last of a limit since the statement began. It is undone, and sees so next time.
+        """
+        due = [(index, key, limit) for index in indexes for key, limit in group.items[index].due]
+        columns = (
+            [index for index, _, _ in due],
+            [key for _, key, _ in due],
+            [limit.amount for _, _, limit in due],
+            [lifetime(limit) for _, _, limit in due],
+        )
+        wanted = [group.items[index].email_key for index in indexes]
+        text = _statement(POSTGRES_NOW if self._clock is None else repr(float(self._clock())))
+        rows = await until_won(lambda: self._change((text, (*columns, list(indexes), wanted))))
+        if rows is None:
+            return False
+        limits = {(index, key): limit for index, key, limit in due}
+        found: dict[int, Counted] = {}
+        for row in rows:
+            index, key, rest = row[:_USER]
+            wait = None if key is None else waiting(limits[index, key], rest or 0.0)
+            before = found.get(index)
+            # An attempt has a row for each limit that refuses it; the longest wait counts.
+            if before is None or (wait or 0.0) > (before.retry_after or 0.0):
+                found[index] = Counted(wait, row[_USER:])
+        for index, counted in found.items():
+            group.answer(index, counted)
+        return True
+
+    async def _change(self, statement: Statement) -> Sequence[Row] | None:
+        async with self._engine.lane() as lane:
+            try:
+                return await lane.change(statement)
+            except Exception as error:
+                if getattr(error, "sqlstate", None) != _DIVISION_BY_ZERO:
+                    raise
+                return None
+
+
+def _disjoint(items: Sequence[Counting], indexes: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    """Divide attempts into those that can go together, as no two of them have a counter in common, and the others."""
+    seen: set[bytes] = set()
+    together: list[int] = []
+    apart: list[int] = []
+    for index in indexes:
+        keys = {key for key, _ in items[index].due}
+        (together if seen.isdisjoint(keys) else apart).append(index)
+        seen |= keys
+    return together, apart
+
+
+@lru_cache(maxsize=16)
+def _statement(now: str) -> str:
+    """Take one from each counter of an attempt, or from none, which are locked in the order of their keys; find the users.
+
+    Why look first: those who are refused write nothing then, be they ever so many. What is over only since the statement
+    began is found when its row is locked; SQL has no other way to undo a statement than an error, so it divides by zero.
+    """
+    most = "(SELECT most FROM due WHERE due.key_hash = held.key_hash)"
+    # The offsets have each row looked up by its key, whatever the planner thinks of the size of the tables.
+    return (
+        "WITH due AS MATERIALIZED (SELECT * FROM unnest($1::int[], $2::bytea[], $3::int[], $4::float8[])"  # noqa: S608 - no input in it
+        " AS due (attempt, key_hash, most, lifetime)), spent AS MATERIALIZED ("
+        f"SELECT due.attempt, due.key_hash, held.rest FROM due LEFT JOIN LATERAL (SELECT amount, expires_at - {now} AS rest"
+        f" FROM {counters.name} WHERE key_hash = due.key_hash OFFSET 0) AS held ON true"
+        " WHERE CASE WHEN held.rest > 0 THEN held.amount ELSE 0 END >= due.most),"
+        f" taken AS (INSERT INTO {counters.name} AS held (key_hash, amount, expires_at)"
+        f" SELECT key_hash, 1, {now} + lifetime FROM due"
+        " WHERE NOT EXISTS (SELECT FROM spent WHERE spent.attempt = due.attempt) ORDER BY key_hash"
+        f"{taken(f'(held.amount + 1) / (held.amount < {most})::int', now)})"
+        f" SELECT wanted.attempt, spent.key_hash, spent.rest, found.*, {now}"
+        " FROM unnest($5::int[], $6::text[]) AS wanted (attempt, email_key)"
+        " LEFT JOIN spent ON spent.attempt = wanted.attempt LEFT JOIN LATERAL ("
+        f"SELECT {CREDENTIAL_COLUMNS}, {users.name}.xmin FROM {users.name} WHERE email_key = wanted.email_key OFFSET 0"
+        ") AS found ON true"
+    )
