@@ -4,17 +4,16 @@
 Owns: the statements of a login and their order. Must not hold: who is admitted and who is evicted (`core/login.py`),
 transactions and locks (`lanes.py`), what else belongs to an end (`revoking.py`).
 
-Two ways. `opening` is a transaction under the user's advisory lock. `open_at_once`, for users of this database on PostgreSQL,
-is a read and one write that counts only if the user's row still is the one that was read; the write changes the row, so of
-two logins that have read the same sessions one reads again. Why: a login waits for its password hash and takes the rest from
-the same cores, and a round trip costs more than what it carries. `docs/decisions/0018-opening-at-once.md` says why it is
-as strict as the lock.
+Two ways, and a third for several logins at once (`joining.py`). `opening` is a transaction under the user's advisory lock.
+`open_at_once`, for users of this database on PostgreSQL, is a read and one write that counts only if the user's row still is
+the one that was read; the write changes the row, so of two logins that have read the same sessions one reads again. Why: a
+login waits for its password hash and takes the rest from the same cores, and a round trip costs more than what it carries.
+`docs/decisions/0018-opening-at-once.md` says why it is as strict as the lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import monotonic
 from typing import NamedTuple
 
 from keyturn.core.login import Admission
@@ -32,7 +31,7 @@ from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 # The reason is there for the index: see `revoking.unrevoked`. The user is a query of its own, so that PostgreSQL plans for
 # just any user. Of one who has very many ended sessions it would expect as many that have not ended, and rather take the
 # index by absolute end, which leads to everybody's.
-_LIVE = (
+LIVE = (
     "s.user_id = (SELECT {user}) AND s.revoked_at IS NULL AND s.revoked_reason IS NULL"
     " AND s.inactivity_expires_at > clock.now AND s.absolute_expires_at > clock.now"
 )
@@ -42,7 +41,7 @@ _SESSION = ", ".join("s." + name for name in COLUMNS)
 # ends while we wait is read as it then is, by PostgreSQL's re-check of the conditions.
 _READ_POSTGRES = (
     f"WITH clock AS MATERIALIZED (SELECT coalesce($2::float8, {POSTGRES_NOW}) AS now), "
-    f"live AS MATERIALIZED (SELECT {_SESSION} FROM {sessions.name} s, clock WHERE {_LIVE.format(user='$1::text')} "
+    f"live AS MATERIALIZED (SELECT {_SESSION} FROM {sessions.name} s, clock WHERE {LIVE.format(user='$1::text')} "
     "ORDER BY s.id FOR UPDATE OF s) "
     f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, clock.now FROM clock LEFT JOIN live s ON true "
     f"LEFT JOIN {users.name} ON {users.name}.id = $1::text ORDER BY s.id"
@@ -53,7 +52,7 @@ def _reading(user: str, given: str, now: str, more: str = "") -> str:
     """Read the user, their live sessions and the clock, and lock nothing."""
     return (
         f"SELECT {_SESSION}, {CREDENTIAL_COLUMNS}, {more}clock.now FROM (SELECT coalesce({given}, {now}) AS now) clock "
-        f"LEFT JOIN {sessions.name} s ON {_LIVE.format(user=user)} LEFT JOIN {users.name} ON {users.name}.id = {user} "
+        f"LEFT JOIN {sessions.name} s ON {LIVE.format(user=user)} LEFT JOIN {users.name} ON {users.name}.id = {user} "
         "ORDER BY s.id"
     )
 
@@ -63,9 +62,9 @@ _WAIT = f"UPDATE {users.name} SET disabled_at = disabled_at WHERE id = $1"
 _END_POSTGRES = f"UPDATE {sessions.name} SET revoked_at = $2, revoked_reason = $3 WHERE id = $1"
 _END_SQLITE = f"UPDATE {sessions.name} SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1"
 _EVENT_NAMES = ", ".join(EventRow._fields)
-_EVENT_TYPES = ("float8", "text", "text", "text", "text")
+EVENT_TYPES = ("float8", "text", "text", "text", "text")
 _VALUES = ", ".join(f"${number}" for number in range(1, len(COLUMNS) + 1))
-_KEPT = f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(_EVENT_TYPES, len(COLUMNS) + 1))})"
+_KEPT = f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(EVENT_TYPES, len(COLUMNS) + 1))})"
 _OPEN_POSTGRES = (
     f"WITH opened AS (INSERT INTO {sessions.name} ({_NAMES}) VALUES ({_VALUES})) "
     f"INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT * FROM {_KEPT}"
@@ -77,7 +76,7 @@ _EVENT_SQLITE = f"INSERT INTO {events.name} ({_EVENT_NAMES}) VALUES ({', '.join(
 # its `xmin`, the transaction that wrote it, again; `claimed` has a row exactly when it still is the one that was read, and
 # everything else hangs on that. Rows are locked in the order of all transactions: the user, sessions by id, counters.
 _USER = f"${COLUMNS.index('user_id') + 1}"
-_XMIN = len(COLUMNS) + len(_EVENT_TYPES) + 1
+_XMIN = len(COLUMNS) + len(EVENT_TYPES) + 1
 _LOOK = _reading("$1::text", "$2::float8", POSTGRES_NOW, f"{users.name}.xmin, ")
 _CLAIM = (
     f"claimed AS (UPDATE {users.name} SET disabled_at = disabled_at WHERE id = {_USER} AND {{condition}} RETURNING id)"
@@ -89,12 +88,6 @@ _OPEN = (
 )
 _CLAIMED = "EXISTS (SELECT FROM claimed)"
 _ADMIT = f"{_CLAIM.format(condition=_SAME)}, {_OPEN}"
-# Who has come since the statement began has changed the row.
-_ROOM = (
-    f"(SELECT count(*) FROM {sessions.name} s, (VALUES (${_XMIN + 1}::float8)) AS clock (now) "
-    f"WHERE {_LIVE.format(user=_USER)}) <= ${_XMIN + 2}::int8"
-)
-_JOIN = f"{_CLAIM.format(condition=f'{_SAME} AND {_ROOM}')}, {_OPEN}"
 # A session that somebody else ended meanwhile is not evicted: then nothing is done.
 _EVICT = (
     f"held AS MATERIALIZED (SELECT id FROM {users.name} WHERE id = {_USER} AND {_SAME} FOR UPDATE), "
@@ -175,23 +168,6 @@ def opening(user_id: UserId, admit: Admit, taken: Keyed, terms: Terms, *, postgr
     return Opening(Opened(admission, _credential(rows)), denied)
 
 
-async def open_as_seen(
-    lane: Lane, credential: Credential, admit: Admit, taken: Keyed, terms: Terms, *, seen: Seen, room: int
-) -> Opening | None:
-    """Admit a login of a user who was read when its attempt began, on PostgreSQL, in one statement.
-
-    Args: room: live sessions at most with which none is evicted.
-    Returns: None when the user has changed, or has more sessions; then nothing is done.
-    """
-    # Between the two the clock of this node is as good as the database's.
-    now = seen.at + (monotonic() - seen.here) if terms.now is None else terms.now
-    admission = admit((), now)
-    values = (*_values(admission, terms), seen.version, now, room)
-    if not await lane.change(_written(_JOIN, values, taken, _ADMITTED)):
-        return None
-    return Opening(Opened(admission, credential), ())
-
-
 async def open_at_once(lane: Lane, user_id: UserId, admit: Admit, taken: Keyed, terms: Terms) -> Opening | None:
     """Admit a login of a user of this database, on PostgreSQL, in two statements that are transactions of their own.
 
@@ -240,4 +216,4 @@ def _ends(admission: Admission) -> list[tuple[object, ...]]:
 
 
 def _columns(kept: Sequence[EventRow]) -> Sequence[list[object]]:
-    return [list(column) for column in zip(*kept, strict=True)] or [[] for _ in _EVENT_TYPES]
+    return [list(column) for column in zip(*kept, strict=True)] or [[] for _ in EVENT_TYPES]

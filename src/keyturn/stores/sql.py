@@ -19,12 +19,14 @@ from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
 from keyturn.ports import Admit, Attempt, Judge, Listing, Opened, Presented
 from keyturn.stores.counters import keyed
+from keyturn.stores.counting import STATEMENTS, TOGETHER
 from keyturn.stores.engine import AsyncConnection, Clock, Engine, until_won
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
-from keyturn.stores.group_commit import Gatherer
+from keyturn.stores.group_commit import Gatherer, Group
+from keyturn.stores.joining import Joined, Joining, join, joining
 from keyturn.stores.lanes import Work
-from keyturn.stores.opening import Opening, Seen, Terms, open_as_seen, open_at_once, opening
+from keyturn.stores.opening import Opening, Terms, open_at_once, opening
 from keyturn.stores.presenting import Presentation, Presenter
 from keyturn.stores.revoking import Denied, lock_user, revoke_sessions, unrevoked, user_lock
 from keyturn.stores.schema import sessions
@@ -87,6 +89,7 @@ class SqlSessions:
         self._presentations: Gatherer[Presentation, Presented] = Gatherer(
             presenter.present, size=group_size, at_once=_GROUPS_AT_ONCE if engine.postgres else 1
         )
+        self._joinings: Gatherer[Joining, Joined] = Gatherer(self._join, size=TOGETHER, at_once=STATEMENTS, worth=None)
 
     async def present(self, session_id: SessionId, judge: Judge) -> Decision:
         """Read, judge, and make the decision true: see `ports.SessionStore`.
@@ -117,17 +120,15 @@ class SqlSessions:
     async def _open(
         self, user_id: UserId, admit: Admit, attempt: Attempt | None = None, room: int = 0, *, own: bool = True
     ) -> Opened:
-        taken = () if attempt is None else keyed(attempt.taken)
         postgres = self._engine.postgres
         at_once = own and postgres
+        entry = joining(attempt, admit, room) if at_once else None
+        if entry is not None and (joined := await self._joinings.call(entry)) is not None:
+            return joined
+        taken = () if attempt is None else keyed(attempt.taken)
 
         async def once() -> Opening | None:
             async with self._engine.lane() as lane:
-                if attempt is not None and attempt.credential is not None and isinstance(attempt.seen, Seen):
-                    known, terms = attempt.credential, self._terms()
-                    opened = await open_as_seen(lane, known, admit, taken, terms, seen=attempt.seen, room=room)
-                    if opened is not None:
-                        return opened
                 return await open_at_once(lane, user_id, admit, taken, self._terms())
 
         def work() -> Work[Opening]:
@@ -138,6 +139,9 @@ class SqlSessions:
             done = await self._engine.transact(work, lock=user_lock(user_id))
         await self._tell(done.denied)
         return done.opened
+
+    async def _join(self, group: Group[Joining, Joined]) -> None:
+        await join(self._engine, self._terms(), group)
 
     def _terms(self) -> Terms:
         return Terms(None if self._clock is None else self._clock(), self._denylist_lifetime, self._log_key)
@@ -190,6 +194,7 @@ class SqlSessions:
     async def close(self) -> None:
         """Finish every presentation under way and write what waits; the engine stays open."""
         await self._presentations.drain()
+        await self._joinings.drain()
         await self._touches.close()
 
     async def _live(self, connection: AsyncConnection, user_id: UserId) -> tuple[Sequence[Session], float]:
