@@ -177,6 +177,24 @@ async def test_one_that_is_not_admitted(node: Node, users: list[User]) -> None:
     assert sorted(await counted(node)) == [1, 1]
 
 
+async def test_one_that_the_database_does_not_take(node: Node, users: list[User]) -> None:
+    """It fails by itself; the others are in."""
+
+    class Unwritable(Entering):
+        def __call__(self, live: Sequence[Session], now: float) -> Admission:
+            admission = super().__call__(live, now)
+            return admission._replace(session=admission.session._replace(device_name="a\0b"))
+
+    attempts = await begin(node, *users)
+    entering = [*(Entering(user, POLICY) for user in users[:3]), Unwritable(users[3], POLICY)]
+    *others, refused = start(node, attempts, entering)
+    opened = await asyncio.gather(*others)
+    with pytest.raises(Exception, match="0x00"):
+        await refused
+    assert [await node.live(user) for user in users] == [*({one.admission.session.id} for one in opened), set()]
+    assert sorted(await counted(node)) == [1, 1]
+
+
 async def test_caller_who_goes_away(node: Node, users: list[User]) -> None:
     """What was begun together is done together."""
     attempts = await begin(node, *users)

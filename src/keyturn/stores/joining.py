@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Final, NamedTuple
 
+from keyturn.core.errors import Unavailable
 from keyturn.core.login import Admission
 from keyturn.ports import Admit, Attempt, Credential, Opened
 from keyturn.stores.counters import Keyed, keyed
@@ -77,7 +78,13 @@ async def join(engine: Engine, terms: Terms, group: Group[Joining, Joined]) -> N
         async with engine.lane() as lane:
             return {row[0] for row in await lane.change(statement)}
 
-    claimed = await until_won(once)
+    try:
+        claimed = await until_won(once)
+    except Unavailable:
+        raise
+    except Exception:  # noqa: BLE001 - it comes again, where it belongs
+        # What the database does not take of one login must not fail the others: nothing is done, and each goes its own way.
+        claimed = set()
     for user_id, (index, item, _, admission) in admitted.items():
         group.answer(index, Opened(admission, item.credential) if user_id in claimed else None)
 
