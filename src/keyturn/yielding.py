@@ -21,8 +21,8 @@ from typing import Final
 NICENESS: Final = 10
 SLICE: Final = 0.005
 """Seconds; the system's own slice is at most 0.003. Longer ones gain nothing more, and before Linux 6.17 others might wait for their end."""
-_SET: Final = {"x86_64": 314, "aarch64": 274, "riscv64": 274}
-"""The number of `sched_setattr` by architecture: Python has no function for it, and the C library only from glibc 2.41 on."""
+_CALLS: Final = {"x86_64": (315, 314), "aarch64": (275, 274), "riscv64": (275, 274)}
+"""The numbers of `sched_getattr` and `sched_setattr`: Python has no function for them, nor the C library before glibc 2.41."""
 _ATTRIBUTES: Final = Struct("=IIQiIQQQ")
 """`struct sched_attr`, version 0: size, policy, flags, nice, priority, runtime, deadline, period."""
 
@@ -31,16 +31,28 @@ def yield_to_others() -> None:
     """Let the calling thread give way. Without Linux, or where it is refused, it stays as it is: that costs latency alone."""
     if sys.platform != "linux":
         return
-    thread = threading.get_native_id()
-    # Never up: whoever started us with less has said so, and may not allow it.
-    niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
-    number = _SET.get(platform.machine())
-    if number is None or sys.maxsize < 2**32 or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        return
-    with suppress(ImportError, OSError, AttributeError):
-        import ctypes
+        thread = threading.get_native_id()
+        # Never up: whoever started us with less has said so, and may not allow it.
+        os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
+    with suppress(OSError, ImportError, AttributeError):
+        _ask_for_slices()
 
-        attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, niceness, 0, round(SLICE * 1e9), 0, 0)
-        ctypes.CDLL(None).syscall(ctypes.c_long(number), ctypes.c_int(0), ctypes.c_char_p(attributes), ctypes.c_uint(0))
+
+def _ask_for_slices() -> None:
+    numbers = _CALLS.get(platform.machine())
+    if numbers is None or sys.maxsize < 2**32:
+        return
+    import ctypes
+
+    get, put = map(ctypes.c_long, numbers)
+    call = ctypes.CDLL(None).syscall
+    buffer = ctypes.create_string_buffer(_ATTRIBUTES.size)
+    this, none = ctypes.c_int(0), ctypes.c_uint(0)
+    if call(get, this, buffer, ctypes.c_uint(len(buffer)), none) != 0:
+        return
+    _, policy, flags, niceness, priority, _, _, _ = _ATTRIBUTES.unpack(buffer.raw)
+    # Who has been given another policy has other rules.
+    if policy == os.SCHED_OTHER:
+        attributes = (_ATTRIBUTES.size, policy, flags, niceness, priority, round(SLICE * 1e9), 0, 0)
+        call(put, this, ctypes.c_char_p(_ATTRIBUTES.pack(*attributes)), none)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import re
@@ -16,6 +17,9 @@ import pytest
 from keyturn.yielding import NICENESS, SLICE, yield_to_others
 
 GET = {"x86_64": 315, "aarch64": 275, "riscv64": 275}[platform.machine()]
+KERNEL = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+SLICES = round(SLICE * 1e9) if KERNEL >= (6, 12) else 0
+"""Before Linux 6.12 there is nothing to be asked for, and asking does no harm."""
 
 
 class Told:
@@ -46,18 +50,12 @@ def in_a_thread(before: Callable[[], object] = lambda: None) -> Told:
         return pool.submit(run).result()
 
 
-def kernel() -> tuple[int, ...]:
-    """Return the version of the running kernel."""
-    return tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
-
-
 def test_thread_that_gives_way() -> None:
     """It has a lower priority than all others, and a slice long enough that whoever wakes up need not wait for its end."""
     before = niceness()
     told = in_a_thread()
     assert (told.policy, told.niceness) == (os.SCHED_OTHER, NICENESS)
-    # Before Linux 6.12 there is nothing to be asked for, and asking does no harm.
-    assert told.slice == (round(SLICE * 1e9) if kernel() >= (6, 12) else 0)
+    assert told.slice == SLICES
     assert niceness() == before < NICENESS
 
 
@@ -74,12 +72,37 @@ def test_thread_of_another_policy() -> None:
     assert (told.policy, told.niceness) == (os.SCHED_BATCH, NICENESS)
 
 
-def test_system_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is as it was, and goes on."""
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> Told:
+    """Let a thread give way where these functions are refused."""
 
     def refuse(*_: object) -> None:
-        raise PermissionError
+        raise OSError(errno.ENOSYS, "no such call")
 
-    monkeypatch.setattr(os, "setpriority", refuse)
-    monkeypatch.setattr(platform, "machine", lambda: "unheard-of")
-    assert in_a_thread().niceness == niceness()
+    def give_way() -> None:
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setattr(os, name, refuse)
+            yield_to_others()
+
+    with ThreadPoolExecutor(1, initializer=give_way) as pool:
+        return pool.submit(Told).result()
+
+
+@pytest.mark.parametrize("name", ["getpriority", "setpriority"])
+def test_system_that_refuses_a_priority(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is asked for the slice all the same."""
+    told = without(monkeypatch, name)
+    assert (told.niceness, told.slice) == (niceness(), SLICES)
+
+
+def test_library_without_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of Alpine says that there are no such calls; the system itself is asked."""
+    told = without(monkeypatch, "sched_getscheduler", "sched_setscheduler", "sched_getparam", "sched_setparam")
+    assert (told.niceness, told.slice) == (NICENESS, SLICES)
+
+
+def test_machine_of_which_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the lower priority alone."""
+    usual = in_a_thread(lambda: monkeypatch.setattr(platform, "machine", lambda: "unheard-of"))
+    assert usual.niceness == NICENESS
+    assert usual.slice != SLICES or not SLICES
