@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from keyturn.core.login import Limit
+from keyturn.stores.engine import Clock, Engine
 from keyturn.stores.lanes import Statement
 
 LONGEST_WINDOW = 365 * 86400.0
@@ -22,6 +23,11 @@ guesses a year the cap does what it is for.
 """
 REPRIEVE = 86400.0
 """Seconds that a caller over a limit without a window is told to wait: time alone will not help."""
+GIVEN_BACK = (
+    "amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
+    " expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END"
+)
+"""What becomes of a counter to which `given.taken` is given back: everything where that is 0, so that pruning finds it over."""
 
 Keyed = Sequence[tuple[bytes, Limit]]
 
@@ -50,6 +56,11 @@ def _keyed(limits: tuple[Limit, ...]) -> Keyed:
 def lifetime(limit: Limit) -> float:
     """Say for how many seconds a counter lives from its first attempt on."""
     return LONGEST_WINDOW if limit.window is None else limit.window
+
+
+def now_sql(engine: Engine, clock: Clock | None) -> str:
+    """Say in SQL what time it is: by the database's clock, or by the one that stands in for it in tests."""
+    return engine.now_sql if clock is None else repr(float(clock()))
 
 
 def waiting(limit: Limit, rest: float) -> float:
@@ -129,10 +140,7 @@ def _giving_back_parts(count: int, before: int, condition: str, *, postgres: boo
         f" WHERE key_hash IN ({keys}) AND {condition} ORDER BY key_hash {lock})"
     )
     change = (
-        "UPDATE keyturn_counters SET"
-        " amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
-        " expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END"
-        " FROM given, locked"
+        f"UPDATE keyturn_counters SET {GIVEN_BACK} FROM given, locked"  # noqa: S608 - no input in it
         " WHERE keyturn_counters.key_hash = given.key_hash AND given.key_hash = locked.key_hash"
     )
     return queries, change

@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from keyturn.core.errors import Unavailable
-from keyturn.stores.counters import Keyed, lifetime, taken, waiting
-from keyturn.stores.engine import ATTEMPTS, POSTGRES_NOW, Clock, Engine, until_won
+from keyturn.stores.counters import Keyed, lifetime, now_sql, taken, waiting
+from keyturn.stores.engine import ATTEMPTS, Clock, Engine, until_won
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.lanes import Row, Statement
 from keyturn.stores.schema import counters, users
@@ -94,7 +94,7 @@ class PostgresCounting:
             [lifetime(limit) for _, _, limit in due],
         )
         wanted = [group.items[index].email_key for index in indexes]
-        text = _statement(POSTGRES_NOW if self._clock is None else repr(float(self._clock())))
+        text = _statement(now_sql(self._engine, self._clock))
         rows = await until_won(lambda: self._change((text, (*columns, list(indexes), wanted))))
         if rows is None:
             return False

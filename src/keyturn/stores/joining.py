@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 from keyturn.core.errors import Unavailable
 from keyturn.core.login import Admission
 from keyturn.ports import Admit, Attempt, Credential, Opened
-from keyturn.stores.counters import Keyed, keyed
+from keyturn.stores.arrays import columns_of, unnest
+from keyturn.stores.counters import GIVEN_BACK, Keyed, keyed
 from keyturn.stores.engine import Engine, until_won
 from keyturn.stores.event_log import EventRow, event_rows
 from keyturn.stores.group_commit import Group
@@ -97,15 +98,7 @@ def _values(admitted: dict[str, tuple[int, Joining, float, Admission]], terms: T
         entries.append((*values_of(admission.session).values(), item.seen.version, now, item.room))
         kept += [(user_id, *row) for row in event_rows(admission.events, terms.log_key)]
         given += [(user_id, key, int(limit.window is not None)) for key, limit in item.taken]
-    return *_columns(entries, len(COLUMNS) + 3), *_columns(kept, len(EVENT_TYPES) + 1), *_columns(given, 3)
-
-
-def _columns(rows: Sequence[Sequence[object]], count: int) -> Sequence[list[object]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
-
-
-def _unnest(after: int, *types: str) -> str:
-    return f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(types, after + 1))})"
+    return *columns_of(entries, len(COLUMNS) + 3), *columns_of(kept, len(EVENT_TYPES) + 1), *columns_of(given, 3)
 
 
 _ENTRIES: Final = (*_TYPES, "xid", "float8", "int8")
@@ -115,7 +108,7 @@ _GIVEN: Final = ("text", "bytea", "int")
 # nobody waits for another login's user, and two nodes never for each other. The sessions are counted as the statement finds
 # them: whoever has come since then has changed the user's row, and PostgreSQL looks at its `xmin` again under the lock.
 _STATEMENT: Final = (
-    f"WITH v AS MATERIALIZED (SELECT * FROM {_unnest(0, *_ENTRIES)} AS v ({_NAMES}, seen, now, room)), "
+    f"WITH v AS MATERIALIZED (SELECT * FROM {unnest(_ENTRIES)} AS v ({_NAMES}, seen, now, room)), "
     "fit AS MATERIALIZED (SELECT v.user_id, v.seen FROM v WHERE (SELECT count(*) "
     f"FROM {sessions.name} s, (SELECT v.now) AS clock WHERE {LIVE.format(user='v.user_id')}) <= v.room), "
     f"held AS MATERIALIZED (SELECT u.id FROM fit JOIN {users.name} u ON u.id = fit.user_id AND u.xmin = fit.seen "
@@ -124,15 +117,13 @@ _STATEMENT: Final = (
     f"opened AS (INSERT INTO {sessions.name} ({_NAMES}) "
     f"SELECT {', '.join(f'v.{name}' for name in COLUMNS)} FROM v JOIN claimed ON claimed.id = v.user_id), "
     f"kept AS (INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT {', '.join(f'e.{name}' for name in EventRow._fields)} "
-    f"FROM {_unnest(len(_ENTRIES), *_KEPT)} AS e (whose, {_EVENT_NAMES}) JOIN claimed ON claimed.id = e.whose), "
+    f"FROM {unnest(_KEPT, len(_ENTRIES))} AS e (whose, {_EVENT_NAMES}) JOIN claimed ON claimed.id = e.whose), "
     "given AS MATERIALIZED (SELECT g.key_hash, CASE WHEN bool_or(g.taken = 0) THEN 0 ELSE sum(g.taken) END AS taken "
-    f"FROM {_unnest(len(_ENTRIES) + len(_KEPT), *_GIVEN)} AS g (whose, key_hash, taken) "
+    f"FROM {unnest(_GIVEN, len(_ENTRIES) + len(_KEPT))} AS g (whose, key_hash, taken) "
     "JOIN claimed ON claimed.id = g.whose GROUP BY g.key_hash), "
     f"locked AS (SELECT key_hash FROM {counters.name} WHERE key_hash = ANY(ARRAY(SELECT key_hash FROM given)) "
     "ORDER BY key_hash FOR UPDATE), "
-    f"returned AS (UPDATE {counters.name} AS c SET "
-    "amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END, "
-    "expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END "
+    f"returned AS (UPDATE {counters.name} AS c SET {GIVEN_BACK} "
     "FROM given, locked WHERE c.key_hash = given.key_hash AND given.key_hash = locked.key_hash) "
     "SELECT id FROM claimed"
 )

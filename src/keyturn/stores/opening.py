@@ -19,6 +19,7 @@ from typing import NamedTuple
 from keyturn.core.login import Admission
 from keyturn.core.model import UserId
 from keyturn.ports import Admit, Credential, Opened
+from keyturn.stores.arrays import columns_of, unnest
 from keyturn.stores.counters import Beside, Keyed, give_back
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
 from keyturn.stores.event_log import EventRow, event_rows
@@ -64,7 +65,7 @@ _END_SQLITE = f"UPDATE {sessions.name} SET revoked_at = ?2, revoked_reason = ?3 
 _EVENT_NAMES = ", ".join(EventRow._fields)
 EVENT_TYPES = ("float8", "text", "text", "text", "text")
 _VALUES = ", ".join(f"${number}" for number in range(1, len(COLUMNS) + 1))
-_KEPT = f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(EVENT_TYPES, len(COLUMNS) + 1))})"
+_KEPT = unnest(EVENT_TYPES, len(COLUMNS))
 _OPEN_POSTGRES = (
     f"WITH opened AS (INSERT INTO {sessions.name} ({_NAMES}) VALUES ({_VALUES})) "
     f"INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT * FROM {_KEPT}"
@@ -200,7 +201,9 @@ def _written(queries: str, values: Sequence[object], taken: Keyed, answer: str) 
 
 
 def _values(admission: Admission, terms: Terms) -> Sequence[object]:
-    return *values_of(admission.session).values(), *_columns(event_rows(admission.events, terms.log_key))
+    return *values_of(admission.session).values(), *columns_of(
+        event_rows(admission.events, terms.log_key), len(EVENT_TYPES)
+    )
 
 
 def _credential(rows: Sequence[Row]) -> Credential | None:
@@ -213,7 +216,3 @@ def _ends(admission: Admission) -> list[tuple[object, ...]]:
     return [
         (s.id, s.revoked_at, None if s.revoked_reason is None else s.revoked_reason.value) for s in admission.evicted
     ]
-
-
-def _columns(kept: Sequence[EventRow]) -> Sequence[list[object]]:
-    return [list(column) for column in zip(*kept, strict=True)] or [[] for _ in EVENT_TYPES]

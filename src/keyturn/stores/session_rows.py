@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
+from keyturn.stores.arrays import unnest
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW, AsyncConnection
 from keyturn.stores.lanes import Lane, Statement
 from keyturn.stores.schema import sessions as table
@@ -48,10 +49,6 @@ _touched = itemgetter(*(COLUMNS.index(name) for name in ("id", *_TOUCHED)))
 _sometimes = itemgetter(*(COLUMNS.index(name) for name in _SOMETIMES))
 
 
-def _unnest(types: Iterable[str]) -> str:
-    return ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
-
-
 def _later(name: str) -> str:
     return f"{name} = GREATEST(s.{name}, v.{name})" if name in _TOUCHED else f"{name} = v.{name}"
 
@@ -65,7 +62,7 @@ _READ_POSTGRES = (
 _TOUCH_POSTGRES = (
     f"WITH locked AS (SELECT id FROM {table.name} WHERE id = ANY($1::bytea[]) FOR UPDATE SKIP LOCKED), "
     f"touched AS (UPDATE {table.name} AS s SET {', '.join(map(_later, _TOUCHED))} "
-    f"FROM locked JOIN unnest({_unnest(('bytea', 'float8', 'float8', 'float8'))}) "
+    f"FROM locked JOIN {unnest(('bytea', 'float8', 'float8', 'float8'))} "
     f"AS v(id, {', '.join(_TOUCHED)}) ON v.id = locked.id "
     "WHERE s.id = locked.id AND s.revoked_at IS NULL) "
     f"SELECT id FROM {table.name} WHERE id = ANY($1::bytea[]) AND id NOT IN (SELECT id FROM locked)"
@@ -110,7 +107,7 @@ class _Swap:
         statement = (
             f"WITH locked AS (SELECT id, ctid AS place FROM {table.name} WHERE ctid = ANY($2::tid[]) "
             f"{{lock}}) UPDATE {table.name} AS s SET {', '.join(map(_later, columns))} "
-            f"FROM locked JOIN unnest({_unnest(('bytea', 'tid', 'bytea', *columns.values()))}) "
+            f"FROM locked JOIN {unnest(('bytea', 'tid', 'bytea', *columns.values()))} "
             f"AS v(id, place, expected, {', '.join(columns)}) ON v.id = locked.id "
             f"WHERE s.ctid = locked.place AND s.token_hash = v.expected AND s.revoked_at IS NULL "
             f"{self._condition.format(s='s')}"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from keyturn.core.login import Limit
 from keyturn.ports import MonotonicClock
-from keyturn.stores.counters import Keyed, give_back, keyed, lifetime, take_statement, waiting
+from keyturn.stores.counters import Keyed, give_back, keyed, lifetime, now_sql, take_statement, waiting
 from keyturn.stores.counting import Counted, PostgresCounting
 from keyturn.stores.engine import Clock, Engine
 from keyturn.stores.lanes import ROLLBACK, Work
@@ -135,16 +135,13 @@ class SqlThrottle:
     def _taking(self, due: Keyed) -> Work[float | None]:
         values = [value for key, limit in due for value in (key, lifetime(limit))]
         limits = dict(due)
-        rows = yield take_statement(len(due), self._now()), values
+        rows = yield take_statement(len(due), now_sql(self._engine, self._clock)), values
         taken = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
         waits = [waiting(limit, rest) for limit, amount, rest in taken if amount > limit.amount]
         if not waits:
             return None
         yield ROLLBACK
         return max(waits)
-
-    def _now(self) -> str:
-        return self._engine.now_sql if self._clock is None else repr(float(self._clock()))
 
 
 def _giving_back(due: Keyed) -> Work[None]:
