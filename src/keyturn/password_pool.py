@@ -29,7 +29,7 @@ from keyturn.yielding import yield_to_others
 DEFAULT_QUEUE_LIMIT: Final = 64
 """Waiting hashes: about a second and a half on one core."""
 TOGETHER: Final = 4
-"""Results that are handed over at once, at most. With more nothing is gained, and the first has to wait for the last."""
+"""Results that are handed over at once, at most. More keep the event loop from refreshes (decision 0020), and the first waits for the last."""
 _DEPENDENCY: Final = "password_hashing"
 
 _P = ParamSpec("_P")

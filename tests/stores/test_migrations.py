@@ -29,14 +29,13 @@ from keyturn.stores.sql import SqlSessions
 from keyturn.testing import sign_in
 from keyturn.testing.sessions import DEVICE_ID
 from tests.services import PostgresServer
-from tests.stores.support import PATIENCE, open_database
+from tests.stores.support import open_database, waited_for
 
 pytestmark = pytest.mark.anyio
 
 DECISION = Path(__file__).parents[2] / "docs" / "decisions" / "0026-ended-sessions.md"
 _INDEXES_POSTGRES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> $1"
 _INDEXES_SQLITE = "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name <> ? AND sql IS NOT NULL"
-_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @pytest.fixture
@@ -139,16 +138,14 @@ async def test_indexes_that_the_operator_has_made(postgres_url: str) -> None:
 async def test_statements_of_a_migration_may_take_longer(postgres: PostgresServer, postgres_url: str) -> None:
     """Neither the bound that a node has for its statements holds, nor those of the database, also while it waits its turn."""
     name = str(normalise(postgres_url).database)
-    async with open_database(postgres_url, create=False) as other, other.autocommit() as looking:
+    async with open_database(postgres_url, create=False) as other:
         async with other.transaction() as turn:
             await turn.exec_driver_sql(migrations._LOCK)  # pyright: ignore[reportPrivateUsage]
             for setting in ("statement_timeout", "lock_timeout"):
                 postgres.execute(f"ALTER DATABASE {name} SET {setting} = '1s'")
             engine = open_engine(postgres_url, command_timeout=1.0)
             migrating = asyncio.create_task(migrate(engine))
-            async with asyncio.timeout(PATIENCE):
-                while not (await looking.exec_driver_sql(_WAITING)).scalar_one():  # noqa: ASYNC110 - it waits there
-                    await asyncio.sleep(0.01)
+            await waited_for(other)
             await asyncio.sleep(1.5)
         assert await migrating == expected_level()
         await engine.close()
