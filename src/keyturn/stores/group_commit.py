@@ -56,8 +56,9 @@ class Group(Generic[Item, Reply]):
 
     def fail_rest(self, error: BaseException) -> None:
         """Let every call that has no answer yet fail, each with an error of its own."""
-        for index in range(len(self._futures)):
-            self.fail(index, error)
+        for future in self._futures:
+            if not future.done():
+                future.set_exception(_own(error))
 
 
 class Gatherer(Generic[Item, Reply]):

@@ -46,7 +46,17 @@ _ADVANCED = {
 _SOMETIMES = {"revoked_at": "float8", "revoked_reason": "text", "device": "text", "ip": "text", "user_agent": "text"}
 _TOUCHED = ("last_seen_at", "last_active_at", "inactivity_expires_at")
 _touched = itemgetter(*(COLUMNS.index(name) for name in ("id", *_TOUCHED)))
-_sometimes = itemgetter(*(COLUMNS.index(name) for name in _SOMETIMES))
+_REST = COLUMNS.index("absolute_expires_at")
+"""From here on nothing is changed by a refresh of a browser that comes back from where it was."""
+
+
+# What a confirm of one moment does to every row alike, with what the moment is in SQL.
+_CONFIRMED = {
+    "generation": "{s}.generation + 1",
+    "previous_hash": "{s}.token_hash",
+    "confirmed_at": "m.now",
+    "last_seen_at": "{later}({s}.last_seen_at, m.now)",
+}
 
 
 def _later(name: str) -> str:
@@ -91,10 +101,16 @@ _DEVICE_SQLITE = on_device("?1", "?2")
 
 
 class _Swap:
-    """A compare-and-set over some columns, as the statement of either database."""
+    """A compare-and-set over some columns, as the statement of either database.
 
-    def __init__(self, columns: Mapping[str, str]) -> None:
+    Args:
+        columns: those whose new value is a parameter for each row, with their types in PostgreSQL.
+        alike: those whose new value follows from the row and one moment `m.now`.
+    """
+
+    def __init__(self, columns: Mapping[str, str], alike: Mapping[str, str] | None = None) -> None:
         self._columns = columns
+        self._alike = alike or {}
         self._of = itemgetter(*(COLUMNS.index(name) for name in columns))
         ends = "revoked_at" in columns
         # An end for inactivity must not overtake the touch that moved the deadline.
@@ -104,11 +120,13 @@ class _Swap:
         # with a million of sessions that was a third of this statement. A row that is elsewhere by now counts as moved, also
         # one that moved while we waited for its lock, which is not where our snapshot looks. Whose row it is, is asked all
         # the same, because a place is used again.
+        changes = [*map(_later, columns), *self._changes("s", "GREATEST")]
+        moment = f", (SELECT ${len(columns) + 4}::float8 AS now) AS m " if alike else ""
         statement = (
             f"WITH locked AS (SELECT id, ctid AS place FROM {table.name} WHERE ctid = ANY($2::tid[]) "
-            f"{{lock}}) UPDATE {table.name} AS s SET {', '.join(map(_later, columns))} "
+            f"{{lock}}) UPDATE {table.name} AS s SET {', '.join(changes)} "
             f"FROM locked JOIN {unnest(('bytea', 'tid', 'bytea', *columns.values()))} "
-            f"AS v(id, place, expected, {', '.join(columns)}) ON v.id = locked.id "
+            f"AS v(id, place, expected, {', '.join(columns)}) ON v.id = locked.id {moment}"
             f"WHERE s.ctid = locked.place AND s.token_hash = v.expected AND s.revoked_at IS NULL "
             f"{self._condition.format(s='s')}"
         )
@@ -119,7 +137,8 @@ class _Swap:
 
     def postgres(self, swaps: Swaps, *, wait: bool = False) -> Statement:
         """Return the statement for PostgreSQL: an array for each column. Args: wait: for rows that somebody has locked."""
-        return self._waiting if wait else self._at_once, tuple(map(list, zip(*self._rows(swaps), strict=True)))
+        arrays = map(list, zip(*self._rows(swaps), strict=True))
+        return self._waiting if wait else self._at_once, (*arrays, *self._moment(swaps))
 
     def sqlite(self, swaps: Swaps) -> Statement:
         """Return the statement for SQLite: a list of rows, padded."""
@@ -128,7 +147,13 @@ class _Swap:
         text = self._sqlite.get(len(rows))
         if text is None:
             text = self._sqlite[len(rows)] = self._sqlite_text(len(rows))
-        return text, tuple(chain.from_iterable(rows))
+        return text, (*chain.from_iterable(rows), *self._moment(swaps))
+
+    def _changes(self, s: str, later: str) -> list[str]:
+        return [f"{name} = {value.format(s=s, later=later)}" for name, value in self._alike.items()]
+
+    def _moment(self, swaps: Swaps) -> Sequence[float]:
+        return (_moment_of(swaps),) if self._alike else ()
 
     def _rows(self, swaps: Swaps) -> list[tuple[Any, ...]]:
         return [(id_, place, read.token_hash, *self._of(session)) for id_, (place, read, session) in swaps.items()]
@@ -140,10 +165,12 @@ class _Swap:
         columns = ", ".join(
             f"column{i} AS {name}" for i, name in enumerate(("id", "place", "expected", *self._columns), 1)
         )
-        changes = (f"{n} = max({table.name}.{n}, v.{n})" if n in _TOUCHED else f"{n} = v.{n}" for n in self._columns)
+        changes = [f"{n} = max({table.name}.{n}, v.{n})" if n in _TOUCHED else f"{n} = v.{n}" for n in self._columns]
+        changes += self._changes(table.name, "max")
+        moment = ", (SELECT ? AS now) AS m " if self._alike else ""
         return (
             f"UPDATE {table.name} SET {', '.join(changes)} "
-            f"FROM (SELECT {columns} FROM (VALUES {', '.join([row] * count)})) AS v "
+            f"FROM (SELECT {columns} FROM (VALUES {', '.join([row] * count)})) AS v {moment}"
             f"WHERE {table.name}.rowid = v.place AND {table.name}.id = v.id "
             f"AND {table.name}.token_hash = v.expected AND {table.name}.revoked_at IS NULL "
             f"{self._condition.format(s=table.name)}"
@@ -204,8 +231,24 @@ async def read_group(lane: Lane, ids: Collection[SessionId]) -> Read:
 Swaps = Mapping[SessionId, tuple[Place, Session, Session]]
 """id -> (where the session was read, the session as read, the session as it is to be)."""
 
-_ADVANCE = _Swap(_ADVANCED)
+_CONFIRM = _Swap({name: kind for name, kind in _ADVANCED.items() if name not in _CONFIRMED}, _CONFIRMED)
 _CHANGE = _Swap({**_ADVANCED, **_SOMETIMES})
+
+
+def _moment_of(swaps: Swaps) -> float:
+    """Return when all were confirmed, if all were together."""
+    return next(iter(swaps.values()))[2].confirmed_at
+
+
+def _confirms(read: Session, session: Session, now: float) -> bool:
+    """Say whether a session has been confirmed, and nothing else has happened to it."""
+    return (
+        session.generation == read.generation + 1
+        and session.previous_hash == read.token_hash
+        and session.confirmed_at == now
+        and session.last_seen_at == max(now, read.last_seen_at)
+        and session[_REST:] == read[_REST:]
+    )
 
 
 async def swap_group(lane: Lane, swaps: Swaps) -> set[SessionId]:
@@ -214,9 +257,10 @@ async def swap_group(lane: Lane, swaps: Swaps) -> set[SessionId]:
 
     Args: swaps: at least one.
     """
-    # Mostly a browser comes back from where it was: then five columns stay out of the statement, its encoding and the row.
-    same = all(_sometimes(read) == _sometimes(session) for _, read, session in swaps.values())
-    swap = _ADVANCE if same else _CHANGE
+    # Mostly browsers confirm, and come back from where they were: then nine columns stay out of the statement and its
+    # encoding, and five out of the row.
+    now = _moment_of(swaps)
+    swap = _CONFIRM if all(_confirms(read, session, now) for _, read, session in swaps.values()) else _CHANGE
     # The statement itself says whose swap it was: another process may just have confirmed the very same token, and then
     # the row alone looks as if it had been ours.
     return {row[0] for row in await lane.change(swap.postgres(swaps) if lane.postgres else swap.sqlite(swaps))}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import RevokeReason, Session, SessionId
 from keyturn.core.policy import Policy, Rotation
 from keyturn.core.rotation import Decision, Outcome, Write
+from keyturn.ports import Judge
 from keyturn.testing.clock import FrozenClock
 from keyturn.testing.contract_base import ContractBase, hexes, soon, stored
 from keyturn.testing.sessions import CONTACT, Holder, sign_in
@@ -75,6 +77,39 @@ class PresentingContract(ContractBase):
         assert (after.confirmed_at, after.last_seen_at, after.last_active_at) == (clock.now,) * 3
         assert after.inactivity_expires_at > parent.inactivity_expires_at
         assert after.absolute_expires_at == parent.absolute_expires_at
+
+    async def test_what_is_written_is_what_was_decided(self) -> None:
+        """Whoever confirms together, and whatever else of a session changes then: its row is as its decision says."""
+
+        def altered(plain: Judge, change: Callable[[Session], Session]) -> Judge:
+            def judge(session: Session | None, now: float, healing: bool) -> Decision:
+                decision = plain(session, now, healing)
+                assert decision.session is not None
+                return decision._replace(session=change(decision.session))
+
+            return judge
+
+        clock = FrozenClock()
+        node, other = await self.make_store(clock), await self.make_store(clock)
+        contacts = [CONTACT, CONTACT._replace(user_agent="Mozilla/5.0 newer"), CONTACT._replace(idle_seconds=7.5)]
+        changes: list[Callable[[Session], Session]] = [
+            lambda session: session._replace(last_seen_at=clock.now + 500.0),
+            lambda session: session._replace(previous_hash=None),
+            lambda session: session._replace(generation=session.generation + 1),
+        ]
+        holders = [await sign_in(node, f"user-{n}") for n in range(6)]
+        for together in ([0], [1], [2], [3], [4], [5], [0, 2, 3], range(6)):
+            children = [await holder.child() for holder in holders]
+            clock.advance(61.0)
+            judges = [child.judge(contacts[n % 3]) for n, child in enumerate(children)]
+            # The fourth session is then one whose row was last seen in the future.
+            if len(together) != 3:
+                judges[3:] = map(altered, [child.judge() for child in children[3:]], changes)
+            decisions = await asyncio.gather(*(node.present(children[n].session_id, judges[n]) for n in together))
+            for n, decision in zip(together, decisions, strict=True):
+                assert decision.outcome is Outcome.CONFIRM
+                assert await stored(children[n].copy(other)) == decision.session
+                holders[n] = children[n]
 
     async def test_tail_of_a_confirmation(self) -> None:
         """A straggler with the parent is answered for a while, at any node, and then it is reuse."""
