@@ -112,8 +112,7 @@ def decide(
     known = _stand(session, presented, contact, now, policy, healing)
     if isinstance(known, Decision):
         return known
-    session, outcome = known
-    active_at = _active_at(session, contact, now)
+    session, outcome, active_at = known
     drifted = drift(session, contact, policy)
     if drifted is Drift.REQUIRE_LOGIN:
         return end(session, RevokeReason.REVOKED, now, _drift_event(session, contact, now))
@@ -198,13 +197,14 @@ def lapsed(session: Session, now: float) -> bool:
 
 def _stand(
     session: Session | None, presented: PresentedToken, contact: Contact, now: float, policy: Policy, healing: bool
-) -> Decision | tuple[Session, Outcome]:
-    """Refuse what ends here; else say what the token is to the session, which lives."""
+) -> Decision | tuple[Session, Outcome, float]:
+    """Refuse what ends here; else say what the token is to the session, which lives, and when a person last acted."""
     if session is None:
         return Decision(Outcome.ENDED, None)
     if session.revoked_at is not None:
         return Decision(Outcome.ENDED, session, reason=session.revoked_reason)
-    if reason := _expired(session, _active_at(session, contact, now), now, policy):
+    active_at = _active_at(session, contact, now)
+    if reason := _expired(session, active_at, now, policy):
         return end(session, reason, now)
     if max(session.generation, presented.generation) >= GENERATION_LIMIT:
         return end(session, RevokeReason.ABSOLUTE, now)
@@ -214,7 +214,7 @@ def _stand(
     if outcome is Outcome.AHEAD:
         event = _event(EventType.DATABASE_BEHIND, session, now, presented=str(presented.generation))
         return Decision(outcome, session, events=(event,))
-    return session, outcome
+    return session, outcome, active_at
 
 
 def _active_at(session: Session, contact: Contact, now: float) -> float:
