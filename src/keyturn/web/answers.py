@@ -82,17 +82,17 @@ def signed_in(result: SignedIn, same_site: SameSite, *, status: int = 200) -> Re
         headers += refresh_cookies(result.refresh_token, result.session, result.now, same_site)
     if result.device_token is not None:
         headers.append(device_cookie(result.device_token, same_site))
-    token = encode_text(result.access_token)
     about = identity(result.user, result.session, result.now)
-    body = f'{{"access_token":{token},"token_type":"Bearer","expires_in":{result.expires_in:d},{about}}}'
+    body = (
+        f'{{"access_token":"{result.access_token}","token_type":"Bearer","expires_in":{result.expires_in:d},{about}}}'
+    )
     return Response(status, headers, body.encode("ascii"))
 
 
 def rendered(result: SignedIn) -> Response:
     """Answer a render server: no cookie, ever."""
-    token = encode_text(result.access_token)
     about = identity(result.user, result.session, result.now)
-    body = f'{{"access_token":{token},"expires_in":{result.expires_in:d},{about}}}'
+    body = f'{{"access_token":"{result.access_token}","expires_in":{result.expires_in:d},{about}}}'
     return Response(200, [JSON_TYPE], body.encode("ascii"))
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final, NoReturn
 
@@ -28,7 +29,7 @@ from keyturn.sinks import tell
 from keyturn.web import answers
 from keyturn.web.config import WebConfig
 from keyturn.web.endpoints import ROUTES, Call, Route, Services
-from keyturn.web.messages import BodyTooSlow, ClientGone, Header, Request, Response
+from keyturn.web.messages import BodyTooSlow, ClientGone, Header, Request, Response, text_of
 
 _logger = logging.getLogger(__name__)
 
@@ -72,25 +73,27 @@ class WebApplication:
         """Return the path under which a route is reached, with its parameter in braces."""
         return route.path if route.rooted else self.config.base_path + route.path
 
-    async def respond(self, request: Request) -> Response:
-        """Answer any request. Raises: ClientGone, and nothing else but cancellation."""
+    def respond(self, request: Request) -> Awaitable[Response]:
+        """Answer any request. Raises, when awaited: ClientGone, and nothing else but cancellation.
+
+        Why no coroutine, here and in the next two: they would have nothing to wait for but the next one.
+        """
         methods = self.methods_at(request)
         if methods is None:
-            return self._finish(answers.problem(NotFound(), request.id), request)
-        return await self.respond_at(methods, request)
+            return _ready(self._finish(answers.problem(NotFound(), request.id), request))
+        return self.respond_at(methods, request)
 
-    async def respond_at(self, methods: Mapping[str, Route], request: Request) -> Response:
+    def respond_at(self, methods: Mapping[str, Route], request: Request) -> Awaitable[Response]:
         """Answer a request for a path that has these methods."""
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
-            return self._other_method(request, methods)
-        return await self.run(route, request)
+            return _ready(self._other_method(request, methods))
+        return self.run(route, request)
 
-    async def run(self, route: Route, request: Request) -> Response:
+    def run(self, route: Route, request: Request) -> Awaitable[Response]:
         """Answer a request that has been routed."""
-        if not self._to_the_end:
-            return await self._run(route, request)
-        return await to_its_end(self._run(route, request), self._under_way)
+        work = self._run(route, request)
+        return to_its_end(work, self._under_way) if self._to_the_end else work
 
     async def finish(self) -> None:
         """Wait for the requests under way, also those that their host has cancelled."""
@@ -146,16 +149,10 @@ class WebApplication:
 
     def _verdict(self, request: Request) -> csrf.CsrfVerdict:
         """Judge whether a cookie-authenticated request comes from a page we trust; before anything else of it is read."""
-        origin = request.only(b"origin")
-        return csrf.verdict(
-            csrf.CsrfRequest(
-                header=request.only(b"x-keyturn"),
-                sec_fetch_site=request.only(b"sec-fetch-site"),
-                origin=origin,
-                origin_present=origin is not None or bool(request.values(b"origin")),
-            ),
-            self._trusted_origins(request),
-        )
+        origin = request.raw(b"origin")
+        present = origin is not None or bool(request.values(b"origin"))
+        header, site = request.raw(b"x-keyturn"), request.raw(b"sec-fetch-site")
+        return _verdict(header, site, origin, present, self._trusted_origins(request))
 
     async def _refuse_foreign(self, request: Request, verdict: csrf.CsrfVerdict) -> NoReturn:
         auth = self.services.auth
@@ -209,3 +206,15 @@ class WebApplication:
                 (b"access-control-expose-headers", _EXPOSED_HEADERS),
             ]
         return headers
+
+
+async def _ready(response: Response) -> Response:
+    return response
+
+
+# The pages that ask are few; how long a header may be, the server limits.
+@lru_cache(maxsize=64)
+def _verdict(
+    header: bytes | None, site: bytes | None, origin: bytes | None, present: bool, allowed: frozenset[str]
+) -> csrf.CsrfVerdict:
+    return csrf.verdict(csrf.CsrfRequest(text_of(header), text_of(site), text_of(origin), present), allowed)

@@ -203,19 +203,17 @@ def refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> int:
 
 
 async def _read_limited(receive: Receive) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
+    content = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
+        chunk: bytes = message.get("body", b"")
+        content += chunk
+        if len(content) > MAX_BODY_BYTES:
             raise PayloadTooLarge
-        chunks.append(chunk)
         if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return content
 
 
 async def write_response(response: Response, scope: Scope, send: Send) -> None:

@@ -95,12 +95,15 @@ class Request:
         value = self._headers.get(name)
         return () if value is None else (value,)
 
-    def only(self, name: bytes) -> str | None:
+    def raw(self, name: bytes) -> bytes | None:
         """Return the value of a header that stands there exactly once, else None."""
         if self._all is not None and len(self.values(name)) != 1:
             return None
-        value = self._headers.get(name)
-        return None if value is None else value.decode("latin-1")
+        return self._headers.get(name)
+
+    def only(self, name: bytes) -> str | None:
+        """Do as `raw`, as text."""
+        return text_of(self.raw(name))
 
     def cookie(self, name: bytes) -> Sequence[bytes]:
         """Return every value of a cookie, from the raw headers."""
@@ -115,8 +118,7 @@ class Request:
 
         Why: it is stored, listed and logged; control characters in it forge log lines and move terminal cursors.
         """
-        text = (self.only(b"user-agent") or "")[:MAX_USER_AGENT]
-        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+        return _readable((self.raw(b"user-agent") or b"")[:MAX_USER_AGENT])
 
     def client_address(self, trusted_proxies: int) -> str:
         """Return the address of the client as the outermost trusted proxy saw it; empty when unknown.
@@ -185,6 +187,18 @@ def parse_json(content: bytes) -> JsonObject:
     except (InvalidToken, RecursionError):
         pass
     raise InvalidRequest("the body is not one strict JSON object")
+
+
+def text_of(value: bytes | None) -> str | None:
+    """Decode a header's value; every byte is a character."""
+    return None if value is None else value.decode("latin-1")
+
+
+# Browsers of one version all send the same, and a browser that comes back does.
+@lru_cache(maxsize=4096)
+def _readable(user_agent: bytes) -> str:
+    text = user_agent.decode("latin-1")
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 # The peers are a few proxies, or people who come again every few minutes; parsing takes longer than most of a request.
