@@ -134,6 +134,7 @@ chaos: services ## Kill, restart and cut off servers and databases, at full leng
 	$(PYTEST) tests/chaos --chaos -o faulthandler_timeout=0
 
 .PHONY: bench
+bench: PROGRAMS := valgrind
 bench: services ## The benchmarks; every figure is a ratio within one run
 	$(BIN)/python -m bench
 

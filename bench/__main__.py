@@ -9,7 +9,7 @@ import argparse
 import asyncio
 from collections.abc import Callable
 
-from bench import access_token, frameworks, growth, latency, login, refresh, revocation, start
+from bench import access_token, frameworks, growth, instructions, latency, login, refresh, revocation, start
 from bench.figures import Figure, table
 
 
@@ -24,6 +24,7 @@ def _access_token(quick: bool) -> list[Figure]:
 
 BENCHMARKS: dict[str, Callable[[bool], list[Figure]]] = {
     "refresh": lambda quick: refresh.run(quick=quick),
+    "instructions": lambda quick: instructions.run(quick=quick),
     "latency": lambda quick: latency.run(quick=quick),
     "login": lambda quick: login.run(quick=quick),
     "access_token": _access_token,

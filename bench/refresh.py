@@ -24,6 +24,13 @@ LEAST = {"postgresql": 0.5, "sqlite": 0.55}
 AIM = {"postgresql": 0.65, "sqlite": 0.7}
 
 
+def storm(server: Server, jars: str) -> dict[str, Any]:
+    """Describe the load: so many connections, each with its share of the jars, `bare` or a node's."""
+    group = {"kind": "refresh", "port": server.port, "jars": jars, "connections": CONNECTIONS}
+    # The baseline looks at no token, so none needs to ripen for it.
+    return {**group, "ripe_after": 0.0 if jars == "bare" else RIPE_AFTER}
+
+
 class _Variant:
     def __init__(self, start: Callable[[], Server], jars: str) -> None:
         self.start = start
@@ -35,9 +42,7 @@ class _Variant:
 
     def run(self, load: Load, seconds: float, warm_up: float) -> None:
         server = self.start()
-        # The baseline looks at no token, so none needs to ripen for it.
-        group = {"kind": "refresh", "port": server.port, "jars": self.jars, "connections": CONNECTIONS}
-        group["ripe_after"] = 0.0 if self.jars == "bare" else RIPE_AFTER
+        group = storm(server, self.jars)
         results = load.run(group, seconds=warm_up, warm_up=0.0)
         before = server.cpu_seconds()
         results += load.run(group, seconds=seconds, warm_up=0.0)

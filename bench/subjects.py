@@ -61,13 +61,16 @@ def environment(database_url: str, **more: str) -> dict[str, str]:
 class Server:
     """A server process on a free port.
 
+    Args:
+        under: a program that runs Python, with its options.
+
     Attributes:
         port: where it listens.
     """
 
-    def __init__(self, *command: str, variables: dict[str, str] | None = None) -> None:
+    def __init__(self, *command: str, variables: dict[str, str] | None = None, under: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [*under, sys.executable, "-m", *command],
             cwd=ROOT,
             env={**os.environ, **(variables or {})},
             stdout=subprocess.PIPE,
@@ -166,13 +169,13 @@ class Bench:
         """Return the URL of a new file."""
         return sqlite_url(self.directory)
 
-    def bare(self) -> Server:
-        """Start the baseline."""
-        return self._server("bench.bare")
+    def bare(self, *, under: Sequence[str] = ()) -> Server:
+        """Start the baseline. Args: under: as for `Server`."""
+        return self._server("bench.bare", under=under)
 
-    def node(self, variables: dict[str, str], *, groups: bool = True) -> Server:
-        """Start a node of Keyturn."""
-        return self._server("bench.node", *(() if groups else ("--without-groups",)), variables=variables)
+    def node(self, variables: dict[str, str], *, groups: bool = True, under: Sequence[str] = ()) -> Server:
+        """Start a node of Keyturn. Args: under: as for `Server`."""
+        return self._server("bench.node", *(() if groups else ("--without-groups",)), variables=variables, under=under)
 
     def load(self) -> Load:
         """Start the load."""
@@ -180,8 +183,8 @@ class Bench:
         self._stack.callback(load.close)
         return load
 
-    def _server(self, *command: str, variables: dict[str, str] | None = None) -> Server:
-        server = Server(*command, variables=variables)
+    def _server(self, *command: str, variables: dict[str, str] | None = None, under: Sequence[str] = ()) -> Server:
+        server = Server(*command, variables=variables, under=under)
         self._stack.callback(server.close)
         return server
 
