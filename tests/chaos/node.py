@@ -112,6 +112,17 @@ class Node:
         """The processes that answer."""
         return [self.process] if self._workers == 1 else self.process.children()
 
+    def serve(self) -> bool:
+        """Whether all its processes answer: each has a client's connection, as in a storm it soon has."""
+        return len(self.servers) == self._workers and all(map(self._has_a_client, self.servers))
+
+    def _has_a_client(self, server: psutil.Process) -> bool:
+        try:
+            found = server.net_connections("tcp")
+        except psutil.NoSuchProcess:
+            return False
+        return any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == self.port for one in found)
+
     def exit_status(self) -> int:
         """Wait until it ends by itself."""
         assert self._process is not None
