@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from bench.figures import Figure, over_rounds, table
-from bench.load import RIPE_AFTER
+from bench.refresh import storm
 from bench.subjects import Bench, Load, Server, environment, seed
 
 MOST_OVER_BARE = 4.0
@@ -44,9 +44,7 @@ def run(*, quick: bool = False) -> list[Figure]:
 
 
 def _one_at_a_time(load: Load, server: Server, jars: str, seconds: float) -> dict[str, Any]:
-    group = {"kind": "refresh", "port": server.port, "jars": jars, "connections": 1, "pause": _PAUSE}
-    group["ripe_after"] = 0.0 if jars == "bare" else RIPE_AFTER
-    (result,) = load.run(group, seconds=seconds, warm_up=0.2)
+    (result,) = load.run({**storm(server, jars), "connections": 1, "pause": _PAUSE}, seconds=seconds, warm_up=0.2)
     if result["refused"] or not result["measured"]:
         raise RuntimeError(f"{jars}: {result}")
     return result

@@ -56,9 +56,8 @@ class Group(Generic[Item, Reply]):
 
     def fail_rest(self, error: BaseException) -> None:
         """Let every call that has no answer yet fail, each with an error of its own."""
-        for future in self._futures:
-            if not future.done():
-                future.set_exception(_own(error))
+        for index in range(len(self._futures)):
+            self.fail(index, error)
 
 
 class Gatherer(Generic[Item, Reply]):

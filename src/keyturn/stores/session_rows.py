@@ -59,8 +59,8 @@ _CONFIRMED = {
 }
 
 
-def _later(name: str) -> str:
-    return f"{name} = GREATEST(s.{name}, v.{name})" if name in _TOUCHED else f"{name} = v.{name}"
+def _later(name: str, s: str = "s", later: str = "GREATEST") -> str:
+    return f"{name} = {later}({s}.{name}, v.{name})" if name in _TOUCHED else f"{name} = v.{name}"
 
 
 _SELECT = f"SELECT {', '.join('s.' + name for name in COLUMNS)}, {USER_COLUMNS}, {{place}}, clock.now"
@@ -120,11 +120,10 @@ class _Swap:
         # with a million of sessions that was a third of this statement. A row that is elsewhere by now counts as moved, also
         # one that moved while we waited for its lock, which is not where our snapshot looks. Whose row it is, is asked all
         # the same, because a place is used again.
-        changes = [*map(_later, columns), *self._changes("s", "GREATEST")]
         moment = f", (SELECT ${len(columns) + 4}::float8 AS now) AS m " if alike else ""
         statement = (
             f"WITH locked AS (SELECT id, ctid AS place FROM {table.name} WHERE ctid = ANY($2::tid[]) "
-            f"{{lock}}) UPDATE {table.name} AS s SET {', '.join(changes)} "
+            f"{{lock}}) UPDATE {table.name} AS s SET {self._changes('s', 'GREATEST')} "
             f"FROM locked JOIN {unnest(('bytea', 'tid', 'bytea', *columns.values()))} "
             f"AS v(id, place, expected, {', '.join(columns)}) ON v.id = locked.id {moment}"
             f"WHERE s.ctid = locked.place AND s.token_hash = v.expected AND s.revoked_at IS NULL "
@@ -149,8 +148,9 @@ class _Swap:
             text = self._sqlite[len(rows)] = self._sqlite_text(len(rows))
         return text, (*chain.from_iterable(rows), *self._moment(swaps))
 
-    def _changes(self, s: str, later: str) -> list[str]:
-        return [f"{name} = {value.format(s=s, later=later)}" for name, value in self._alike.items()]
+    def _changes(self, s: str, later: str) -> str:
+        alike = (f"{name} = {value.format(s=s, later=later)}" for name, value in self._alike.items())
+        return ", ".join((*(_later(name, s, later) for name in self._columns), *alike))
 
     def _moment(self, swaps: Swaps) -> Sequence[float]:
         return (_moment_of(swaps),) if self._alike else ()
@@ -165,11 +165,9 @@ class _Swap:
         columns = ", ".join(
             f"column{i} AS {name}" for i, name in enumerate(("id", "place", "expected", *self._columns), 1)
         )
-        changes = [f"{n} = max({table.name}.{n}, v.{n})" if n in _TOUCHED else f"{n} = v.{n}" for n in self._columns]
-        changes += self._changes(table.name, "max")
         moment = ", (SELECT ? AS now) AS m " if self._alike else ""
         return (
-            f"UPDATE {table.name} SET {', '.join(changes)} "
+            f"UPDATE {table.name} SET {self._changes(table.name, 'max')} "
             f"FROM (SELECT {columns} FROM (VALUES {', '.join([row] * count)})) AS v {moment}"
             f"WHERE {table.name}.rowid = v.place AND {table.name}.id = v.id "
             f"AND {table.name}.token_hash = v.expected AND {table.name}.revoked_at IS NULL "

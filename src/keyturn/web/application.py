@@ -152,7 +152,7 @@ class WebApplication:
         origin = request.raw(b"origin")
         present = origin is not None or bool(request.values(b"origin"))
         header, site = request.raw(b"x-keyturn"), request.raw(b"sec-fetch-site")
-        return _verdict(header, site, origin, present, self._trusted_origins(request))
+        return _verdict_on(header, site, origin, present, self._trusted_origins(request))
 
     async def _refuse_foreign(self, request: Request, verdict: csrf.CsrfVerdict) -> NoReturn:
         auth = self.services.auth
@@ -214,7 +214,7 @@ async def _ready(response: Response) -> Response:
 
 # The pages that ask are few; how long a header may be, the server limits.
 @lru_cache(maxsize=64)
-def _verdict(
+def _verdict_on(
     header: bytes | None, site: bytes | None, origin: bytes | None, present: bool, allowed: frozenset[str]
 ) -> csrf.CsrfVerdict:
     return csrf.verdict(csrf.CsrfRequest(text_of(header), text_of(site), text_of(origin), present), allowed)
