@@ -56,7 +56,8 @@ demo: $(RUN_STAMP) $(PAGE) ## Install what the server needs and run it with a we
 	$(BIN)/keyturn demo
 
 $(NODE_STAMP): package-lock.json package.json
-	@command -v npm >/dev/null || { echo "npm is missing: building the page needs Node 20.19 or newer, running it does not" >&2; exit 1; }
+	@command -v npm >/dev/null && node -e '[major, minor] = process.versions.node.split("."); process.exit(major * 100 + +minor < 2019 ? 1 : 0)' \
+		|| { echo "npm with Node 20.19 or newer is missing: building the page needs it, running it does not" >&2; exit 1; }
 	npm ci
 	@touch $@
 

@@ -11,7 +11,6 @@ export default defineConfig({
     testTimeout: 30_000,
     restoreMocks: true,
     unstubGlobals: true,
-    pool: "threads",
     maxWorkers: 2,
     projects: [
       { extends: true, test: { name: "client", include: ["test/**/*.test.{ts,tsx}"] } },
