@@ -151,7 +151,7 @@ services: $(DEV_STAMP)
 		trap '[ -z "$$ours" ] || rm -f $$policy' EXIT; \
 		apt-get update -qq; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			postgresql redis-server chromium $(PROGRAMS) >/dev/null; \
+			postgresql redis-server chromium curl $(PROGRAMS) >/dev/null; \
 	fi; \
 	$(BIN)/python -m tests.services $(PROGRAMS)
 

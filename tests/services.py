@@ -31,7 +31,7 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 START_ATTEMPTS = 5
 INSTALL_HINT = (
-    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium, and pgbouncer for `make chaos`, "
+    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium curl, and pgbouncer for `make chaos`, "
     "firefox-esr for `make prove` "
     "(no running service is needed, only the programs)"
 )
@@ -361,12 +361,12 @@ def sqlite_url(directory: Path) -> str:
 def main(more: Sequence[str] = ()) -> int:
     """Check that every program is installed; print what is missing and return 1 if one is not."""
     try:
-        programs = (("initdb",), ("postgres",), ("psql",), ("redis-server", "valkey-server"), BROWSERS)
+        programs = (("initdb",), ("postgres",), ("psql",), ("redis-server", "valkey-server"), BROWSERS, ("curl",))
         for names in (*programs, *((name,) for name in more)):
             find_program(*names)
         service_account()
     except ServiceError as error:
-        sys.stderr.write(f"The tests need {', '.join(('PostgreSQL', 'Redis', 'Chromium', *more))}: {error}\n")
+        sys.stderr.write(f"The tests need {', '.join(('PostgreSQL', 'Redis', 'Chromium', 'curl', *more))}: {error}\n")
         return 1
     return 0
 

@@ -1,9 +1,10 @@
-"""Requests as values: headers, addresses, bodies."""
+"""Requests as values: headers, addresses, bodies. And times in answers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from keyturn.core.errors import InvalidRequest, InvalidToken, UnsupportedMediaType
 from keyturn.web import bodies
+from keyturn.web.answers import rfc3339
 from keyturn.web.messages import MAX_USER_AGENT, Header, Request, parse_json
 
 pytestmark = pytest.mark.anyio
@@ -272,3 +274,12 @@ async def test_refused_body_repeats_nothing() -> None:
     assert "hunter2" not in repr(caught.value) + caught.value.detail
     assert caught.value.__context__ is None
     assert "remember" in caught.value.detail
+
+
+@given(st.integers(0, 7_258_118_400_000))
+def test_times_to_the_millisecond(milliseconds: int) -> None:
+    """As the standard library reads them, in one form."""
+    text = rfc3339(milliseconds / 1000)
+    assert datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC) == timedelta(milliseconds=milliseconds)
+    assert len(text) == len("2026-01-01T00:00:00.000Z")
+    assert text.endswith("Z")
