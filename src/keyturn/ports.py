@@ -162,17 +162,6 @@ class Openings(Protocol):
         ...
 
 
-class Upkeep(Protocol):
-    """What one elected node does from time to time."""
-
-    async def prune(self, *, batch: int = 1000) -> int:
-        """Delete what has expired (sessions, denylist entries, counters, old events) in bounded batches; return how many rows.
-
-        A node that finds another one pruning returns 0 at once.
-        """
-        ...
-
-
 class Credential(NamedTuple):
     """A user and the hash of their password; None: this user cannot sign in with one."""
 
@@ -229,20 +218,6 @@ class PasswordChanges(Protocol):
         self, user_id: UserId, old: str, new: str, keep: SessionId, event: Event
     ) -> PasswordChanged:
         """Set the hash if it still is `old`, end the user's sessions but `keep`, record the event."""
-        ...
-
-
-class UserAdmin(Protocol):
-    """Managing users from the command line; only the built-in directory has it."""
-
-    async def list_users(self, *, after: UserId | None = None, limit: int = 100) -> Sequence[User]: ...
-
-    async def set_disabled(self, user_id: UserId, *, disabled: bool) -> bool:
-        """Disable or enable; disabling ends all sessions in the same transaction. False: no such user."""
-        ...
-
-    async def delete(self, user_id: UserId) -> bool:
-        """Delete the user and end all their sessions in the same transaction. False: no such user."""
         ...
 
 
@@ -392,8 +367,6 @@ __all__ = [
     "SessionsWithUsers",
     "SigningKeyStore",
     "Throttle",
-    "Upkeep",
-    "UserAdmin",
     "UserDirectory",
     "Verified",
     "WallClock",

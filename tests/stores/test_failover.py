@@ -113,15 +113,6 @@ async def test_operator(engine: Engine) -> None:
     assert not await is_healing(failover, engine)
 
 
-async def test_operator_in_the_settings(engine: Engine) -> None:
-    """The time from the settings holds as well."""
-    clock = FrozenClock()
-    failover = Failover(engine, heal_time=900.0, heal_until=clock.now + 10.0, clock=clock)
-    assert await is_healing(failover, engine)
-    clock.advance(10.0)
-    assert not await is_healing(failover, engine)
-
-
 async def test_database_clock(engine: Engine) -> None:
     """Without a clock of its own, the database's counts."""
     failover = Failover(engine, heal_time=900.0)

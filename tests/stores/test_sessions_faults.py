@@ -381,10 +381,10 @@ async def test_denial_that_is_repeated(engine: Engine) -> None:
 
 
 async def test_on_revoked(engine: Engine) -> None:
-    """This process hears of its own revocations after the commit, by function or coroutine; an error in it is no answer."""
+    """This process hears of its own revocations after the commit; an error in it is no answer."""
     heard: list[Denied] = []
 
-    async def hear(denied: Sequence[Denied]) -> None:
+    def hear(denied: Sequence[Denied]) -> None:
         heard.extend(denied)
         raise LookupError("an application's mistake")
 

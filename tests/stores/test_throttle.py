@@ -19,7 +19,7 @@ from keyturn.ports import Throttle
 from keyturn.stores.counters import REPRIEVE, keyed
 from keyturn.stores.redis import connect
 from keyturn.stores.schema import counters
-from keyturn.stores.throttle import MemoryThrottle, RedisThrottle, SqlThrottle
+from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer, RedisServer
 from tests.stores.support import open_database, waited_for
@@ -33,10 +33,8 @@ FOREVER = Limit(("login-forever", "alice@example.com"), 4, None)
 
 @asynccontextmanager
 async def open_throttle(kind: str, url: str) -> AsyncGenerator[Throttle]:
-    """Open one of the three throttles."""
-    if kind == "memory":
-        yield MemoryThrottle()
-    elif kind == "redis":
+    """Open either throttle."""
+    if kind == "redis":
         async with connect(url) as redis:
             yield RedisThrottle(redis)
     else:
@@ -46,7 +44,6 @@ async def open_throttle(kind: str, url: str) -> AsyncGenerator[Throttle]:
 
 @pytest.fixture(
     params=[
-        "memory",
         "sqlite",
         pytest.param("postgresql", marks=pytest.mark.services),
         pytest.param("redis", marks=pytest.mark.services),
@@ -55,9 +52,8 @@ async def open_throttle(kind: str, url: str) -> AsyncGenerator[Throttle]:
 async def backend(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Name each kind of throttle in turn, with the URL of an empty service."""
     kind: str = request.param
-    names = {"memory": None, "sqlite": "sqlite_database_url", "postgresql": "postgres_url", "redis": "redis_url"}
-    name = names[kind]
-    url: str = "" if name is None else request.getfixturevalue(name)
+    names = {"sqlite": "sqlite_database_url", "postgresql": "postgres_url", "redis": "redis_url"}
+    url: str = request.getfixturevalue(names[kind])
     if kind in {"sqlite", "postgresql"}:
         async with open_database(url):
             pass
@@ -178,12 +174,6 @@ asyncio.run(main())
 async def test_fifty_one_attempts_over_three_processes(backend: tuple[str, str]) -> None:
     """Three processes with seventeen parallel attempts each: exactly the amount passes in all."""
     kind, url = backend
-    if kind == "memory":
-        # Memory is one process by definition: its race is the one between tasks.
-        throttle = MemoryThrottle()
-        results = await asyncio.gather(*(throttle.take([Limit(("race",), 7, 900.0)]) for _ in range(51)))
-        assert results.count(None) == 7
-        return
     command = [sys.executable, "-c", RACER, kind, url]
     racers = [
         subprocess.Popen([*command, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for i in range(3)
@@ -261,18 +251,6 @@ def test_keys_that_join_alike() -> None:
     """Parts of a key cannot be shifted into each other."""
     keys = {keyed([Limit(key, 1, 1.0)])[0][0] for key in [("a", "b:c"), ("a:b", "c"), ("a", "b", "c"), ("ab", "c")]}
     assert len(keys) == 4
-
-
-async def test_memory_stays_bounded() -> None:
-    """A flood of keys pushes out the counters that end first, and never the table's bound."""
-    now = 0.0
-    throttle = MemoryThrottle(clock=lambda: now, most=100)
-    kept = Limit(("kept",), 1, 1000.0)
-    assert await throttle.take([kept]) is None
-    for i in range(1000):
-        assert await throttle.take([Limit((f"{i}",), 1, 10.0)]) is None
-    assert await throttle.take([kept]) is not None
-    assert len(throttle._counters) <= 100
 
 
 async def test_redis_down(redis_server: RedisServer, redis_url: str) -> None:

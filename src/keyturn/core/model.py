@@ -115,7 +115,6 @@ class User(NamedTuple):
     email: str
     name: str | None = None
     disabled: bool = False
-    email_verified: bool = False
 
 
 class Principal(NamedTuple):

@@ -16,12 +16,11 @@ from pathlib import Path
 from random import uniform
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Float, event, literal_column
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection as AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.sql.elements import ColumnElement
 
 from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
@@ -100,11 +99,6 @@ class Engine:
     def missing(self) -> bool:
         """Whether it is a SQLite file that nobody has made yet: to connect would make one, which others could read."""
         return self.file is not None and not self.file.exists()
-
-    @property
-    def now(self) -> ColumnElement[float]:
-        """The database's clock as an expression of SQLAlchemy."""
-        return literal_column(self.now_sql, Float(53))
 
     @asynccontextmanager
     async def lane(self) -> AsyncGenerator[Lane]:
@@ -242,7 +236,7 @@ def _take_back(opening: asyncio.Future[AsyncConnection]) -> None:
 
 
 def open_engine(
-    url: str, *, pool_size: int = 16, connect_timeout: float = 5.0, command_timeout: float = 10.0, echo: bool = False
+    url: str, *, pool_size: int = 16, connect_timeout: float = 5.0, command_timeout: float = 10.0
 ) -> Engine:
     """Open a database, without connecting yet.
 
@@ -251,7 +245,6 @@ def open_engine(
         pool_size: connections at most. What a burst has opened is kept: to open one takes longer than a login's statements.
         connect_timeout: seconds to wait for a connection, new or from the pool.
         command_timeout: seconds a statement may take; for SQLite, how long to wait for another process's write.
-        echo: log every statement.
 
     Raises: ValueError: the URL is not one that `normalise` takes.
     """
@@ -261,7 +254,6 @@ def open_engine(
         "max_overflow": 0,
         "pool_use_lifo": True,
         "pool_timeout": connect_timeout,
-        "echo": echo,
         # The text of an error is logged by whoever catches it; hashes, session ids and addresses are in the parameters.
         "hide_parameters": True,
     }
@@ -330,7 +322,7 @@ async def ping(engine: Engine) -> None:
 
 
 @contextmanager
-def faults(retry_after: float = 1.0) -> Generator[None]:
+def faults() -> Generator[None]:
     """Turn the database's faults into `Unavailable`; let everything else through, our own mistakes above all.
 
     Raises: Unavailable: the block raised what means that the database is at fault; that is its cause.
@@ -341,7 +333,7 @@ def faults(retry_after: float = 1.0) -> Generator[None]:
         # The drivers' own errors are told by the codes they carry.
         if not is_fault(error):
             raise
-        raise Unavailable("database", retry_after) from error
+        raise Unavailable("database") from error
 
 
 def is_fault(error: BaseException) -> bool:

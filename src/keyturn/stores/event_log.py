@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
-from hmac import digest
 from json import JSONEncoder
 from typing import NamedTuple
 
@@ -33,37 +32,30 @@ class EventRow(NamedTuple):
     data: str
 
 
-def session_hash(session_id: SessionId, log_key: bytes = b"") -> str:
+def session_hash(session_id: SessionId) -> str:
     """Name a session for the log: the same name each time, from which the session cannot be told.
 
-    Why: whoever reads logs must not be able to name a session to an endpoint, or to match the log with the tables
-    when a key is given.
+    Why: whoever reads logs must not be able to name a session to an endpoint.
     Spec: OWASP ASVS 5.0 16.2.5.
     """
-    hashed = digest(log_key, session_id, "sha256") if log_key else sha256(session_id).digest()
-    return hashed[:_HASH_LENGTH].hex()
+    return sha256(session_id).digest()[:_HASH_LENGTH].hex()
 
 
-async def write_events(connection: AsyncConnection, events: Iterable[Event], log_key: bytes = b"") -> None:
-    """Insert the kept events among these, in the transaction of what they tell of. Args: as for `event_rows`."""
-    rows = [row._asdict() for row in event_rows(events, log_key)]
+async def write_events(connection: AsyncConnection, events: Iterable[Event]) -> None:
+    """Insert the kept events among these, in the transaction of what they tell of."""
+    rows = [row._asdict() for row in event_rows(events)]
     if rows:
         await connection.execute(_INSERT, rows)
 
 
-def event_rows(events: Iterable[Event], log_key: bytes = b"") -> list[EventRow]:
-    """Turn the kept events among these into rows.
-
-    Args:
-        events: any; the ones that are not kept are left out.
-        log_key: keys the name of the session in the log; empty: a plain hash.
-    """
+def event_rows(events: Iterable[Event]) -> list[EventRow]:
+    """Turn the kept events among these into rows."""
     return [
         EventRow(
             event.at,
             event.type.value,
             event.user_id,
-            None if event.session_id is None else session_hash(event.session_id, log_key),
+            None if event.session_id is None else session_hash(event.session_id),
             _encode(dict(event.data)),
         )
         for event in events

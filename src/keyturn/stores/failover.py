@@ -46,16 +46,12 @@ class Failover:
     Args:
         engine: the database.
         heal_time: seconds for which a failover that was seen is healed.
-        heal_until: seconds since the epoch; the operator's word from the settings.
         clock: stands in for the database's clock.
     """
 
-    def __init__(
-        self, engine: Engine, *, heal_time: float, heal_until: float | None = None, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, *, heal_time: float, clock: Clock | None = None) -> None:
         self._engine = engine
         self._heal_time = heal_time
-        self._heal_until = heal_until or 0.0
         self._clock = clock
         self._timeline_readable = engine.postgres
 
@@ -67,8 +63,7 @@ class Failover:
     async def healing(self, connection: AsyncConnection) -> bool:
         """Say whether tokens that are ahead are to be believed, looked up afresh on a connection in use."""
         await self._look(connection)
-        now = await self._engine.read_now(connection, self._clock)
-        return now < max(self._heal_until, await _healing_until(connection))
+        return await self._engine.read_now(connection, self._clock) < await _healing_until(connection)
 
     async def _look(self, connection: AsyncConnection) -> None:
         if not self._timeline_readable:

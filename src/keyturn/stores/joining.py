@@ -96,7 +96,7 @@ def _values(admitted: dict[str, tuple[int, Joining, float, Admission]], terms: T
     given: list[Sequence[object]] = []
     for user_id, (_, item, now, admission) in admitted.items():
         entries.append((*values_of(admission.session).values(), item.seen.version, now, item.room))
-        kept += [(user_id, *row) for row in event_rows(admission.events, terms.log_key)]
+        kept += [(user_id, *row) for row in event_rows(admission.events)]
         given += [(user_id, key, int(limit.window is not None)) for key, limit in item.taken]
     return *columns_of(entries, len(COLUMNS) + 3), *columns_of(kept, len(EVENT_TYPES) + 1), *columns_of(given, 3)
 

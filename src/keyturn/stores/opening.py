@@ -117,8 +117,6 @@ class Terms(NamedTuple):
     """Stands in for the database's clock, in tests."""
     denylist_lifetime: float
     """Seconds until the last access token of an ended session is dead."""
-    log_key: bytes
-    """As for `event_log.session_hash`."""
 
 
 class Seen(NamedTuple):
@@ -162,7 +160,7 @@ def opening(user_id: UserId, admit: Admit, taken: Keyed, terms: Terms, *, postgr
         yield _OPEN_POSTGRES, _values(admission, terms)
     else:
         yield _OPEN_SQLITE, tuple(values_of(admission.session).values())
-        for row in event_rows(admission.events, terms.log_key):
+        for row in event_rows(admission.events):
             yield _EVENT_SQLITE, row
     if taken:
         yield give_back(taken, postgres=postgres)
@@ -201,9 +199,7 @@ def _written(queries: str, values: Sequence[object], taken: Keyed, answer: str) 
 
 
 def _values(admission: Admission, terms: Terms) -> Sequence[object]:
-    return *values_of(admission.session).values(), *columns_of(
-        event_rows(admission.events, terms.log_key), len(EVENT_TYPES)
-    )
+    return *values_of(admission.session).values(), *columns_of(event_rows(admission.events), len(EVENT_TYPES))
 
 
 def _credential(rows: Sequence[Row]) -> Credential | None:

@@ -10,7 +10,7 @@ node left: a judge is pure, so that is safe.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from keyturn.core.errors import Unavailable
@@ -22,7 +22,7 @@ from keyturn.stores.engine import AsyncConnection, Clock, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Group
-from keyturn.stores.revoking import Denied, deny
+from keyturn.stores.revoking import Denied, OnRevoked, deny, tell_denied
 from keyturn.stores.session_rows import Read, Swaps, read_group, swap_group, swap_in_transaction
 from keyturn.stores.touches import Touches
 
@@ -35,10 +35,6 @@ class Presentation(NamedTuple):
 
     session_id: SessionId
     judge: Judge
-
-
-Tell = Callable[[Sequence[Denied]], Awaitable[None]]
-"""Tells the process, after a commit, what was revoked."""
 
 
 class _Judged:
@@ -97,17 +93,15 @@ class Presenter:
         *,
         touches: Touches,
         failover: Failover,
-        tell: Tell,
+        on_revoked: OnRevoked | None,
         denylist_lifetime: float,
-        log_key: bytes,
         clock: Clock | None,
     ) -> None:
         self._engine = engine
         self._touches = touches
         self._failover = failover
-        self._tell = tell
+        self._on_revoked = on_revoked
         self._denylist_lifetime = denylist_lifetime
-        self._log_key = log_key
         self._clock = clock
 
     async def present(self, group: Group[Presentation, Presented]) -> None:
@@ -149,8 +143,7 @@ class Presenter:
             return judged.swaps.keys() - won, await self._write_rest(connection, group, judged, won)
 
         lost, denied = await self._engine.run(write)
-        if denied:
-            await self._tell(denied)
+        tell_denied(self._on_revoked, denied)
         return self._answer(group, judged, lost)
 
     def _judge(self, read: Read, group: Group[Presentation, Presented], indexes: Sequence[int]) -> _Judged:
@@ -184,7 +177,7 @@ class Presenter:
         """Write the denylist entries and the events that belong to a swap, in its transaction."""
         ended = [id_ for id_ in won if judged.sessions[id_].revoked_at is not None]
         denied = await deny(connection, ended, judged.now, self._denylist_lifetime) if ended else ()
-        await write_events(connection, judged.kept(group, judged.swaps.keys() - won), self._log_key)
+        await write_events(connection, judged.kept(group, judged.swaps.keys() - won))
         return denied
 
     def _answer_unchanged(self, group: Group[Presentation, Presented], judged: _Judged) -> None:

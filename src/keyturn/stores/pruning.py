@@ -1,4 +1,4 @@
-"""Delete what nobody needs any more, in small bites, on one node at a time: `ports.Upkeep`.
+"""Delete what nobody needs any more, in small bites, on one node at a time.
 
 Owns: what is deleted and when. Must not hold: a timer (the server has it), retention times (`core/policy.py`).
 """

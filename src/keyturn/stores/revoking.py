@@ -6,7 +6,8 @@ feed that nodes follow and what is written to it (`revocations.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from json import dumps
 from typing import NamedTuple
@@ -30,7 +31,7 @@ class Denied(NamedTuple):
 
 
 class Revoked(NamedTuple):
-    """What a revocation did. Hand `denied` to `on_revoked` after the commit."""
+    """What a revocation did. Hand `denied` to `tell_denied` after the commit."""
 
     session_ids: Sequence[SessionId]
     """The sessions that ended for the reason that was given."""
@@ -38,6 +39,9 @@ class Revoked(NamedTuple):
 
 
 NOTHING = Revoked((), ())
+OnRevoked = Callable[[Sequence[Denied]], object]
+"""Hears of this node's own revocations after their commit, at once, without the way through the feed."""
+_log = logging.getLogger(__name__)
 
 
 # The entries come sorted and are inserted in that order, so that two transactions can wait for each other only in line.
@@ -102,7 +106,6 @@ async def revoke_sessions(
     denylist_lifetime: float,
     only: SessionId | None = None,
     keep: SessionId | None = None,
-    log_key: bytes = b"",
 ) -> Revoked:
     """End a user's sessions, `only` one or all but `keep`, in the caller's transaction (of `Engine.transaction` or `run`).
 
@@ -112,7 +115,6 @@ async def revoke_sessions(
     Args:
         now: the database's clock, seconds.
         denylist_lifetime: seconds until the last access token of a session is dead.
-        log_key: as for `event_log.session_hash`.
     """
     await lock_user(connection, user_id)
     chosen = [unrevoked(user_id), sessions.c.absolute_expires_at > now]
@@ -134,7 +136,7 @@ async def revoke_sessions(
         return NOTHING
     denied = await deny(connection, [id_ for id_, _ in ended], now, denylist_lifetime)
     told = (Event(EventType.SESSION_ENDED, now, user_id, id_, {"reason": why.value}) for id_, why in ended)
-    await write_events(connection, told, log_key)
+    await write_events(connection, told)
     return Revoked([id_ for id_, why in ended if why is reason], denied)
 
 
@@ -161,3 +163,12 @@ def denial(ids: Iterable[str], now: float, expires_at: float, *, postgres: bool)
     if postgres:
         return (_DENY_POSTGRES, (names, now, expires_at, CHANNEL, list(encode(entries)))), entries
     return (_DENY_SQLITE, (now, expires_at, dumps(names))), entries
+
+
+def tell_denied(on_revoked: OnRevoked | None, denied: Sequence[Denied]) -> None:
+    """Hand over what a commit has put on the denylist. What the other side raises is logged."""
+    if denied and on_revoked is not None:
+        try:
+            on_revoked(denied)
+        except Exception:  # noqa: BLE001 - committed, and the feed tells it too: the answer must not become an error
+            _log.exception("on_revoked failed")

@@ -7,9 +7,7 @@ admission mean (`core/`), the hot path (`presenting.py`), statements of it (`ses
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from inspect import isawaitable
+from collections.abc import Awaitable, Sequence
 
 from sqlalchemy import select
 
@@ -28,18 +26,14 @@ from keyturn.stores.joining import Joined, Joining, join, joining
 from keyturn.stores.lanes import Work
 from keyturn.stores.opening import Opening, Terms, open_at_once, opening
 from keyturn.stores.presenting import Presentation, Presenter
-from keyturn.stores.revoking import Denied, lock_user, revoke_sessions, unrevoked, user_lock
+from keyturn.stores.revoking import Denied, OnRevoked, lock_user, revoke_sessions, tell_denied, unrevoked, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
 from keyturn.stores.touches import Touches
 
-_log = logging.getLogger(__name__)
 _GROUPS_AT_ONCE = 3
 """With three, a node with 64 connections to PostgreSQL is busy to 97 % (`bench/README.md`). SQLite has one writer, and what is
 read beside it misses that connection's cache: there, one is faster."""
-
-OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
-"""Called after the commit of a revocation in this process, with `(session id hex, expires_at)` of each."""
 
 
 class SqlSessions:
@@ -49,11 +43,9 @@ class SqlSessions:
         engine: SQLite or PostgreSQL, migrated.
         denylist_lifetime: seconds until the last access token of an ended session is dead (`Policy.denylist_lifetime`).
         heal_time: seconds for which a failover is healed once it was seen (`Policy.heal_time`).
-        heal_until: seconds since the epoch until which the operator wants lost commits believed.
-        on_revoked: hears of this node's own revocations at once, without the way through the feed.
+        on_revoked: hears of this node's own revocations.
         clock: stands in for the database's clock, in tests.
         group_size: presentations that share a read and a write; 1 switches groups off.
-        log_key: keys the names of sessions in the event log.
         touch_period: seconds that last-seen times may wait in memory.
     """
 
@@ -63,27 +55,23 @@ class SqlSessions:
         *,
         denylist_lifetime: float,
         heal_time: float,
-        heal_until: float | None = None,
         on_revoked: OnRevoked | None = None,
         clock: Clock | None = None,
         group_size: int = 256,
-        log_key: bytes = b"",
         touch_period: float = 1.0,
     ) -> None:
         self._engine = engine
         self._denylist_lifetime = denylist_lifetime
         self._on_revoked = on_revoked
         self._clock = clock
-        self._log_key = log_key
         self._touches = Touches(engine, touch_period)
-        self.failover = Failover(engine, heal_time=heal_time, heal_until=heal_until, clock=clock)
+        self.failover = Failover(engine, heal_time=heal_time, clock=clock)
         presenter = Presenter(
             engine,
             touches=self._touches,
             failover=self.failover,
-            tell=self._tell,
+            on_revoked=on_revoked,
             denylist_lifetime=denylist_lifetime,
-            log_key=log_key,
             clock=clock,
         )
         self._presentations: Gatherer[Presentation, Presented] = Gatherer(
@@ -137,14 +125,14 @@ class SqlSessions:
         done = await until_won(once) if at_once else None
         if done is None:
             done = await self._engine.transact(work, lock=user_lock(user_id))
-        await self._tell(done.denied)
+        tell_denied(self._on_revoked, done.denied)
         return done.opened
 
     async def _join(self, group: Group[Joining, Joined]) -> None:
         await join(self._engine, self._terms(), group)
 
     def _terms(self) -> Terms:
-        return Terms(None if self._clock is None else self._clock(), self._denylist_lifetime, self._log_key)
+        return Terms(None if self._clock is None else self._clock(), self._denylist_lifetime)
 
     async def get(self, session_id: SessionId) -> tuple[Session | None, float]:
         """Read one session, ended or not, and the clock. Raises: Unavailable: the database is at fault."""
@@ -173,11 +161,10 @@ class SqlSessions:
                 denylist_lifetime=self._denylist_lifetime,
                 only=only,
                 keep=keep,
-                log_key=self._log_key,
             )
 
         ended, denied = await self._engine.run(work)
-        await self._tell(denied)
+        tell_denied(self._on_revoked, denied)
         return ended
 
     async def knows_device(self, user_id: UserId, device_id: bytes) -> bool:
@@ -189,7 +176,7 @@ class SqlSessions:
         """Keep events that belong to no session write. Raises: Unavailable: the database is at fault."""
         kept = [event for event in events if event.kept]
         if kept:
-            await self._engine.run(lambda connection: write_events(connection, kept, self._log_key))
+            await self._engine.run(lambda connection: write_events(connection, kept))
 
     async def close(self) -> None:
         """Finish every presentation under way and write what waits; the engine stays open."""
@@ -209,14 +196,3 @@ class SqlSessions:
 
     def _now(self, now: float) -> float:
         return now if self._clock is None else self._clock()
-
-    async def _tell(self, denied: Sequence[Denied]) -> None:
-        if not denied or self._on_revoked is None:
-            return
-        try:
-            told = self._on_revoked(denied)
-            if isawaitable(told):
-                await told
-        except Exception:  # noqa: BLE001 - it is the application's code
-            # It is committed, and the feed tells it to this node too: the answer must not become an error.
-            _log.exception("on_revoked failed")

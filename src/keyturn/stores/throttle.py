@@ -1,11 +1,11 @@
 """Counters of attempts: take one from every limit, or from none, exactly, across all nodes.
 
-Owns: counting in the database, in Redis and in memory. Must not hold: what is counted and how much is allowed
+Owns: counting in the database and in Redis. Must not hold: what is counted and how much is allowed
 (`core/login.py`), what a refused caller gets (`web/`).
 
 Why not the strategies of the `limits` library: its storages change one key at a time. An attempt here takes from up to
 three counters at once; taken one after the other and given back when the last refuses, the first two refuse a neighbour
-meanwhile, keep what a killed node had taken, and count below zero when the window ends in between. Each of the three
+meanwhile, keep what a killed node had taken, and count below zero when the window ends in between. Each of the two
 below is one atomic step.
 
 A window begins with its first attempt and ends `window` seconds later, all at once. A limit without a window counts
@@ -14,13 +14,11 @@ consecutive failures. Keys are hashed: an e-mail address somebody typed, perhaps
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
 from keyturn.core.login import Limit
-from keyturn.ports import MonotonicClock
 from keyturn.stores.counters import Keyed, give_back, keyed, lifetime, now_sql, take_statement, waiting
 from keyturn.stores.counting import Counted, PostgresCounting
 from keyturn.stores.engine import Clock, Engine
@@ -28,57 +26,6 @@ from keyturn.stores.lanes import ROLLBACK, Work
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
-
-
-class MemoryThrottle:
-    """Count in this process: for one node, tests and trials. Nothing survives a restart.
-
-    There is no await between looking and counting, so tasks cannot come between.
-    """
-
-    def __init__(self, clock: MonotonicClock = time.monotonic, most: int = 100_000) -> None:
-        """Set up.
-
-        Args:
-            clock: seconds.
-            most: counters kept; beyond that the ones that end first go.
-        """
-        self._clock = clock
-        self._most = most
-        self._counters: dict[bytes, tuple[int, float]] = {}
-
-    async def take(self, limits: Sequence[Limit]) -> float | None:
-        """Take one from every limit, or from none. See `ports.Throttle`."""
-        now = self._clock()
-        due = keyed(limits)
-        found = {key: self._at(key, now) for key, _ in due}
-        waits = [waiting(limit, found[key][1] - now) for key, limit in due if found[key][0] >= limit.amount]
-        if waits:
-            return max(waits)
-        for key, limit in due:
-            amount, until = found[key]
-            self._counters[key] = (amount + 1, until if amount else now + lifetime(limit))
-        if len(self._counters) > self._most:
-            self._shrink(now)
-        return None
-
-    async def give_back(self, limits: Sequence[Limit]) -> None:
-        """Undo one `take`; reset a limit without a window. See `ports.Throttle`."""
-        now = self._clock()
-        for key, limit in keyed(limits):
-            amount, until = self._at(key, now)
-            if limit.window is None or amount <= 1:
-                self._counters.pop(key, None)
-            else:
-                self._counters[key] = (amount - 1, until)
-
-    def _at(self, key: bytes, now: float) -> tuple[int, float]:
-        found = self._counters.get(key)
-        return found if found is not None and found[1] > now else (0, now)
-
-    def _shrink(self, now: float) -> None:
-        alive = sorted((item for item in self._counters.items() if item[1][1] > now), key=lambda item: item[1][1])
-        self._counters = dict(alive[-(self._most * 9 // 10) :])
 
 
 class SqlThrottle:

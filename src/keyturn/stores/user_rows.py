@@ -12,18 +12,15 @@ from keyturn.core.model import User
 from keyturn.ports import Credential
 from keyturn.stores.schema import users as table
 
-COLUMNS = ", ".join(
-    f"{table.name}.{column}"
-    for column in ("id", "email", "name", "disabled_at IS NOT NULL", "email_verified_at IS NOT NULL")
-)
+COLUMNS = ", ".join(f"{table.name}.{column}" for column in ("id", "email", "name", "disabled_at IS NOT NULL"))
 CREDENTIAL_COLUMNS = f"{COLUMNS}, {table.name}.password_hash"
 
 
 def user_of(row: Sequence[Any]) -> User:
     """Turn a row that begins with the columns into a user."""
-    return User(row[0], row[1], row[2], bool(row[3]), bool(row[4]))
+    return User(row[0], row[1], row[2], bool(row[3]))
 
 
 def credential_of(row: Sequence[Any]) -> Credential:
     """Turn a row that begins with the columns of a credential into one."""
-    return Credential(user_of(row), row[5])
+    return Credential(user_of(row), row[4])

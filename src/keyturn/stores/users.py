@@ -7,14 +7,12 @@ do (`auth.py`), how sessions end (`revoking.py`).
 from __future__ import annotations
 
 import json
-import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from inspect import isawaitable
+from collections.abc import Sequence
 from typing import Any
 from unicodedata import category
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -26,33 +24,22 @@ from keyturn.ports import Credential, PasswordChanged
 from keyturn.stores.engine import AsyncConnection, Clock, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.group_commit import Gatherer, Group
-from keyturn.stores.revoking import NOTHING, Denied, Revoked, lock_user, revoke_sessions
+from keyturn.stores.revoking import NOTHING, OnRevoked, Revoked, lock_user, revoke_sessions, tell_denied
 from keyturn.stores.schema import users
 from keyturn.stores.user_rows import COLUMNS, CREDENTIAL_COLUMNS, credential_of, user_of
 
-OnRevoked = Callable[[Sequence[Denied]], Awaitable[None] | None]
-"""Told, after the commit, what this node has put on the denylist."""
-
 MAX_NAME = 200
 """Characters, as on the wire."""
-_log = logging.getLogger(__name__)
 
 _GET_POSTGRES = f"SELECT {COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
 _GET_SQLITE = f"SELECT {COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
 _FIND_POSTGRES = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = $1"  # noqa: S608 - as above
 _FIND_SQLITE = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = ?"  # noqa: S608 - as above
-_USER = (
-    users.c.id,
-    users.c.email,
-    users.c.name,
-    users.c.disabled_at.is_not(None),
-    users.c.email_verified_at.is_not(None),
-)
 _ID_LENGTH = 16
 
 
 class SqlUsers:
-    """Users in the database: `ports.UserDirectory` and `ports.UserAdmin`.
+    """Users in the database: `ports.UserDirectory`, and their administration.
 
     Every method raises `Unavailable` when the database is at fault.
     """
@@ -64,23 +51,20 @@ class SqlUsers:
         denylist_lifetime: float,
         on_revoked: OnRevoked | None = None,
         clock: Clock | None = None,
-        log_key: bytes = b"",
         group_size: int = 256,
     ) -> None:
         """Set up.
 
         Args:
             denylist_lifetime: seconds until the last access token of a session is dead.
-            on_revoked: told, after the commit, which sessions have ended with a user.
+            on_revoked: hears which sessions have ended with a user.
             clock: stands in for the database's, in tests.
-            log_key: as for `event_log.session_hash`.
             group_size: reads that share a query; 1 switches that off.
         """
         self._engine = engine
         self._on_revoked = on_revoked
         self._denylist_lifetime = denylist_lifetime
         self._clock = clock
-        self._log_key = log_key
         self._reads: Gatherer[UserId, User | None] = Gatherer(self._read, size=group_size)
 
     async def get(self, user_id: UserId) -> User | None:
@@ -143,16 +127,16 @@ class SqlUsers:
             now = await self._engine.read_now(connection, self._clock)
             if not await _replace_hash(connection, user_id, old, new):
                 return None
-            await write_events(connection, [event], self._log_key)
+            await write_events(connection, [event])
             return await self._end_sessions(connection, user_id, now, RevokeReason.PASSWORD_CHANGED, keep)
 
         revoked = await self._engine.run(work)
-        done = await self._tell(revoked)
+        done = self._tell(revoked)
         return PasswordChanged(done, () if revoked is None else revoked.session_ids)
 
     async def list_users(self, *, after: UserId | None = None, limit: int = 100) -> Sequence[User]:
         """List users in the order of their ids, from the one after `after`."""
-        statement = select(*_USER).order_by(users.c.id).limit(limit)
+        statement = select(text(COLUMNS)).select_from(users).order_by(users.c.id).limit(limit)
         if after is not None:
             statement = statement.where(users.c.id > after)
         async with self._engine.autocommit() as connection:
@@ -171,10 +155,10 @@ class SqlUsers:
                 at = now if disabled else None
                 await connection.execute(update(users).where(users.c.id == user_id).values(disabled_at=at))
                 kind = EventType.USER_DISABLED if disabled else EventType.USER_ENABLED
-                await write_events(connection, [Event(kind, now, user_id)], self._log_key)
+                await write_events(connection, [Event(kind, now, user_id)])
             return await self._end_sessions(connection, user_id, now) if disabled else NOTHING
 
-        return await self._tell(await self._engine.run(work))
+        return self._tell(await self._engine.run(work))
 
     async def delete(self, user_id: UserId) -> bool:
         """Delete the user and end all their sessions in the same transaction. False: no such user."""
@@ -185,10 +169,10 @@ class SqlUsers:
             statement = delete(users).where(users.c.id == user_id).returning(users.c.id)
             if (await connection.execute(statement)).one_or_none() is None:
                 return None
-            await write_events(connection, [Event(EventType.USER_DELETED, now, user_id)], self._log_key)
+            await write_events(connection, [Event(EventType.USER_DELETED, now, user_id)])
             return await self._end_sessions(connection, user_id, now)
 
-        return await self._tell(await self._engine.run(work))
+        return self._tell(await self._engine.run(work))
 
     async def _end_sessions(
         self,
@@ -205,17 +189,11 @@ class SqlUsers:
             now,
             keep=keep,
             denylist_lifetime=self._denylist_lifetime,
-            log_key=self._log_key,
         )
 
-    async def _tell(self, revoked: Revoked | None) -> bool:
-        if revoked is not None and revoked.denied and self._on_revoked is not None:
-            try:
-                told = self._on_revoked(revoked.denied)
-                if isawaitable(told):
-                    await told
-            except Exception:  # noqa: BLE001 - committed, and the feed tells it too: the answer must not become an error
-                _log.exception("on_revoked failed")
+    def _tell(self, revoked: Revoked | None) -> bool:
+        if revoked is not None:
+            tell_denied(self._on_revoked, revoked.denied)
         return revoked is not None
 
     async def _read(self, group: Group[UserId, User | None]) -> None:
