@@ -97,7 +97,7 @@ class Keyturn:
         self.settings = settings = settings or Settings.load()
         settings.refuse_unsafe()
         self.policy = policy = settings.policy()
-        secrets = _secret_ring(settings)
+        secrets = secret_ring(settings)
         url = settings.database_url.get_secret_value()
         redis_url = None if settings.redis_url is None else settings.redis_url.get_secret_value()
 
@@ -379,8 +379,8 @@ def _schedule(policy: Policy) -> KeySchedule:
     )
 
 
-def _secret_ring(settings: Settings) -> SecretRing:
-    """Read the master key ring; in development without one, keep one beside the SQLite file.
+def secret_ring(settings: Settings) -> SecretRing:
+    """Read the master key ring; in development without one, keep one beside the SQLite file. Raises: UnsafeSettings.
 
     Why a file and not a fresh one at each start: a restart would make every refresh token unreadable.
     """
@@ -388,7 +388,7 @@ def _secret_ring(settings: Settings) -> SecretRing:
     if ring is not None:
         return ring
     url = normalise(settings.database_url.get_secret_value())
-    if url.get_backend_name() != "sqlite" or url.database is None:
+    if settings.production or url.get_backend_name() != "sqlite" or url.database is None:
         raise UnsafeSettings(["secret_missing: KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set"])
     path = Path(f"{file_of(url)}.secret")
     if not path.exists():

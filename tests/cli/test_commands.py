@@ -19,6 +19,7 @@ from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from keyturn.testing import sign_in
 from tests.cli.conftest import Command
 from tests.machine import Machine
+from tests.services import PostgresServer
 
 EMAIL = "ada@example.com"
 PASSWORD = "violet otters juggle quietly"
@@ -167,6 +168,17 @@ def test_keys_rotate_with_a_malformed_setting(migrated: Command) -> None:
     assert "invalid_settings" in migrated.run("keys", "rotate", status=1)
 
 
+def test_keys_are_listed_with_the_secret_that_development_keeps(sqlite_command: Command, tmp_path: Path) -> None:
+    """It lies beside the file of SQLite, where a rotation finds it as well."""
+    sqlite_command.environment |= {"KEYTURN_ENV": "development", "KEYTURN_SECRET": ""}
+    sqlite_command.run("migrate")
+    kid = sqlite_command.json("keys", "rotate")["kid"]
+    assert (tmp_path / "keyturn.db.secret").exists()
+    assert kid in {key["kid"] for key in sqlite_command.json("keys", "list")}
+    sqlite_command.environment["KEYTURN_ENV"] = "production"
+    assert "secret_missing" in sqlite_command.run("keys", "list", status=1)
+
+
 def test_another_secret_is_a_known_error_of_every_command_that_opens_the_keys(migrated: Command) -> None:
     """All say it in the same line, which is not that of an outage, and none overwrites a key."""
     first = migrated.json("keys", "rotate")
@@ -296,15 +308,36 @@ def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Comman
 def test_cause_of_a_fault_of_the_database_is_named(sqlite_command: Command, tmp_path: Path, postgres_url: str) -> None:
     """By the driver's code, which tells a corrupt file from one that cannot be opened, and no address."""
     (tmp_path / "keyturn.db").write_text("no database, but long enough to be taken for one" * 100)
-    assert "SQLITE_NOTADB)" in sqlite_command.run("users", "list", status=1)
-    assert "UNSAFE  database_unavailable: the database does not answer (DatabaseError SQLITE_NOTADB)" in (
+    meaning = "(DatabaseError SQLITE_NOTADB: the file is no database of SQLite)"
+    assert meaning in sqlite_command.run("users", "list", status=1)
+    assert f"UNSAFE  database_unavailable: the database does not answer {meaning}" in (
         sqlite_command.run("doctor", status=1)
     )
     (tmp_path / "keyturn.db").unlink()
     (tmp_path / "keyturn.db").mkdir()
-    assert "SQLITE_CANTOPEN)" in sqlite_command.run("users", "list", status=1)
+    assert " SQLITE_CANTOPEN: the file cannot be opened" in sqlite_command.run("users", "list", status=1)
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"{postgres_url}_nowhere"
-    assert " 3D000)" in sqlite_command.run("users", "list", status=1)
+    assert " 3D000: there is no such database" in sqlite_command.run("users", "list", status=1)
+
+
+def test_role_without_rights_is_a_known_error(
+    sqlite_command: Command, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """Whether it may not make the tables or not read them."""
+    postgres.execute("CREATE ROLE powerless LOGIN")
+    own = sqlite_command.environment | {"KEYTURN_DATABASE_URL": postgres_url}
+    sqlite_command.environment = own | {"KEYTURN_DATABASE_URL": postgres_url.replace(f"{postgres.user}@", "powerless@")}
+    try:
+        for prepared in (False, True):
+            if prepared:
+                sqlite_command.environment, powerless = own, sqlite_command.environment
+                sqlite_command.run("migrate")
+                sqlite_command.environment = powerless
+            error = sqlite_command.run(*(["users", "list"] if prepared else ["migrate"]), status=1)
+            assert error.startswith("keyturn: database_forbidden: ")
+            assert error.count("\n") == 1
+    finally:
+        postgres.execute("DROP ROLE powerless")
 
 
 def test_help_and_usage_errors_name_the_commands(sqlite_command: Command, tmp_path: Path) -> None:

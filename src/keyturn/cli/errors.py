@@ -10,6 +10,17 @@ from collections.abc import Sequence
 
 from keyturn.core.errors import KeyturnError, Refused, Unavailable, UnsafePolicy, UnsafeSettings
 
+_MEANINGS = {
+    "28P01": "PostgreSQL refuses the password in KEYTURN_DATABASE_URL",
+    "28000": "PostgreSQL refuses the user in KEYTURN_DATABASE_URL",
+    "3D000": "there is no such database: create it first",
+    "55P03": "somebody holds a table that is needed: nothing was changed, try again",
+    "SQLITE_CANTOPEN": "the file cannot be opened, or its directory not be written to",
+    "SQLITE_NOTADB": "the file is no database of SQLite",
+}
+"""What to do about the codes of drivers that say so little to whoever has not met them."""
+_FORBIDDEN = "42501"
+
 
 class CommandError(KeyturnError):
     """A command cannot do what it was asked.
@@ -33,6 +44,11 @@ def problems_of(error: BaseException) -> Sequence[str] | None:
         return [f"{error.code}: {error}"]
     if isinstance(error, Unavailable):
         return [f"unavailable: {error.dependency} does not answer as it should{cause_of(error)}"]
+    if _origin(error)[1] == _FORBIDDEN:
+        return [
+            "database_forbidden: this role lacks a right in the database: run `keyturn migrate` as the owner of the tables, "
+            "and grant this one what docs/guides/operating.md says"
+        ]
     if isinstance(error, Refused):
         return [f"{error.code}: {error}"]
     if isinstance(error, KeyturnError):
@@ -42,12 +58,18 @@ def problems_of(error: BaseException) -> Sequence[str] | None:
 
 
 def cause_of(fault: Unavailable) -> str:
-    """Name the cause of a fault, in brackets: its class and the driver's code, such as SQLITE_NOTADB or an SQLSTATE.
+    """Name the cause of a fault, in brackets: its class, the driver's code and what that means where it is known.
 
     Why not its text: a driver quotes addresses and statements in it.
     """
     if fault.__cause__ is None:
         return ""
-    cause = getattr(fault.__cause__, "orig", None) or fault.__cause__
-    code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
-    return f" ({type(cause).__name__})" if code is None else f" ({type(cause).__name__} {code})"
+    cause, code = _origin(fault.__cause__)
+    meaning = f": {_MEANINGS[code]}" if code in _MEANINGS else ""
+    return f" ({type(cause).__name__})" if code is None else f" ({type(cause).__name__} {code}{meaning})"
+
+
+def _origin(error: BaseException) -> tuple[BaseException, str | None]:
+    """Return what the driver raised, and its SQLSTATE or result code."""
+    origin = getattr(error, "orig", None) or error
+    return origin, getattr(origin, "sqlite_errorname", None) or getattr(origin, "sqlstate", None)

@@ -67,15 +67,13 @@ def _row(key: SigningKey, now: float) -> dict[str, object]:
 
 
 async def _list() -> tuple[Sequence[SigningKey], float]:
-    from keyturn.cli.errors import CommandError
     from keyturn.cli.tools import open_tools
+    from keyturn.runtime import secret_ring
     from keyturn.signing import open_stored
     from keyturn.stores.signing_keys import SqlSigningKeys
 
     async with open_tools() as tools:
-        ring = tools.settings.secret_ring()
-        if ring is None:
-            raise CommandError("secret_missing", "KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set")
+        ring = secret_ring(tools.settings)
         sealed, now = await SqlSigningKeys(tools.engine).load()
     return sorted(open_stored(sealed, ring).values(), key=lambda key: key.publish_at), now
 

@@ -33,7 +33,7 @@ def create(
     """Create a user. The password is asked for, or read from standard input; never an argument, which others can see."""
     from keyturn.cli.tools import run
 
-    user_id = run(_create(email, name, _password(from_stdin=password_stdin)))
+    user_id = run(_create(email, name, from_stdin=password_stdin))
     if json:
         as_json({"id": user_id, "email": email})
     else:
@@ -152,7 +152,7 @@ async def _unlock(tools: Tools, email: str) -> None:
         await RedisThrottle(redis).give_back(locking)
 
 
-async def _create(email: str, name: str | None, password: str) -> str:
+async def _create(email: str, name: str | None, *, from_stdin: bool) -> str:
     from keyturn.cli.errors import CommandError
     from keyturn.cli.tools import open_tools
     from keyturn.core.events import Event, EventType
@@ -163,7 +163,7 @@ async def _create(email: str, name: str | None, password: str) -> str:
     async with open_tools() as tools:
         address = normalise_email(email).display
         policy = PasswordPolicy(tools.policy.password_min_length, ("keyturn",))
-        accepted = policy.check(password, (address, name or ""))
+        accepted = policy.check(_password(from_stdin=from_stdin), (address, name or ""))
         user = await tools.users.create(address, name, PasswordHasher().hash(accepted))
         if user is None:
             raise CommandError("conflict", "this e-mail address is taken")

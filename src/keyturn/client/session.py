@@ -333,6 +333,6 @@ def origin_of(url: str) -> str:
     parts = urlsplit(url)
     scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
     if scheme not in {"http", "https"} or not host:
-        raise ValueError(f"{scheme}://{host} is not an address such as https://auth.example.com")
+        raise ValueError(f"{url.rpartition('@')[2]!r} is not an address such as https://auth.example.com")
     host = f"[{host}]" if ":" in host else host
     return f"{scheme}://{host}" + ("" if port in {None, 443 if scheme == "https" else 80} else f":{port}")

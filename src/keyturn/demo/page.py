@@ -63,7 +63,7 @@ def read_page(directory: Traversable | None = None) -> Mapping[str, File]:
     static = files("keyturn.demo") / "static" if directory is None else directory
     if not (static / _INDEX).is_file():
         raise PageNotBuilt(
-            "the page of the demo has not been built; `make demo` builds it (needs Node 20.19) and runs it"
+            "the page of the demo has not been built; `make demo` builds it (needs Node 20.19 or newer) and runs it"
         )
     return {"/" if path == f"/{_INDEX}" else path: _read(path, file) for path, file in _walk(static, "")}
 

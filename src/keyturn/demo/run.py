@@ -133,7 +133,7 @@ def _welcome(url: str, directory: Path) -> None:
   4. Do nothing for a while: the page warns before the session ends.
 
   The times are short and nothing unsafe is refused: this is for trying, not for use.
-  Data: {directory} (delete it to start anew). Stop: Ctrl+C.
+  Data: {directory.resolve()} (delete keyturn.db* and secret in it to start anew). Stop: Ctrl+C.
 
 """
     )
