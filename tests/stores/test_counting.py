@@ -15,6 +15,7 @@ from keyturn.stores.counters import keyed
 from keyturn.stores.engine import Engine
 from keyturn.stores.schema import counters
 from keyturn.stores.throttle import SqlThrottle
+from keyturn.stores.user_rows import credential_of
 from keyturn.stores.users import SqlUsers
 from tests.stores.support import PATIENCE, open_database, waited_for
 
@@ -66,7 +67,10 @@ async def test_user_of_each_attempt(engine: Engine) -> None:
     counted = await asyncio.gather(*(throttle.take_and_find([limit(name)], name) for name in wanted))
     assert [one.retry_after for one in counted] == [None] * 4
     assert [one.user[0] for one in counted] == [*(user and user.id for user in created), None]
-    assert [one.user[5] for one in counted] == [*(f"hash of {name}" for name in names), None]
+    assert [one.user[0] and credential_of(one.user).password_hash for one in counted] == [
+        *(f"hash of {name}" for name in names),
+        None,
+    ]
 
 
 async def test_attempt_that_is_refused_among_others(engine: Engine) -> None:
