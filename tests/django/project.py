@@ -36,7 +36,10 @@ def set_up() -> None:
     settings.configure(
         SECRET_KEY="for tests",
         ALLOWED_HOSTS=["*"],
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DIRECTORY / "django.db")}},
+        DATABASES={
+            name: {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DIRECTORY / file)}
+            for name, file in (("default", "django.db"), ("archive", "archive.db"))
+        },
         INSTALLED_APPS=[
             *("django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"),
             *("rest_framework", "ninja"),

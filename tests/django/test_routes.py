@@ -14,6 +14,7 @@ from tests.django.conftest import Person
 # isort: split
 from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.models import AnonymousUser
+from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.middleware.common import CommonMiddleware
 from django.test import AsyncRequestFactory
@@ -106,6 +107,15 @@ def test_every_view_without_login(stranger: Person) -> None:
         return middleware.process_view(request, view.func, view.args, view.kwargs) is None
 
     assert [passes(path) for path in ("/auth/login", "/auth/me", "/class", "/rest/user")] == [True] * 4
+
+
+@pytest.mark.parametrize("alias", ["default", "archive"])
+def test_atomic_requests(stranger: Person, monkeypatch: pytest.MonkeyPatch, alias: str) -> None:
+    """Django runs no async view in a transaction of the request; ours need none, in no database of the project."""
+    monkeypatch.setitem(connections.settings[alias], "ATOMIC_REQUESTS", True)
+    assert stranger.sign_up().status_code == 201
+    assert stranger.send("POST", "/auth/refresh").status_code == 200
+    assert stranger.send("GET", "/asked").json()["code"] == "forbidden"
 
 
 def test_client_that_leaves(node: Keyturn) -> None:

@@ -10,6 +10,7 @@ from http.cookies import Morsel
 from typing import Any, Protocol
 
 from django.core.handlers.asgi import ASGIRequest
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.views.decorators.csrf import csrf_exempt
@@ -54,6 +55,7 @@ def _view(node: ThreadedNode, methods: Mapping[str, Route]) -> Callable[..., Cor
 
     Why exempt from Django's CSRF check: ours is stricter (`core/csrf.py`: a header, Fetch Metadata and Origin), covers
     the login too, and needs no token in a page. Why exempt from LoginRequiredMiddleware: these routes are the login.
+    Why in no transaction of ATOMIC_REQUESTS: Django has none for async views, and the node opens its own.
     """
 
     async def answer(request: HttpRequest, session_id: str = "") -> HttpResponse:
@@ -66,6 +68,8 @@ def _view(node: ThreadedNode, methods: Mapping[str, Route]) -> Callable[..., Cor
         return _translate(await content.awaited(node, message, methods))
 
     answer.login_required = False  # type: ignore[attr-defined]
+    for alias in connections:
+        transaction.non_atomic_requests(using=alias)(answer)
     return csrf_exempt(answer)
 
 
