@@ -13,11 +13,16 @@ from tests.django.conftest import Person
 # isort: split
 from django.contrib.auth import authenticate, get_user_model
 from django.contrib.auth.hashers import make_password
+from django.contrib.auth.models import User
 from django.db import connections
+from django.test import override_settings
 
-from keyturn.core.errors import InvalidRequest, Unavailable
+from keyturn.core.errors import InvalidRequest, InvalidToken, Unavailable
+from keyturn.core.model import Principal, SessionId
 from keyturn.django import DjangoUserDirectory
 from keyturn.django.users import from_django, to_django
+from keyturn.verify.drf import UserAuthentication
+from tests.django.accounts import Account, Member
 from tests.web.conftest import PASSWORD
 
 pytestmark = pytest.mark.usefixtures("node")
@@ -35,6 +40,11 @@ def person(node: Any) -> Person:
 def made_by_django(email: str, password: str) -> Any:
     """Make a user as the project's own pages do."""
     return get_user_model()._default_manager.create(email=email, username=email, password=password)
+
+
+def acting_as(user_id: str) -> Principal:
+    """Make what a token of somebody says."""
+    return Principal(user_id, SessionId(bytes(16)), "token", frozenset(), ("pwd",), 0.0, 60.0, {})
 
 
 @pytest.mark.parametrize("name", HASHERS)
@@ -148,6 +158,27 @@ async def test_reads_of_many_refreshes(person: Person) -> None:
     users = [await directory.create(Person("wsgi").email, None, "hash") for _ in range(3)]
     ids = [user.id for user in users if user is not None]
     assert await asyncio.gather(*map(directory.get, [*ids, "0", *ids])) == [*users, None, *users]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("model", [User, Account, Member])
+@pytest.mark.parametrize(
+    "odd", ["", "1.5", "7f0e9c", "5f2c" * 9, str(2**63), str(-(2**70)), pytest.param("9" * 5000, id="long")]
+)
+async def test_id_that_the_model_cannot_have(person: Person, model: type[Any], odd: str) -> None:
+    """An id of another kind, or a number that no database holds, is nobody's, and disturbs none that is read with it."""
+    names = {"email": person.email, model.USERNAME_FIELD: person.email}
+    made = await asyncio.to_thread(model._default_manager.create, **names, password="hash")
+    with override_settings(AUTH_USER_MODEL=model._meta.label):
+        found = await asyncio.gather(*map(directory.get, [odd, str(made.pk), odd]))
+        assert [user and user.email for user in found] == [None, person.email, None]
+        assert await directory.get_password_hash(odd) is None
+        assert not await directory.replace_password_hash(odd, "hash", "other")
+        assert await directory.replace_password_hash(str(made.pk), "hash", "other")
+        assert await asyncio.to_thread(UserAuthentication().user_of, acting_as(str(made.pk))) == made
+        with pytest.raises(InvalidToken) as refused:
+            await asyncio.to_thread(UserAuthentication().user_of, acting_as(odd))
+        assert refused.value.reason == "user_gone"
 
 
 @pytest.mark.anyio

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from django.contrib.auth import get_user_model
@@ -21,6 +21,7 @@ from keyturn.core.model import User, UserId
 from keyturn.email import Email, normalise_email
 from keyturn.ports import Credential
 from keyturn.stores.group_commit import Gatherer, Group
+from keyturn.verify.django_users import can_be_id
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -101,17 +102,17 @@ class DjangoUserDirectory:
 
     async def get_password_hash(self, user_id: UserId) -> str | None:
         """Read the user's password hash; None: no such user, or one without a password."""
-        stored = await _run(lambda: _users().filter(pk=user_id).values_list("password", flat=True).first())
+        stored = await _run(lambda: _with_ids([user_id]).values_list("password", flat=True).first())
         return None if stored is None else from_django(stored)
 
     async def replace_password_hash(self, user_id: UserId, old: str, new: str) -> bool:
         """Set the hash if it still is `old`; of two changes that race, one gets False."""
-        mine = {"pk": user_id, "password": to_django(old)}
-        changed = await _run(lambda: _users().filter(**mine).update(password=to_django(new)))
+        spelled = to_django(old), to_django(new)
+        changed = await _run(lambda: _with_ids([user_id]).filter(password=spelled[0]).update(password=spelled[1]))
         return bool(changed)
 
     async def _read(self, group: Group[UserId, User | None]) -> None:
-        rows = await _run(lambda: list(_users().filter(pk__in=set(group.items))))
+        rows = await _run(lambda: list(_with_ids(set(group.items))))
         found = {str(row.pk): _user(row) for row in rows}
         for index, user_id in enumerate(group.items):
             group.answer(index, found.get(user_id))
@@ -144,6 +145,12 @@ def _model() -> Any:
 
 def _users() -> Any:
     return _model()._default_manager  # noqa: SLF001 - Django's documented way to any model's manager
+
+
+def _with_ids(ids: Iterable[UserId]) -> Any:
+    """Return the query for the users who have one of these ids; an id that the model cannot have is nobody's."""
+    model = _model()
+    return _users().filter(pk__in=[one for one in ids if can_be_id(model, one)])
 
 
 def _holders(address: Email) -> list[Any]:

@@ -31,6 +31,7 @@ from rest_framework.response import Response
 from keyturn.core.errors import InvalidToken, Refused
 from keyturn.core.model import Principal
 from keyturn.verify.django import answer_refusal, identified
+from keyturn.verify.django_users import can_be_id
 from keyturn.verify.guard import Requirement
 from keyturn.wire import problem
 
@@ -114,11 +115,13 @@ class UserAuthentication(TokenAuthentication):
     """Find the project's own user: for a node in this process whose users are `DjangoUserDirectory`."""
 
     def user_of(self, principal: Principal) -> Any:
-        """Read the user. Raises: InvalidToken: deleted, or not active."""
-        user = get_user_model()._default_manager.filter(pk=principal.user_id, is_active=True).first()  # noqa: SLF001 - documented
-        if user is None:
-            raise InvalidToken("user_gone")
-        return user
+        """Read the user. Raises: InvalidToken: not there, or not active."""
+        model, user_id = get_user_model(), principal.user_id
+        if can_be_id(model, user_id):
+            user = model._default_manager.filter(pk=user_id, is_active=True).first()  # noqa: SLF001 - documented
+            if user is not None:
+                return user
+        raise InvalidToken("user_gone")
 
 
 def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) -> type[BasePermission]:
