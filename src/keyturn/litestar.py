@@ -12,7 +12,7 @@ Owns: the routes in Litestar and what its OpenAPI shows. Must not decide anythin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
@@ -27,7 +27,8 @@ from litestar.types import ASGIApp
 from keyturn.core.errors import InvalidToken
 from keyturn.ports import PrincipalSource
 from keyturn.verify.litestar import SECURITY, TokenPlugin, requires
-from keyturn.web.asgi import KeyturnASGI
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import Receive, Scope, Send, serve
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.documentation import DOCUMENTED, Documented
 from keyturn.web.endpoints import Route
@@ -64,22 +65,31 @@ class KeyturnPlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Add the routes, the node's life and what `TokenPlugin` adds."""
         application = self._node.web
-        # Litestar has types of its own for what ASGI says of scopes and messages.
-        serve = cast("ASGIApp", KeyturnASGI(application))
         for path, methods in by_path(application, hosted_routes(operations=self._operations)).items():
+            answer = _answering(application, methods)
             # First the methods that are refused, OPTIONS among them: Litestar would add an answer of its own.
             others = [method for method in HttpMethod if method.value not in methods]
-            app_config.route_handlers.append(_forward(serve, path, others, include_in_schema=False))
-            app_config.route_handlers += [_documented(serve, path, route) for route in methods.values()]
+            app_config.route_handlers.append(_forward(answer, path, others, include_in_schema=False))
+            app_config.route_handlers += [_documented(answer, path, route) for route in methods.values()]
         app_config.lifespan.append(lifespan_of(self._node))
         return TokenPlugin(self._node).on_app_init(app_config)
 
 
-def _forward(serve: ASGIApp, path: str, methods: Sequence[HttpMethod], **more: Any) -> HTTPRouteHandler:
+def _answering(application: WebApplication, methods: Mapping[str, Route]) -> ASGIApp:
+    """Return what answers the requests for one path, which Litestar has found below whatever path the host has."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        parameter = scope["path_params"].get("session_id", "")
+        await serve(application, scope, receive, send, methods=methods, parameter=parameter)
+
+    return cast("ASGIApp", answer)  # Litestar has types of its own for what ASGI says of scopes and messages
+
+
+def _forward(answer: ASGIApp, path: str, methods: Sequence[HttpMethod], **more: Any) -> HTTPRouteHandler:
     """Return a handler that leaves the whole request to us: body, headers and cookies as they came, and go."""
 
     async def forward() -> ASGIApp:  # it asks for nothing, so Litestar reads nothing
-        return serve
+        return answer
 
     spelled = path.replace("{session_id}", "{session_id:str}")
     # The status is ours to set; Litestar takes a 204, its own for DELETE, as a promise that nothing is returned.
@@ -89,10 +99,10 @@ def _forward(serve: ASGIApp, path: str, methods: Sequence[HttpMethod], **more: A
 # -- what OpenAPI shows
 
 
-def _documented(serve: ASGIApp, path: str, route: Route) -> HTTPRouteHandler:
+def _documented(answer: ASGIApp, path: str, route: Route) -> HTTPRouteHandler:
     documented = DOCUMENTED[route.name]
     return _forward(
-        serve,
+        answer,
         path,
         [HttpMethod(route.method)],
         name=f"keyturn_{route.name}",

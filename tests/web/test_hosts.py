@@ -39,6 +39,23 @@ async def test_mount_in_starlette(fresh: Keyturn) -> None:
         assert (await send(app, "POST", "/auth/refresh")).status == 404
 
 
+async def test_path_of_litestar(fresh: Keyturn) -> None:
+    """The routes have the path that the application has, with methods and parameter as everywhere."""
+    app = Litestar([], path="/api", plugins=[KeyturnPlugin(fresh)])
+    async with app.lifespan():
+        browser = Browser(app)
+        answer = await browser.send("POST", "/api/auth/signup", {"email": browser.email, "password": browser.password})
+        assert answer.status == 201
+        assert (await browser.send("POST", "/api/auth/refresh")).status == 200
+        refused = await browser.send("GET", "/api/auth/refresh")
+        assert (refused.code, refused.header("allow")) == ("method_not_allowed", "OPTIONS, POST")
+        bearer = [("authorization", f"Bearer {answer.json()['access_token']}")]
+        assert (await send(app, "HEAD", "/api/auth/me", headers=bearer)).status == 200
+        session = answer.json()["session"]["id"]
+        assert (await send(app, "DELETE", f"/api/auth/sessions/{session}", headers=bearer)).status == 204
+        assert (await send(app, "GET", "/auth/me", headers=bearer)).status == 404
+
+
 @pytest.mark.parametrize("operations", [False, True])
 async def test_operations(fresh: Keyturn, operations: bool) -> None:
     """Health and readiness are the host's own unless it asks for ours."""

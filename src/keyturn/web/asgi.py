@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from keyturn.core.errors import InvalidRequest, PayloadTooLarge, Unavailable
 from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.web import answers
 from keyturn.web.application import WebApplication
-from keyturn.web.endpoints import METRICS_TYPE
+from keyturn.web.endpoints import METRICS_TYPE, Route
 from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone, ReadBody, Request, Response, request_id
 
 _logger = logging.getLogger(__name__)
@@ -102,14 +102,39 @@ class MetricsASGI:
         await write_response(answers.finish(response, request_id(())), scope, send)
 
 
-async def serve(application: WebApplication, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one HTTP request."""
-    request = read_request(scope, receive, application.config.body_timeout)
+async def serve(
+    application: WebApplication,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    methods: Mapping[str, Route] | None = None,
+    parameter: str = "",
+) -> None:
+    """Answer one HTTP request.
+
+    Args:
+        methods: those of its path, where a host has routed.
+        parameter: the value of the route's one path parameter, where a host has routed.
+    """
+    request = read_request(scope, receive, application.config.body_timeout, parameter=parameter)
     try:
-        response = await application.respond(request)
+        response = await respond_routed(application, methods, request)
     except ClientGone:
         return
     await write_response(response, scope, send)
+
+
+def respond_routed(
+    application: WebApplication, methods: Mapping[str, Route] | None, request: Request
+) -> Awaitable[Response]:
+    """Answer a request whose path has these methods; None: nobody has routed yet.
+
+    Why not whatever a host has found: it goes by the decoded path.
+    """
+    if methods is None or request.path == NEVER_FOUND:
+        return application.respond(request)
+    return application.respond_at(methods, request)
 
 
 def read_request(scope: Scope, receive: Receive, body_timeout: float, *, parameter: str = "") -> Request:
