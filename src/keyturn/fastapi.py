@@ -30,7 +30,7 @@ from keyturn.verify.fastapi import BEARER, PrincipalRefused, TokenAuth, answer_r
 from keyturn.verify.guard import Guard
 from keyturn.web import server_credential
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import NEVER_FOUND, read_request
+from keyturn.web.asgi import read_request, respond_routed
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.config import WebConfig
 from keyturn.web.documentation import DOCUMENTED, Documented
@@ -97,7 +97,10 @@ def router(source: WebApplication | Runtime, *, operations: bool = False) -> API
 
 
 def install(app: FastAPI, source: WebApplication | Runtime, *, operations: bool = False) -> None:
-    """Include the routes and make `CurrentPrincipal` find them, also from applications mounted below this one."""
+    """Include the routes and make `CurrentPrincipal` find them.
+
+    An application mounted below this one has a state of its own: set its `state.keyturn` to this one's.
+    """
     app.include_router(router(source, operations=operations))
     app.state.keyturn = source if isinstance(source, WebApplication) else source.web
     app.add_exception_handler(PrincipalRefused, answer_refusal)
@@ -209,20 +212,11 @@ class _Endpoint:
 
     def __init__(self, application: WebApplication, route: Route) -> None:
         self.application: Final = application
-        self.route: Final = route
+        self._methods: Final = {route.method: route}
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
-        parameter = request.path_params.get("session_id", "")
-        timeout = self.application.config.body_timeout
-        message = read_request(request.scope, request.receive, timeout, parameter=parameter)
-        application = self.application
-        # FastAPI has found the route by the decoded path.
-        known = message.path != NEVER_FOUND
-        try:
-            return translate(await (application.run(self.route, message) if known else application.respond(message)))
-        except ClientGone:
-            return Response(status_code=400)  # nobody is there to read it
+        return await _answer(self.application, self._methods, request)
 
 
 def _endpoint(application: WebApplication, route: Route) -> Callable[[Request], Awaitable[Response]]:
@@ -235,10 +229,19 @@ def _other_methods(
     """Answer the methods of a path that are not in its contract, HEAD and OPTIONS among them."""
 
     async def answer(request: Request) -> Response:
-        message = read_request(request.scope, request.receive, application.config.body_timeout)
-        return translate(await application.respond_at(methods, message))
+        return await _answer(application, methods, request)
 
     return answer
+
+
+async def _answer(application: WebApplication, methods: Mapping[str, Route], request: Request) -> Response:
+    parameter = request.path_params.get("session_id", "")
+    timeout = application.config.body_timeout
+    message = read_request(request.scope, request.receive, timeout, parameter=parameter)
+    try:
+        return translate(await respond_routed(application, methods, message))
+    except ClientGone:
+        return Response(status_code=400)  # nobody is there to read it
 
 
 # -- who the request acts as

@@ -142,6 +142,13 @@ async def test_prefix_of_the_host(node: Keyturn) -> None:
         assert (await guest.post("/auth/refresh")).status_code == 404
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
+async def test_encoded_path(guest: Browser, method: str) -> None:
+    """A path spelled in another way is not found, whatever the method."""
+    await guest.sign_up()
+    assert (await guest.request(method, "/auth/%6de", headers=guest.bearer)).status_code == 404
+
+
 async def test_operations_stay_with_the_host(guest: Browser) -> None:
     """Health, readiness and metrics are the host's own unless it asks for ours."""
     for path in ("/healthz", "/readyz", "/metrics"):
