@@ -265,9 +265,18 @@ async def test_head_and_options(embedded: Wire, ada: Browser) -> None:
     assert preflight.header("access-control-allow-origin") == "https://app.test"
 
 
-async def test_encoded_path(embedded: Wire) -> None:
-    """A path spelled in another way is no route of ours."""
-    assert (await send(embedded, "POST", "/auth/%6cogin", headers=SAFE)).status == 404
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
+async def test_encoded_path(ada: Browser, method: str) -> None:
+    """A path spelled in another way is no route of ours, whatever the method."""
+    assert (await ada.send(method, "/auth/%6de", bearer=True)).status == 404
+
+
+@pytest.mark.parametrize("path", ["/auth/me/", "/auth/sessions/", "/auth//me"])
+async def test_path_with_a_slash_too_many(ada: Browser, path: str) -> None:
+    """It is no route of ours either, unless the host sends its callers on to the path that is."""
+    answer = await ada.send("GET", path, bearer=True)
+    sent_on = answer.status in {307, 308} and answer.header("location").endswith(("/auth/me", "/auth/sessions"))
+    assert answer.status == 404 or sent_on
 
 
 async def test_address_behind_a_proxy(ada: Browser) -> None:

@@ -183,14 +183,19 @@ async def test_path_not_exact(node: Keyturn, path: str) -> None:
     assert await code(node.asgi, path=path) == "not_found"
 
 
-async def test_path_percent_encoded(node: Keyturn) -> None:
-    """An encoded path would pass by a proxy's rules, so it is another path."""
-    assert await code(node.asgi, raw_path=b"/auth/%6Cogin") == "not_found"
+@pytest.mark.parametrize("sent", [b"/auth/%6Cogin", b"//auth/login", b"/auth//login", b"/auth/login/"])
+async def test_path_in_another_spelling(node: Keyturn, sent: bytes) -> None:
+    """It would pass by a proxy's rules, so it is another path, also where somebody before us has tidied it up."""
+    assert await code(node.asgi, raw_path=sent) == "not_found"
 
 
-async def test_path_below_a_mount(node: Keyturn) -> None:
-    """The application can be mounted: the mount's path is not part of ours."""
-    answer = await call(node.asgi, "GET", "/x/healthz", root_path="/x")
+@pytest.mark.parametrize(
+    ("root", "sent"),
+    [("/x", b"/x/healthz"), ("/x/", b"/x//healthz"), ("/x", b"/healthz"), ("/x", b"/x/healthz?a=%2F//"), ("/x", None)],
+)
+async def test_path_below_a_mount(node: Keyturn, root: str, sent: bytes | None) -> None:
+    """The application can be mounted: the mount's path is not part of ours, and how it was sent need not be told."""
+    answer = await call(node.asgi, "GET", f"{root}/healthz", root_path=root, raw_path=sent)
     assert answer is not None
     assert answer[0] == 200
 

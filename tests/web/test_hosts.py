@@ -56,6 +56,13 @@ async def test_path_of_litestar(fresh: Keyturn) -> None:
         assert (await send(app, "GET", "/auth/me", headers=bearer)).status == 404
 
 
+@pytest.mark.parametrize("path", ["/auth/me/", "/auth//me", "//auth/me"])
+async def test_path_that_litestar_tidies_up(fresh: Keyturn, path: str) -> None:
+    """A path with a slash too many is not found, although Litestar has found it."""
+    answer = await send(Litestar([], plugins=[KeyturnPlugin(fresh)]), "GET", path)
+    assert answer.code == "not_found"
+
+
 @pytest.mark.parametrize("operations", [False, True])
 async def test_operations(fresh: Keyturn, operations: bool) -> None:
     """Health and readiness are the host's own unless it asks for ours."""

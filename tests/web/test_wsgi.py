@@ -139,15 +139,25 @@ def test_content_type_twice(node: Keyturn) -> None:
 
 
 @pytest.mark.parametrize("name", ["REQUEST_URI", "RAW_URI"])
-@pytest.mark.parametrize("sent", ["/auth/%6Cogin", "http://auth.test/auth/logi%6E?x=1"])
-def test_percent_encoded_path(node: Keyturn, name: str, sent: str) -> None:
-    """An encoded path would slip past a proxy's rules, so it is another path, where the server tells how it was sent."""
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *("/auth/%6Cogin", "http://auth.test/auth/logi%6E?x=1"),
+        *("//auth/login", "/auth//login", "/auth/login/", "/auth/login/?x=1", "http://auth.test//auth/login"),
+    ],
+)
+def test_path_in_another_spelling(node: Keyturn, name: str, sent: str) -> None:
+    """It would slip past a proxy's rules, so it is another path, where the server tells how it was sent."""
     assert code(call(node.wsgi, **_environ(name, sent))) == "not_found"
 
 
-def test_percent_in_the_query(node: Keyturn) -> None:
-    """A query is not looked at."""
-    assert code(call(node.wsgi, json_body={}, REQUEST_URI="/auth/login?next=%2F")) == "invalid_request"
+@pytest.mark.parametrize(
+    "sent",
+    ["/auth/login?next=%2F", "/auth/login?a//b/", "http://auth.test/auth/login", "HTTP://auth.test/x/auth/login?"],
+)
+def test_path_in_a_whole_target(node: Keyturn, sent: str) -> None:
+    """A query is not looked at, nor is the address before the path, nor a mount."""
+    assert code(call(node.wsgi, json_body={}, REQUEST_URI=sent)) == "invalid_request"
 
 
 @pytest.mark.parametrize(

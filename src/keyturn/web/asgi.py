@@ -130,7 +130,7 @@ def respond_routed(
 ) -> Awaitable[Response]:
     """Answer a request whose path has these methods; None: nobody has routed yet.
 
-    Why not whatever a host has found: it goes by the decoded path.
+    Why not whatever a host has found: it goes by the path as it was decoded, and tidied up.
     """
     if methods is None or request.path == NEVER_FOUND:
         return application.respond(request)
@@ -140,11 +140,12 @@ def respond_routed(
 def read_request(scope: Scope, receive: Receive, body_timeout: float, *, parameter: str = "") -> Request:
     """Turn an ASGI scope into a Request."""
     path: str = scope["path"]
+    # As it was sent, which servers need not tell; some test clients leave the query on it.
+    sent = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
     root: str = scope.get("root_path", "")
-    if root and path.startswith(root):
-        path = path[len(root) :]
-    # Why: every path of the contract is spelled in one way. An encoded one would slip past a proxy's rules.
-    if b"%" in scope.get("raw_path", b""):
+    if root:
+        path, sent = path.removeprefix(root), sent.removeprefix(root)
+    if is_respelled(sent):
         path = NEVER_FOUND
     client = scope.get("client")
     return Request(
@@ -157,6 +158,15 @@ def read_request(scope: Scope, receive: Receive, body_timeout: float, *, paramet
         ensure_awaited=ensure_awaited_by(receive),
         parameter=parameter,
     )
+
+
+def is_respelled(sent: str) -> bool:
+    """Say whether a path as it was sent, without its query, is spelled in a way that is not the contract's.
+
+    Why: every path of the contract is spelled in one way. Servers and hosts decode a path, and some drop slashes, before
+    they route; one that only then is ours would slip past a proxy's rules.
+    """
+    return "%" in sent or "//" in sent or sent.endswith("/")
 
 
 def ensure_awaited_by(receive: object, monotonic: Callable[[], float] = time.monotonic) -> Callable[[], None]:

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from keyturn.core import cookie
 from keyturn.core.errors import InvalidRequest, PayloadTooLarge, Refused
 from keyturn.ports import MonotonicClock
-from keyturn.web.asgi import NEVER_FOUND, ensure_awaited_by, refuse_announced
+from keyturn.web.asgi import NEVER_FOUND, ensure_awaited_by, is_respelled, refuse_announced
 from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone, Header, ReadBody, Request, Response
 from keyturn.web.threaded import ThreadedNode
 
@@ -27,6 +27,8 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 _OURS: Final = b"|".join(map(re.escape, (cookie.REFRESH, cookie.DEVICE)))
 _JOINED: Final = re.compile(rb",[ \t]*(?:%b)=|(?:^|;)[ \t]*(?:%b)=[^;,]*," % (_OURS, _OURS))
+# Spec: RFC 9112 3.2.2, the absolute form of a target.
+_ADDRESS: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 
 
 class Source(Protocol):
@@ -75,8 +77,9 @@ def read_environ(
     ensure_awaited = ensure_awaited_by(environ, monotonic)
     headers = _headers(environ)
     path: str = environ.get("PATH_INFO", "")
-    # Why: as over ASGI. Servers that tell the path as it was sent do so under one of these names.
-    if "%" in (environ.get("REQUEST_URI") or environ.get("RAW_URI") or "").partition("?")[0]:
+    # Servers that tell the path as it was sent do so under one of these names, with whatever else was in the target.
+    target: str = environ.get("REQUEST_URI") or environ.get("RAW_URI") or ""
+    if is_respelled(_ADDRESS.sub("", target.partition("?")[0])):
         path = NEVER_FOUND
     return Request(
         environ["REQUEST_METHOD"],
