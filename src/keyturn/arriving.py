@@ -18,6 +18,7 @@ HEAD_LIMIT: Final = 64 * 1024
 """Bytes of a request that are not its body: eight times what common proxies let through."""
 ARRIVAL_TIME: Final = 20.0
 """Seconds from the first byte of a request to its last: twice the time after which everybody gives a request up."""
+_LINE: Final = len(":\r\n")
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -32,6 +33,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._arriving = False
+        self._read = 0
         self._size = 0
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -48,20 +50,24 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come; refuse what is too much."""
-        self._size += len(data)
+        self._read = len(data)
+        self._size += self._read
         super().data_received(data)
         if (self._arriving or not self._answering()) and not self.transport.is_closing():
             if self._deadline is None:
                 self._deadline = self.loop.call_later(self.arrival_time, self._too_slow)
             if self._size > HEAD_LIMIT:
-                if not self._answering():
-                    self.transport.write(_TOO_LARGE)
-                self.transport.close()
+                self._refuse()
 
     def on_message_begin(self) -> None:
         """Note that a request begins."""
         self._arriving = True
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Pass a head on, unless it is too large."""
+        self._weigh()
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body, which has a limit of its own."""
@@ -69,11 +75,30 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that a request is here."""
+        """Note that a request is here, unless its trailers are too large."""
+        self._weigh()
         self._arriving = False
         self._size = 0
         self._rest()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, unless it has been refused."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
+
+    def _weigh(self) -> None:
+        # A read may hold a whole request, or several: how much of it is head, only what was found in it tells.
+        if max(self._read, self._size) > HEAD_LIMIT:
+            lines = sum(len(name) + len(value) + _LINE for name, value in self.headers)
+            if len(self.url) + lines > HEAD_LIMIT:
+                self._refuse()
+                raise ValueError("too large")  # the parser reads no further
+
+    def _refuse(self) -> None:
+        if not self._answering():
+            self.transport.write(_TOO_LARGE)
+        self.transport.close()
 
     def _answering(self) -> bool:
         # There is none before the first request; its type does not say so.

@@ -27,6 +27,7 @@ HEAD = (
     b"POST /auth/login HTTP/1.1\r\nHost: auth.test\r\nX-Keyturn: 1\r\nOrigin: %s\r\nContent-Type: application/json\r\n"
     % ORIGIN.encode()
 )
+LONG = b"x" * 80_000 + b"\r\n\r\n"
 
 
 def exchange(server: Server, sent: bytes, *, until_closed: bool = False) -> bytes:
@@ -113,10 +114,17 @@ def test_huge_chunked_body_is_refused_while_it_comes(server: Server) -> None:
         pytest.param(b"GET /auth/me HTTP/1.1\r\nHost: auth.test\r\n" + b"X: %d\r\n" % 10**6 * 200_000, id="headers"),
         pytest.param(b"GET /" + b"x" * 2_000_000, id="path"),
         pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: %d\r\n" % 10**6 * 200_000, id="trailers"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nX: " + LONG, id="whole header"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\n" + b"X:1\r\n" * 14_000 + b"\r\n", id="whole headers"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\n\r\nGET /healthz HTTP/1.1\r\nX: " + LONG, id="whole second head"),
+        pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + LONG, id="whole trailer"),
     ],
 )
 def test_huge_head_is_refused(server: Server, sent: bytes) -> None:
-    """What belongs to no body ends after 64 KiB, although the request never does: it would fill the memory."""
+    """What belongs to no body ends after 64 KiB, although the request never does: it would fill the memory.
+
+    So does a request that ends before it is looked at: with one read of the socket.
+    """
     answer = exchange(server, sent, until_closed=True)
     assert status(answer) in {0, 431}
     assert alive(server)
