@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from keyturn.core.events import EventType
 from keyturn.observability import Metrics
 from keyturn.ports import UserDirectory
+from tests.cli.conftest import SAFE, Command
 from tests.docs.shell import ROOT, USER, Shell, blocks
+from tests.services import PostgresServer
 from tests.variables import variables
 
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -56,6 +60,44 @@ def test_metrics_and_events_exist() -> None:
     named = re.findall(r"`([a-z]+_[a-z_]+)`", OPERATING.partition("warnings are")[2])
     assert len(named) == 4
     assert set(named) <= set(EventType)
+
+
+@pytest.fixture
+def limited_url(postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of a migrated database, for a role that has been granted what the guide grants and nothing else."""
+    Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url}).run("migrate")
+    database = postgres_url.rpartition("/")[2]
+    postgres.execute("CREATE ROLE keyturn_server LOGIN")
+    [grants] = blocks(OPERATING, "The database", "sql")
+    postgres.execute(grants, database)
+    yield postgres_url.replace("://keyturn@", "://keyturn_server@")
+    postgres.execute("DROP OWNED BY keyturn_server", database)
+    postgres.execute("DROP ROLE keyturn_server")
+
+
+def cookie_of(answer: httpx2.Response) -> dict[str, str]:
+    """Return the header that sends an answer's refresh token back: the client keeps a Secure cookie to itself."""
+    return {"Cookie": f"__Host-kt_refresh={answer.cookies['__Host-kt_refresh']}"}
+
+
+def test_rights_of_a_limited_role(limited_url: str, tmp_path: Path) -> None:
+    """They are enough for a session from its sign-up to its logout, and for the commands."""
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": limited_url, "KEYTURN_MIGRATE": "off"})
+    with command.serving() as client:
+        assert client.post("/auth/signup", json=USER).status_code == 201
+        answer = client.post("/auth/refresh", headers=cookie_of(client.post("/auth/login", json=USER)))
+        assert answer.status_code == 200, answer.text
+        bearer = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+        password = {"current_password": USER["password"], "new_password": "quiet violets juggle otters"}
+        assert client.post("/auth/password", json=password, headers=bearer).status_code == 204
+        assert client.post("/auth/logout", headers=cookie_of(answer)).status_code == 204
+        assert client.get("/auth/me", headers=bearer).status_code == 401
+        assert client.get("/readyz").status_code == 200
+    assert "permission denied" not in (tmp_path / "serve.log").read_text()
+    assert command.json("doctor") == {"safe": True, "findings": []}
+    commands = ("prune", "keys rotate --compromised", "heal --minutes 0", f"users unlock {USER['email']}")
+    for line in (*commands, f"users disable {USER['email']}", f"users delete {USER['email']} --yes"):
+        command.run(*line.split())
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
