@@ -1,4 +1,4 @@
-"""Every way Keyturn refuses, with its stable code: the tree below is the whole of it.
+"""Every refusal, with its stable code: the tree below is the whole of it.
 
 KeyturnError
 ├── UnsafePolicy, UnsafeSettings          start-up only
