@@ -15,17 +15,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_fastapi_quick_start_answers_hello_to_a_user_who_signed_up(tmp_path: Path) -> None:
-    """The application as it is printed: the routes work, and `/hello` wants an access token."""
+    """The application as it is printed: the printed curl command signs a user up, and `/hello` wants the access token."""
     section = "In a FastAPI application"
     (tmp_path / "app.py").write_text(blocks(README, section, "python")[0])
     shell = Shell(tmp_path)
-    with shell.running(blocks(README, section, "sh")[0]) as client:
-        origin = {"X-Keyturn": "1", "Origin": f"http://127.0.0.1:{shell.port}"}
-        signed_up = client.post("/auth/signup", json=USER, headers=origin)
-        assert signed_up.status_code == 201, signed_up.text
+    start, sign_up = blocks(README, section, "sh")
+    with shell.running(start) as client:
+        signed_up = json.loads(shell.run(sign_up))
         assert client.get("/hello").status_code == 401
-        bearer = {"Authorization": f"Bearer {signed_up.json()['access_token']}"}
-        assert client.get("/hello", headers=bearer).json() == {"hello": signed_up.json()["user"]["id"]}
+        bearer = {"Authorization": f"Bearer {signed_up['access_token']}"}
+        assert client.get("/hello", headers=bearer).json() == {"hello": signed_up["user"]["id"]}
         assert "/auth/refresh" in client.get("/openapi.json").json()["paths"]
 
 
