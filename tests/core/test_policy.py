@@ -9,6 +9,7 @@ import pytest
 
 from keyturn.core.errors import UnsafePolicy
 from keyturn.core.policy import DAY, HOUR, SETTLE_FLOOR, TAIL_FLOOR, Drift, Policy, Rotation
+from keyturn.tokens.password_policy import PasswordPolicy
 
 
 def codes(**numbers: Any) -> list[str]:
@@ -44,7 +45,6 @@ def test_shipped_policy() -> None:
         ({"remembered_inactivity_timeout": 30 * DAY + 1}, "inactivity_too_long"),
         ({"inactivity_timeout": 1199.0}, "inactivity_too_short"),
         ({"remembered_inactivity_timeout": 1199.0}, "inactivity_too_short"),
-        ({"password_min_length": 7}, "password_too_short"),
     ],
 )
 def test_broken_inequality(numbers: dict[str, Any], code: str) -> None:
@@ -64,12 +64,22 @@ def test_broken_inequality(numbers: dict[str, Any], code: str) -> None:
         {"inactivity_timeout": 1200.0},
         {"inactivity_timeout": DAY, "remembered_inactivity_timeout": 30 * DAY},
         {"password_min_length": 8},
+        {"password_min_length": 64},
         {"clock_leeway": 0.0, "touch_interval": 0, "key_publish_lead": 0},
     ],
 )
 def test_inequality_at_its_bound(numbers: dict[str, Any]) -> None:
     """The bounds themselves are allowed."""
     assert codes(**numbers) == []
+
+
+@pytest.mark.parametrize("length", [1, 7, 65, 1024])
+def test_password_length_that_no_policy_may_have(length: int) -> None:
+    """Refused relaxed or not, and by the rules for passwords as well: a node with it would not start."""
+    for relaxed in (False, True):
+        assert codes(password_min_length=length, relaxed=relaxed) == ["password_min_length"]
+    with pytest.raises(ValueError, match="8 to 64"):
+        PasswordPolicy(length)
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Policy)])
@@ -105,7 +115,7 @@ def test_all_problems_at_once() -> None:
     assert codes(settle_time=10.0, tail_time=1.0, password_min_length=4) == [
         "settle_too_short",
         "tail_too_short",
-        "password_too_short",
+        "password_min_length",
     ]
 
 
