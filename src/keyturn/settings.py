@@ -83,6 +83,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
+        allow_inf_nan=False,
         hide_input_in_errors=True,
         populate_by_name=True,
     )
@@ -182,6 +183,10 @@ class Settings(BaseSettings):
 
         Raises: UnsafePolicy: the numbers break a guarantee, unless in development.
         """
+        return Policy(**self.policy_numbers())
+
+    def policy_numbers(self) -> dict[str, Any]:
+        """Return what is set of the policy, and what follows from that, checked or not."""
         values: dict[str, Any] = {"rotation": self.rotation, "relaxed": not self.production}
         for name in (
             "access_lifetime",
@@ -203,7 +208,7 @@ class Settings(BaseSettings):
             # A timeout nobody chose gives way to a shorter lifetime that somebody did.
             values.setdefault("inactivity_timeout", min(HOUR, self.absolute_lifetime))
             values.setdefault("remembered_inactivity_timeout", min(14 * DAY, self.absolute_lifetime))
-        return Policy(**values)
+        return values
 
     def secret_ring(self) -> SecretRing | None:
         """Read the master key ring; None when there is none.

@@ -118,6 +118,36 @@ def test_doctor_explains_every_number_with_its_reason_and_source(sqlite_command:
     assert "settle_time\t60.0\t" in sqlite_command.run("doctor", "--explain")
 
 
+@pytest.mark.parametrize("unsafe", [{"KEYTURN_SETTLE_TIME": "5"}, {"KEYTURN_PASSWORD_MIN_LENGTH": "100"}])
+def test_doctor_explains_the_numbers_that_are_configured(sqlite_command: Command, unsafe: dict[str, str]) -> None:
+    """Also where the policy is refused: whoever mends it reads what is set, not what would be by default."""
+    sqlite_command.environment.update({"KEYTURN_TAIL_TIME": "20", **unsafe})
+    told = sqlite_command.json("doctor", "--explain", status=1)
+    assert "policy" in {finding["code"] for finding in told["findings"]}
+    policy = {number["name"]: number["value"] for number in told["policy"]}
+    for name, value in unsafe.items():
+        assert policy[name.removeprefix("KEYTURN_").lower()] == float(value)
+    assert (policy["tail_time"], policy["max_sessions"]) == (20.0, 50)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ACCESS_LIFETIME", "abc"), ("SETTLE_TIME", "nan"), ("SECRET_FILE", "nowhere")]
+)
+def test_doctor_tells_a_malformed_value_in_the_form_that_was_asked_for(
+    sqlite_command: Command, name: str, value: str
+) -> None:
+    """A script that reads JSON gets it, a misspelt name is told beside it, and no number is made up."""
+    sqlite_command.environment.update({f"KEYTURN_{name}": value, "KEYTURN_ISUER": "https://auth.example.com"})
+    told = sqlite_command.json("doctor", "--explain", status=1)
+    assert (told["safe"], told["policy"]) == (False, [])
+    assert [(finding["code"], finding["fatal"]) for finding in told["findings"]] == [
+        ("setting_malformed", True),
+        ("unknown_setting", False),
+    ]
+    assert told["findings"][0]["text"].startswith(f"KEYTURN_{name}: ")
+    assert f"UNSAFE  setting_malformed: KEYTURN_{name}: " in sqlite_command.run("doctor", status=1)
+
+
 def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:
     """A database and a Redis that are down are findings, without the password in their URLs."""
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://keyturn:hunter2@127.0.0.1:1/keyturn"

@@ -30,17 +30,25 @@ def doctor(
     import sys
 
     from keyturn.cli.tools import run
-    from keyturn.settings import Settings
+    from keyturn.core.errors import UnsafeSettings
+    from keyturn.settings import Finding, Settings
 
-    settings = Settings.load()
-    findings = run(gather(settings))
+    numbers: list[dict[str, object]] = []
+    try:
+        settings = Settings.load()
+    except UnsafeSettings as fault:
+        # Nothing more can be said: what is malformed is among what everything else would be judged by.
+        findings = [Finding("setting_malformed", problem, fatal=True) for problem in fault.problems]
+        findings += _unknown()
+    else:
+        findings = run(gather(settings))
+        numbers = _numbers(settings) if explain else []
     unsafe = any(finding.fatal for finding in findings)
-    numbers = _numbers(settings) if explain else []
     if json:
         result: dict[str, Any] = {"safe": not unsafe, "findings": [finding._asdict() for finding in findings]}
         as_json({**result, "policy": numbers} if explain else result)
     else:
-        if explain:
+        if numbers:
             table(("name", "value", "reason", "source"), numbers)
             say("")
         for finding in findings:
@@ -233,11 +241,9 @@ async def _redis(settings: Settings) -> list[Finding]:
 
 
 def _numbers(settings: Settings) -> list[dict[str, object]]:
-    from keyturn.core.errors import UnsafePolicy
+    """List the policy as it is configured, whether or not it may exist."""
     from keyturn.core.policy import Policy
 
-    try:
-        policy = settings.policy()
-    except UnsafePolicy:
-        policy = Policy()
-    return [explained._asdict() for explained in policy.explain()]
+    configured = settings.policy_numbers()
+    explained = (each._asdict() for each in Policy().explain())
+    return [{**each, "value": configured.get(each["name"], each["value"])} for each in explained]
