@@ -199,8 +199,9 @@ class Settings(BaseSettings):
             "password_min_length",
         ):
             values[name] = getattr(self, name)
+        remembered = self.remembered_inactivity_timeout
         # One number for both kinds of session, unless the remembered one has its own.
-        values["remembered_inactivity_timeout"] = self.remembered_inactivity_timeout or self.inactivity_timeout
+        values["remembered_inactivity_timeout"] = self.inactivity_timeout if remembered is None else remembered
         values = {name: value for name, value in values.items() if value is not None}
         if self.absolute_lifetime is not None:
             values["remembered_absolute_lifetime"] = self.absolute_lifetime

@@ -92,6 +92,8 @@ UNSAFE: list[tuple[dict[str, str], str]] = [
     ({"KEYTURN_SETTLE_TIME": "10"}, "policy"),
     ({"KEYTURN_ACCESS_LIFETIME": "86400"}, "policy"),
     ({"KEYTURN_ABSOLUTE_LIFETIME": "31536000"}, "policy"),
+    ({"KEYTURN_INACTIVITY_TIMEOUT": "0"}, "policy"),
+    ({"KEYTURN_REMEMBERED_INACTIVITY_TIMEOUT": "0"}, "policy"),
     ({"KEYTURN_PASSWORD_MIN_LENGTH": "7"}, "policy"),
     ({"KEYTURN_PASSWORD_MIN_LENGTH": "65"}, "policy"),
 ]
