@@ -205,15 +205,30 @@ def test_redis_url_option_reaches_the_node(sqlite_command: Command, redis_url: s
 
 
 def test_metrics_are_on_a_port_of_their_own(sqlite_command: Command) -> None:
-    """They count what the main port answers, and are not there without a token."""
+    """They count what the main port answers, which has them for a token only, and keep the rules for every route."""
     port = free_port()
     sqlite_command.environment["KEYTURN_METRICS_PORT"] = str(port)
-    with sqlite_command.serving() as client:
-        assert client.get("/healthz").status_code == 200
+    with sqlite_command.serving() as client, httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as metrics:
+        main = client.get("/healthz")
+        assert main.status_code == 200
         assert client.get("/metrics").status_code == 404
-        text = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
-        assert httpx2.get(f"http://127.0.0.1:{port}/healthz", timeout=30).status_code == 404
-    assert 'keyturn_requests_total{route="healthz",status="200"} 1.0' in text
+        shown = metrics.get("/metrics")
+        assert 'keyturn_requests_total{route="healthz",status="200"} 1.0' in shown.text
+        head = metrics.head("/metrics")
+        assert (head.status_code, head.content) == (200, b"")
+        assert (
+            head.headers["content-type"] == shown.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        )
+        assert int(head.headers["content-length"]) > 0
+        other = metrics.post("/metrics")
+        assert (other.status_code, other.json()["code"]) == (405, "method_not_allowed")
+        assert other.headers["allow"] == metrics.options("/metrics").headers["allow"] == "GET, HEAD, OPTIONS"
+        nothing = metrics.get("/healthz", headers={"x-request-id": "asked-by-us"})
+        assert (nothing.status_code, nothing.json()["code"]) == (404, "not_found")
+        assert nothing.headers["x-request-id"] == "asked-by-us"
+        for answer in (shown, head, other, nothing):
+            assert answer.headers.keys() >= main.headers.keys()
+            assert answer.headers["cache-control"] == main.headers["cache-control"]
 
 
 def test_port_that_is_taken_is_a_known_error(sqlite_command: Command) -> None:

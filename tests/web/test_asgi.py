@@ -333,7 +333,8 @@ async def test_metrics_on_their_own_port(path: str, status: int) -> None:
     async def receive() -> Any:
         raise AssertionError("nothing is read")
 
-    await MetricsASGI(lambda: b"up 1\n")({"type": "http", "method": "GET", "path": path}, receive, send)
+    scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+    await MetricsASGI(lambda: b"up 1\n")(scope, receive, send)
     assert sent[0]["status"] == status
     assert (sent[1]["body"] == b"up 1\n") == (status == 200)
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keyturn.runtime import Keyturn
     from keyturn.settings import Settings
     from keyturn.workers import Served
 
@@ -106,11 +105,12 @@ def worker() -> Served:
 
 def _served(settings: Settings) -> Served:
     from keyturn.cli.tools import make_node
+    from keyturn.web.asgi import MetricsASGI
     from keyturn.workers import Served
 
     _log_to_stderr(settings)
     node = make_node(settings)
-    return Served(node.asgi, node.lifespan, _metrics_application(node))
+    return Served(node.asgi, node.lifespan, MetricsASGI(node.web.services.metrics))
 
 
 def _log_to_stderr(settings: Settings) -> None:
@@ -132,21 +132,6 @@ def announce(listener: socket.socket, workers: int) -> None:
     shown = f"[{address}]" if ":" in address else address
     extra = {"url": f"http://{shown}:{port}", "port": port, "workers": workers}
     logging.getLogger("keyturn.server").info("listening", extra=extra)
-
-
-def _metrics_application(node: Keyturn) -> Any:
-    """Answer `GET /metrics` on the metrics port, to whoever can reach it."""
-
-    async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        del receive
-        found = scope["path"] == "/metrics" and node.metrics is not None
-        body = node.metrics.render() if found and node.metrics is not None else b""
-        headers = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
-        headers.append((b"content-length", str(len(body)).encode("ascii")))
-        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return application
 
 
 def demo(

@@ -11,12 +11,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
-from keyturn.core.errors import InvalidRequest, PayloadTooLarge, Unavailable
+from keyturn.core.errors import InvalidRequest, MethodNotAllowed, NotFound, PayloadTooLarge, Unavailable
 from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.web import answers
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import METRICS_TYPE, Route
-from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone, ReadBody, Request, Response, request_id
+from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone, ReadBody, Request, Response
 
 _logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ Hook = Callable[[], Awaitable[None]]
 
 NEVER_FOUND: Final = "\0"
 """The path of a request whose path is spelled in a way that is not the contract's."""
+_METRICS_METHODS: Final = "GET, HEAD, OPTIONS"
 _CONNECTION_CLOSE: Final = (b"connection", b"close")
 
 
@@ -86,20 +87,28 @@ class MetricsASGI:
     """Serve `/metrics` alone, for a port that only the monitoring reaches; there it needs no token.
 
     Args:
-        render: returns everything counted, in Prometheus' text format.
+        render: returns everything counted, in Prometheus' text format; None: nothing is counted.
     """
 
-    def __init__(self, render: Callable[[], bytes]) -> None:
+    def __init__(self, render: Callable[[], bytes] | None) -> None:
         self._render: Final = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; there is no lifespan."""
         if scope["type"] != "http":
             raise ValueError(f"{scope['type']} is not served here")
-        response = Response(404, [])
-        if scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}:
-            response = Response(200, [METRICS_TYPE], b"" if scope["method"] == "HEAD" else self._render())
-        await write_response(answers.finish(response, request_id(())), scope, send)
+        request = read_request(scope, receive, body_timeout=0.0)
+        response = answers.finish(self._answer(request), request.id)
+        await write_response(response._replace(body=b"") if request.method == "HEAD" else response, scope, send)
+
+    def _answer(self, request: Request) -> Response:
+        if request.path != "/metrics" or self._render is None:
+            return answers.problem(NotFound(), request.id)
+        if request.method == "OPTIONS":
+            return answers.nothing((b"allow", _METRICS_METHODS.encode("ascii")))
+        if request.method not in {"GET", "HEAD"}:
+            return answers.problem(MethodNotAllowed(_METRICS_METHODS), request.id)
+        return Response(200, [METRICS_TYPE], self._render())
 
 
 async def serve(
