@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from keyturn.web import bodies
 from keyturn.web.documentation import DOCUMENTED
 from keyturn.web.endpoints import ROUTES, Route
 from tests.web.conftest import PASSWORD, Browser
@@ -66,6 +69,23 @@ async def test_member_of_the_wrong_type(ada: Browser, name: str) -> None:
         for wrong in NOT_A[kind]:
             body = json.dumps({**GOOD[name], member: wrong}).encode()
             assert await send(ada, name, body) == "invalid_request", (member, wrong)
+
+
+@pytest.mark.parametrize(
+    ("number", "good"),
+    [
+        *((number, True) for number in ("0", "-0", "-0.0", "5e-324", "12.5", "1000000000000", "1e12")),
+        *((number, False) for number in ("-5e-324", "1000000000000.1", "1000000000001", "1e400", "1" + "0" * 400)),
+        *((number, False) for number in ("1" + "0" * 5000, "NaN", "Infinity", "-Infinity")),
+    ],
+)
+async def test_idle_seconds_at_its_bounds(ada: Browser, number: str, good: bool) -> None:
+    """The route reads them by hand, and takes what the contract says of them: no more and no less."""
+    body = f'{{"idle_seconds": {number}}}'
+    answer = await ada.post("/auth/refresh", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == (200 if good else 422)
+    with nullcontext() if good else pytest.raises(ValidationError):
+        bodies.Refresh.model_validate_json(body)
 
 
 @pytest.mark.parametrize("name", ["sign_up", "log_in", "change_password"])

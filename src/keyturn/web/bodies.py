@@ -60,7 +60,11 @@ class Refresh(In):
     """`POST /auth/refresh`; the body may be empty."""
 
     idle_seconds: float | None = Field(
-        default=None, ge=0, allow_inf_nan=False, description="how long ago a person last acted; absent: nobody did"
+        default=None,
+        ge=0,
+        le=1e12,
+        allow_inf_nan=False,
+        description="how long ago a person last acted; absent: nobody did",
     )
 
 
