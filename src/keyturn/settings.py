@@ -22,7 +22,7 @@ from keyturn.core.policy import DAY, HOUR, Drift, Policy, Rotation
 from keyturn.core.secret import Secret
 from keyturn.tokens import base64url
 from keyturn.tokens.secret_ring import SecretRing
-from keyturn.web.config import WebConfig, is_origin
+from keyturn.web.config import DEFAULT_PORTS, ORIGIN_FORM, WebConfig, is_origin
 
 PREFIX: Final = "KEYTURN_"
 DEFAULT_DATABASE_URL: Final = "sqlite:///keyturn.db"
@@ -262,7 +262,7 @@ class Settings(BaseSettings):
         if not host or "@" in parts.netloc or "?" in self.base_url or "#" in self.base_url:
             return None
         host = f"[{host}]" if ":" in host else host
-        own = {"https": 443, "http": 80}.get(parts.scheme)
+        own = DEFAULT_PORTS.get(parts.scheme)
         origin = f"{parts.scheme}://{host}" + ("" if port in {None, own} else f":{port}")
         return origin if is_origin(origin) else None
 
@@ -347,7 +347,7 @@ class Settings(BaseSettings):
             yield Finding("base_url_http", f"{PREFIX}BASE_URL is not https: cookies would not be sent", fatal=True)
         for origin in self.origins:
             if not is_origin(origin):
-                text = f"{PREFIX}ALLOWED_ORIGINS: {origin!r} is not one exact origin"
+                text = f"{PREFIX}ALLOWED_ORIGINS: {origin!r} is not an origin {ORIGIN_FORM}"
                 yield Finding("origin_malformed", text, fatal=True)
             elif origin.startswith("http://"):
                 text = f"{PREFIX}ALLOWED_ORIGINS: {origin} is not https: anybody on its network writes its pages"

@@ -16,7 +16,8 @@ import httpx2
 import pytest
 
 from keyturn.demo.page import PageNotBuilt, read_page
-from tests.cli.conftest import Command
+from keyturn.demo.run import settings_of
+from tests.cli.conftest import SECRET, Command
 from tests.services import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,13 @@ def test_environment_of_a_real_server_does_not_change_the_demo(tmp_path: Path) -
     with demo(tmp_path / "demo", **real) as url, visitor(url) as client:
         assert client.post("/auth/signup", json=USER).status_code == 201
     assert not (tmp_path / "real.db").exists()
+
+
+@pytest.mark.parametrize(("port", "shown"), [(80, ""), (8000, ":8000"), (8080, ":8080")])
+def test_origins_of_the_demo_are_as_browsers_send_them(tmp_path: Path, port: int, shown: str) -> None:
+    """The port of http, which they leave out, included."""
+    config = settings_of(tmp_path, SECRET, f"http://localhost:{port}", port, {}).web_config()
+    assert config.origins == {f"http://localhost{shown}", f"http://127.0.0.1{shown}"}
 
 
 def test_page_and_its_files_have_a_strict_policy(tmp_path: Path) -> None:

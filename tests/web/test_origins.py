@@ -181,14 +181,42 @@ async def test_own_origin_from_host(node: Keyturn, config: WebConfig, allowed: b
         assert (await client.post("/auth/logout", headers=foreign)).status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["*", "null", "https://a.test/", "https://A.test", "a.test", "ftp://a.test", ""])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("*", "null", "https://a.test/", "https://A.test", "a.test", "ftp://a.test", ""),
+        *("https://a.test:443", "http://a.test:80", "https://[::1]:443"),
+        *("https://a.test:0", "https://a.test:08443", "https://a.test:65536", "https://a.test:99999"),
+        *("https://..", "https://-", "https://a..test", "https://.a.test", "https://-a.test", "https://a-.test"),
+    ],
+)
 def test_config_of_a_malformed_origin(origin: str) -> None:
-    """What is not one exact origin never gets into the allow-list."""
+    """What no browser sends as an origin never gets into the allow-list, where it would stand for nobody."""
     with pytest.raises(ValueError, match="not an origin"):
         WebConfig(allowed_origins=frozenset({origin}))
 
 
-@pytest.mark.parametrize("path", ["", "/", "auth", "/auth/", "/a b", "/{x}", "//", "/a?b"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://a.test", "http://localhost:8000", "https://a.test:80", "http://a.test:443", "https://a.test:65535"),
+        *(
+            "https://a--b.c-d.test",
+            "https://xn--bcher-kva.test",
+            "https://a.test.",
+            "http://127.0.0.1:1",
+            "http://[::1]",
+        ),
+    ],
+)
+def test_config_of_an_origin(origin: str) -> None:
+    """Everything that browsers send, spelled as they spell it."""
+    assert WebConfig(allowed_origins=frozenset({origin})).origins == {origin}
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "auth", "/auth/", "/a b", "/{x}", "//", "/a?b", "/..", "/.", "/a/../b", "/./a", "/a/.."]
+)
 def test_config_of_a_malformed_base_path(path: str) -> None:
     """A base path is one or more plain segments."""
     with pytest.raises(ValueError, match="base_path"):

@@ -51,7 +51,7 @@ class _DemoSettings(Settings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what `_settings` gives, and nothing else."""
+        """Take what `settings_of` gives, and nothing else."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
@@ -87,7 +87,7 @@ def run_demo(host: str, port: int, directory: Path, *, inactivity_timeout: float
         raise CannotKeepData(f"{error.filename}: {error.strerror}") from error
     decisions = Decisions()
     times = {**TIMES, "inactivity_timeout": inactivity_timeout}
-    node = Keyturn(_settings(directory, secret, url, port_of(listener), times), sinks=[decisions])
+    node = Keyturn(settings_of(directory, secret, url, port_of(listener), times), sinks=[decisions])
     thieves = Thieves(node.auth, THIEF_INTERVAL)
 
     @asynccontextmanager
@@ -100,13 +100,15 @@ def run_demo(host: str, port: int, directory: Path, *, inactivity_timeout: float
     serve_here(application, lifespan, Listeners(listener), on_ready=lambda: _welcome(url, directory))
 
 
-def _settings(directory: Path, secret: str, url: str, port: int, times: Mapping[str, float]) -> Settings:
+def settings_of(directory: Path, secret: str, url: str, port: int, times: Mapping[str, float]) -> Settings:
+    """Return the demo's settings, under which the browser may reach it by the name and by the address of this machine."""
     return _DemoSettings.load(
         env=Environment.DEVELOPMENT,
         database_url=SecretStr(f"sqlite:///{directory / 'keyturn.db'}"),
         secret=SecretStr(secret),
         base_url=url,
-        allowed_origins=f"http://127.0.0.1:{port}",
+        # Browsers leave the port of http out.
+        allowed_origins=f"http://127.0.0.1:{port}".removesuffix(":80"),
         remembered_inactivity_timeout=REMEMBERED_INACTIVITY_TIMEOUT,
         **times,
     )

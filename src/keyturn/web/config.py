@@ -12,8 +12,14 @@ from typing import Final, Literal
 
 from keyturn.core.secret import Secret
 
-_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-_BASE_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_LABEL: Final = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
+_ORIGIN: Final = re.compile(rf"(https?)://(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([1-9][0-9]{{0,4}}))?")
+_LAST_PORT: Final = 65535
+DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+"""What browsers leave out of an origin."""
+ORIGIN_FORM: Final = "such as https://app.example.com: write no path, and no :443 after https or :80 after http"
+# Clients take `.` and `..` away before they send a path.
+_BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +58,7 @@ class WebConfig:
             raise ValueError(f"base_path {self.base_path!r} must look like /auth")
         for origin in self.own_origins | self.allowed_origins:
             if not is_origin(origin):
-                raise ValueError(f"{origin!r} is not an origin such as https://app.example.com")
+                raise ValueError(f"{origin!r} is not an origin {ORIGIN_FORM}")
         if self.trusted_proxies < 0:
             raise ValueError("trusted_proxies is a number of proxies")
 
@@ -63,5 +69,9 @@ class WebConfig:
 
 
 def is_origin(text: str) -> bool:
-    """Say whether a text is an origin as browsers send it: lower case, no path, never `*` or `null`."""
-    return _ORIGIN.fullmatch(text) is not None
+    """Say whether a text is an origin as browsers send it: lower case, no path, no default port, never `*` or `null`."""
+    found = _ORIGIN.fullmatch(text)
+    if found is None:
+        return False
+    scheme, port = found.groups()
+    return port is None or (int(port) <= _LAST_PORT and int(port) != DEFAULT_PORTS[scheme])
