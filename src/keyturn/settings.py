@@ -21,14 +21,13 @@ from keyturn.core.errors import UnsafePolicy, UnsafeSettings
 from keyturn.core.policy import DAY, HOUR, Drift, Policy, Rotation
 from keyturn.core.secret import Secret
 from keyturn.tokens import base64url
-from keyturn.tokens.secret_ring import SecretRing
+from keyturn.tokens.secret_ring import SecretRing, is_pattern, weakness
 from keyturn.web.config import DEFAULT_PORTS, ORIGIN_FORM, WebConfig, is_origin
 
 PREFIX: Final = "KEYTURN_"
 DEFAULT_DATABASE_URL: Final = "sqlite:///keyturn.db"
 _MIN_SSR_KEY_BYTES: Final = 32
-_MIN_METRICS_TOKEN: Final = 20
-_METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{20,}")
 _SSR_KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BREACH_URL: Final = r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?$"
 _BREACH_URL_FORM: Final = "must look like https://corpus.example.com/range, without a user, query or fragment"
@@ -320,19 +319,26 @@ class Settings(BaseSettings):
                 yield Finding("secret_missing", f"{PREFIX}SECRET or {PREFIX}SECRET_FILE is not set", fatal=True)
         except UnsafeSettings as fault:
             yield Finding("secret_weak", str(fault), fatal=True)
+        master = "" if self.secret is None else self.secret.get_secret_value()
         try:
-            short = sorted(name for name, key in self._ssr_keys().items() if len(key) < _MIN_SSR_KEY_BYTES)
-            if short:
-                yield Finding("ssr_key_short", f"{PREFIX}SSR_KEYS: {', '.join(short)} under 32 bytes", fatal=True)
+            for name, key in self._ssr_keys().items():
+                said = f"{PREFIX}SSR_KEYS: {name} is"
+                if len(key) < _MIN_SSR_KEY_BYTES:
+                    yield Finding("ssr_key_short", f"{said} under {_MIN_SSR_KEY_BYTES} bytes", fatal=True)
+                elif (why := weakness(key)) is not None:
+                    yield Finding("ssr_key_weak", f"{said} {why}", fatal=True)
+                elif base64url.encode(key) in master:
+                    yield Finding(
+                        "ssr_key_weak", f"{said} in {PREFIX}SECRET, which no render server may have", fatal=True
+                    )
         except ValueError as fault:
             yield Finding("ssr_key_malformed", str(fault), fatal=True)
-        if self.metrics_token is not None:
-            token = self.metrics_token.get_secret_value()
-            if len(token) < _MIN_METRICS_TOKEN or _METRICS_TOKEN.fullmatch(token) is None:
-                text = (
-                    f"{PREFIX}METRICS_TOKEN needs at least {_MIN_METRICS_TOKEN} characters that a Bearer token may have"
-                )
-                yield Finding("metrics_token_weak", text, fatal=True)
+        token = None if self.metrics_token is None else self.metrics_token.get_secret_value()
+        if token is not None and (
+            _METRICS_TOKEN.fullmatch(token) is None or is_pattern(token.encode()) or token in master
+        ):
+            text = f"{PREFIX}METRICS_TOKEN needs 20 random characters or more that a Bearer token may have"
+            yield Finding("metrics_token_weak", text, fatal=True)
 
     def _address_findings(self) -> Iterator[Finding]:
         if self.base_url is None:

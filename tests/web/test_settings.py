@@ -86,11 +86,17 @@ UNSAFE: list[tuple[dict[str, str], str]] = [
     ({"KEYTURN_BASE_PATH": "auth"}, "base_path_malformed"),
     ({"KEYTURN_BASE_PATH": "/.."}, "base_path_malformed"),
     ({"KEYTURN_SSR_KEYS": "next:" + base64url.encode(os.urandom(16))}, "ssr_key_short"),
+    ({"KEYTURN_SSR_KEYS": f"a:{KEY} next:" + "A" * 43}, "ssr_key_weak"),
+    ({"KEYTURN_SSR_KEYS": "next:" + base64url.encode(b"a passphrase that is long enough")}, "ssr_key_weak"),
+    ({"KEYTURN_SSR_KEYS": "next:" + SECRET.partition(":")[2]}, "ssr_key_weak"),
     ({"KEYTURN_SSR_KEYS": "next"}, "ssr_key_malformed"),
     ({"KEYTURN_SSR_KEYS": f"a:{KEY},a:{KEY}"}, "ssr_key_malformed"),
     ({"KEYTURN_SSR_KEYS": "next:not base64!"}, "ssr_key_malformed"),
     ({"KEYTURN_METRICS_TOKEN": "short"}, "metrics_token_weak"),
     ({"KEYTURN_METRICS_TOKEN": "long enough but with blanks"}, "metrics_token_weak"),
+    ({"KEYTURN_METRICS_TOKEN": "a" * 20}, "metrics_token_weak"),
+    ({"KEYTURN_METRICS_TOKEN": "changeme" * 3}, "metrics_token_weak"),
+    ({"KEYTURN_METRICS_TOKEN": SECRET.partition(":")[2]}, "metrics_token_weak"),
     ({"KEYTURN_SETTLE_TIME": "10"}, "policy"),
     ({"KEYTURN_ACCESS_LIFETIME": "86400"}, "policy"),
     ({"KEYTURN_ABSOLUTE_LIFETIME": "31536000"}, "policy"),
@@ -134,6 +140,12 @@ def test_choices_worth_a_word(environment: pytest.MonkeyPatch, changes: dict[str
     settings = load(environment, **SAFE, **changes)
     settings.refuse_unsafe()
     assert codes(settings, fatal=False) == {finding}
+
+
+@pytest.mark.parametrize("token", ["0123456789abcdef0fed", "00112233445566778890", "pH3zVb-2_kQw9TtXn0LsYc"])
+def test_random_metrics_token(environment: pytest.MonkeyPatch, token: str) -> None:
+    """Of whatever characters: digits alone do not show as many different ones as a key does."""
+    assert codes(load(environment, **SAFE, KEYTURN_METRICS_TOKEN=token)) == set()
 
 
 def test_development_relaxes_the_policy(environment: pytest.MonkeyPatch) -> None:

@@ -165,9 +165,21 @@ def _refuse_weak(key_id: int, secret: bytes) -> None:
         raise ValueError(f"secret {key_id} has {size} bytes; it needs {MIN_SECRET_BYTES}")
     if size > MAX_SECRET_BYTES:
         raise ValueError(f"secret {key_id} has {size} bytes; at most {MAX_SECRET_BYTES} are read")
-    repeated = any(secret[period:] == secret[:-period] for period in range(1, size // 2 + 1))
-    steps = {(after - before) % 256 for before, after in pairwise(secret)}
-    if repeated or len(steps) == 1 or len(set(secret)) < _MIN_DISTINCT_BYTES:
-        raise ValueError(f"secret {key_id} is a pattern, not random bytes")
+    if (why := weakness(secret)) is not None:
+        raise ValueError(f"secret {key_id} is {why}")
+
+
+def weakness(secret: bytes) -> str | None:
+    """Say what a key of 32 bytes or more is in place of random bytes; None: it may be random."""
+    if is_pattern(secret) or len(set(secret)) < _MIN_DISTINCT_BYTES:
+        return "a pattern, not random bytes"
     if all(0x20 <= byte < 0x7F for byte in secret):
-        raise ValueError(f"secret {key_id} is readable text, not random bytes")
+        return "readable text, not random bytes"
+    return None
+
+
+def is_pattern(secret: bytes) -> bool:
+    """Tell whether bytes repeat from some byte on, or go up or down in equal steps."""
+    repeated = any(secret[period:] == secret[:-period] for period in range(1, len(secret) // 2 + 1))
+    steps = {(after - before) % 256 for before, after in pairwise(secret)}
+    return repeated or len(steps) == 1
