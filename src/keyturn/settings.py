@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from keyturn.core.errors import UnsafePolicy, UnsafeSettings
@@ -22,14 +22,14 @@ from keyturn.core.policy import DAY, HOUR, Drift, Policy, Rotation
 from keyturn.core.secret import Secret
 from keyturn.tokens import base64url
 from keyturn.tokens.secret_ring import SecretRing, is_pattern, weakness
-from keyturn.web.config import DEFAULT_PORTS, ORIGIN_FORM, WebConfig, is_origin
+from keyturn.web.config import ORIGIN_FORM, WebConfig, is_origin, origin_of
 
 PREFIX: Final = "KEYTURN_"
 DEFAULT_DATABASE_URL: Final = "sqlite:///keyturn.db"
 _MIN_SSR_KEY_BYTES: Final = 32
 _METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{20,}")
 _SSR_KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_BREACH_URL: Final = r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?$"
+_BREACH_URL: Final = re.compile(r"https?://[A-Za-z0-9.:-]+(?:/[A-Za-z0-9._~-]+)*/?")
 _BREACH_URL_FORM: Final = "must look like https://corpus.example.com/range, without a user, query or fragment"
 _BASE_URL_FORM: Final = f"{PREFIX}BASE_URL must look like https://auth.example.com, without a user, query or fragment"
 _SEPARATOR: Final = re.compile(r"[,\s]+")
@@ -74,6 +74,12 @@ class _Files(PydanticBaseSettingsSource):
         return {PREFIX + name.upper(): value for name, value in values.items() if value is not None}
 
 
+def _corpus(url: str) -> str:
+    if origin_of(url) is None or _BREACH_URL.fullmatch(url) is None:
+        raise PydanticCustomError("form", _BREACH_URL_FORM)
+    return url
+
+
 class Settings(BaseSettings):
     """Every setting; `Settings.load()` reads them. Durations are seconds."""
 
@@ -116,7 +122,7 @@ class Settings(BaseSettings):
     address_drift: Drift | None = None
     max_sessions: int | None = None
     password_min_length: int | None = None
-    breach_url: str | None = Field(default=None, pattern=_BREACH_URL)
+    breach_url: Annotated[str, AfterValidator(_corpus)] | None = None
     """The range of a corpus of breached passwords: `https://host/range`. None: passwords are not looked up."""
 
     signup: Literal["open", "closed"] = "open"
@@ -165,9 +171,7 @@ class Settings(BaseSettings):
         except ValidationError as fault:
             for error in fault.errors(include_url=False, include_context=False, include_input=False):
                 name = str(error["loc"][0]).upper() if error["loc"] else "?"
-                # The one setting with a pattern, which says less to people than an example.
-                text = _BREACH_URL_FORM if error["type"] == "string_pattern_mismatch" else error["msg"]
-                problems.append(f"{PREFIX}{name.removeprefix(PREFIX)}: {text}")
+                problems.append(f"{PREFIX}{name.removeprefix(PREFIX)}: {error['msg']}")
         # Outside the except clause: the validation error holds the secrets it was given.
         raise UnsafeSettings(problems)
 
@@ -250,20 +254,8 @@ class Settings(BaseSettings):
     @property
     def base_origin(self) -> str | None:
         """The origin of the base URL, with the port only where it is not the scheme's own."""
-        if self.base_url is None:
-            return None
-        try:
-            parts = urlsplit(self.base_url.lower())
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            return None
         # A password, a query or a fragment would stand in `iss` of every token.
-        if not host or "@" in parts.netloc or "?" in self.base_url or "#" in self.base_url:
-            return None
-        host = f"[{host}]" if ":" in host else host
-        own = DEFAULT_PORTS.get(parts.scheme)
-        origin = f"{parts.scheme}://{host}" + ("" if port in {None, own} else f":{port}")
-        return origin if is_origin(origin) else None
+        return None if self.base_url is None else origin_of(self.base_url)
 
     def _own_origin(self) -> str:
         if self.base_origin is None:
@@ -351,6 +343,12 @@ class Settings(BaseSettings):
             yield Finding("base_url_malformed", text, fatal=True)
         elif not self.base_origin.startswith("https://"):
             yield Finding("base_url_http", f"{PREFIX}BASE_URL is not https: cookies would not be sent", fatal=True)
+        if self.issuer is not None and not (origin_of(self.issuer) or "").startswith("https://"):
+            text = f"{PREFIX}ISSUER must be a URL with https, without a user, query or fragment"
+            yield Finding("issuer_malformed", text, fatal=True)
+        if self.audience is not None and _SEPARATOR.search(self.audience) is not None:
+            text = f"{PREFIX}AUDIENCE is one name, without commas and blanks"
+            yield Finding("audience_malformed", text, fatal=True)
         for origin in self.origins:
             if not is_origin(origin):
                 text = f"{PREFIX}ALLOWED_ORIGINS: {origin!r} is not an origin {ORIGIN_FORM}"

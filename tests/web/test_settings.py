@@ -83,6 +83,17 @@ UNSAFE: list[tuple[dict[str, str], str]] = [
     ({"KEYTURN_BASE_URL": "https://auth.example.com/"}, "base_url_malformed"),
     ({"KEYTURN_BASE_URL": "https://auth.example.com/?"}, "base_url_malformed"),
     ({"KEYTURN_BASE_URL": "https://auth.example.com#a"}, "base_url_malformed"),
+    ({"KEYTURN_BASE_URL": "https://auth.example.com/a b"}, "base_url_malformed"),
+    ({"KEYTURN_ISSUER": " "}, "issuer_malformed"),
+    ({"KEYTURN_ISSUER": "keyturn"}, "issuer_malformed"),
+    ({"KEYTURN_ISSUER": "https://x y"}, "issuer_malformed"),
+    ({"KEYTURN_ISSUER": "https://auth.example.com/a b"}, "issuer_malformed"),
+    ({"KEYTURN_ISSUER": "https://auth.example.com?"}, "issuer_malformed"),
+    ({"KEYTURN_ISSUER": "https://user:hunter2@auth.example.com"}, "issuer_malformed"),
+    ({"KEYTURN_ISSUER": "http://auth.example.com"}, "issuer_malformed"),
+    ({"KEYTURN_AUDIENCE": " "}, "audience_malformed"),
+    ({"KEYTURN_AUDIENCE": "notes,mail"}, "audience_malformed"),
+    ({"KEYTURN_AUDIENCE": "notes mail"}, "audience_malformed"),
     ({"KEYTURN_BASE_PATH": "auth"}, "base_path_malformed"),
     ({"KEYTURN_BASE_PATH": "/.."}, "base_path_malformed"),
     ({"KEYTURN_SSR_KEYS": "next:" + base64url.encode(os.urandom(16))}, "ssr_key_short"),
@@ -230,10 +241,14 @@ def test_secret_file_that_is_no_text(environment: pytest.MonkeyPatch, tmp_path: 
         load(environment, KEYTURN_SECRET_FILE=str(path))
 
 
-def test_setting_of_another_form_is_told_by_an_example(environment: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "url",
+    ["corpus", "https://corpus.example.com:65536/range", "https://-/range", "https://a@b.test", "https://b.test/?a"],
+)
+def test_setting_of_another_form_is_told_by_an_example(environment: pytest.MonkeyPatch, url: str) -> None:
     """Nobody is shown a pattern, and each line begins with a variable."""
     with pytest.raises(UnsafeSettings, match=r"^KEYTURN_BREACH_URL: must look like https://corpus.example.com/range"):
-        load(environment, KEYTURN_BREACH_URL="corpus")
+        load(environment, KEYTURN_BREACH_URL=url)
     (finding,) = [
         each
         for each in load(environment, KEYTURN_BASE_PATH="auth", KEYTURN_BREACH_URL="").findings()
@@ -323,6 +338,17 @@ def test_base_url_with_a_password(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnsafeSettings, match="KEYTURN_BASE_URL") as refused:
         settings.web_config()
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://auth.example.com:443", "https://Auth.example.com/tenant/", "https://[::1]:1"]
+)
+@pytest.mark.parametrize("audience", ["notes", "https://notes.example.com/", "urn:example:notes"])
+def test_issuer_and_audience(environment: pytest.MonkeyPatch, issuer: str, audience: str) -> None:
+    """They stand in the tokens as they are set: a service compares them letter by letter."""
+    settings = load(environment, **SAFE, KEYTURN_ISSUER=issuer, KEYTURN_AUDIENCE=audience)
+    assert codes(settings) == set()
+    assert (settings.issuer_or_default, settings.audience_or_default) == (issuer, audience)
 
 
 def test_base_url_beside_an_issuer(environment: pytest.MonkeyPatch) -> None:

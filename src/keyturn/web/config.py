@@ -9,15 +9,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from keyturn.core.secret import Secret
 
 _LABEL: Final = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
 _ORIGIN: Final = re.compile(rf"(https?)://(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([1-9][0-9]{{0,4}}))?")
 _LAST_PORT: Final = 65535
-DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 """What browsers leave out of an origin."""
 ORIGIN_FORM: Final = "such as https://app.example.com: write no path, and no :443 after https or :80 after http"
+_NOT_IN_URL: Final = re.compile(r"[\s?#]")
 # Clients take `.` and `..` away before they send a path.
 _BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 
@@ -74,4 +76,23 @@ def is_origin(text: str) -> bool:
     if found is None:
         return False
     scheme, port = found.groups()
-    return port is None or (int(port) <= _LAST_PORT and int(port) != DEFAULT_PORTS[scheme])
+    return port is None or (int(port) <= _LAST_PORT and int(port) != _DEFAULT_PORTS[scheme])
+
+
+def origin_of(url: str) -> str | None:
+    """Return the origin of a URL as browsers send it.
+
+    Returns:
+        None where the text is no URL of http or https, or has a user, a query, a fragment or a blank.
+    """
+    try:
+        parts = urlsplit(url.lower())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not host or "@" in parts.netloc or _NOT_IN_URL.search(url):
+        return None
+    host = f"[{host}]" if ":" in host else host
+    own = _DEFAULT_PORTS.get(parts.scheme)
+    origin = f"{parts.scheme}://{host}" + ("" if port in {None, own} else f":{port}")
+    return origin if is_origin(origin) else None
