@@ -148,6 +148,28 @@ def test_doctor_tells_a_malformed_value_in_the_form_that_was_asked_for(
     assert f"UNSAFE  setting_malformed: KEYTURN_{name}: " in sqlite_command.run("doctor", status=1)
 
 
+@pytest.mark.parametrize(
+    ("ports", "told"),
+    [
+        ({"KEYTURN_METRICS_PORT": "9000", "KEYTURN_PORT": "9000"}, [True]),
+        ({"KEYTURN_METRICS_PORT": "8999", "KEYTURN_PORT": "9000", "KEYTURN_WORKERS": "2"}, [True]),
+        ({"KEYTURN_METRICS_PORT": "8999", "KEYTURN_PORT": "9000"}, []),
+        ({"KEYTURN_METRICS_PORT": "9001", "KEYTURN_PORT": "9000", "KEYTURN_WORKERS": "2"}, []),
+        ({"KEYTURN_METRICS_PORT": "8000"}, [False]),
+        ({"KEYTURN_METRICS_PORT": "8000", "KEYTURN_PORT": "", "KEYTURN_WORKERS": ""}, [False]),
+        ({"KEYTURN_METRICS_PORT": "9000", "KEYTURN_PORT": "tcp://10.0.0.1:9000"}, []),
+        ({"KEYTURN_PORT": "9000"}, []),
+    ],
+)
+def test_doctor_tells_a_metrics_port_that_is_the_servers(
+    sqlite_command: Command, ports: dict[str, str], told: list[bool]
+) -> None:
+    """Each worker has one of its own. Where no port is set the option of `serve` may still say another."""
+    sqlite_command.environment.update(ports)
+    findings = sqlite_command.json("doctor", status=1 if True in told else 0)["findings"]
+    assert [finding["fatal"] for finding in findings if finding["code"] == "metrics_port_taken"] == told
+
+
 def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:
     """A database and a Redis that are down are findings, without the password in their URLs."""
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://keyturn:hunter2@127.0.0.1:1/keyturn"

@@ -69,7 +69,26 @@ async def gather(settings: Settings) -> list[Finding]:
     if not settings.production:
         text = "KEYTURN_ENV is development: a server here refuses nothing of what is listed"
         found.append(Finding("development", text, fatal=True))
-    return [*found, *_unknown(), *await _database(settings), *await _redis(settings)]
+    return [*found, *_ports(settings), *_unknown(), *await _database(settings), *await _redis(settings)]
+
+
+def _ports(settings: Settings) -> list[Finding]:
+    """Tell when a worker's metrics would be on the port of the server."""
+    import os
+
+    from keyturn.settings import Finding
+
+    first, chosen = settings.metrics_port, os.environ.get("KEYTURN_PORT", "")
+    try:
+        port, workers = int(chosen or 8000), int(os.environ.get("KEYTURN_WORKERS") or 1)
+    except ValueError:
+        # `keyturn serve` says so itself.
+        return []
+    if first is None or not first <= port < first + workers:
+        return []
+    text = f"KEYTURN_METRICS_PORT and a port for each further worker take {port}, where the server listens"
+    # Without the variable `keyturn serve --port` may say another.
+    return [Finding("metrics_port_taken", text, fatal=chosen != "")]
 
 
 def _unknown() -> list[Finding]:
