@@ -147,12 +147,15 @@ def _told(fault: UnsafeSettings) -> list[Finding]:
 async def _durability(engine: Engine) -> list[Finding]:
     from keyturn.core.errors import UnsafeSettings
     from keyturn.stores.engine import check_durability
+    from keyturn.stores.rights import check_rights
 
-    try:
-        await check_durability(engine)
-    except UnsafeSettings as fault:
-        return _told(fault)
-    return []
+    found: list[Finding] = []
+    for check in (check_durability, check_rights):
+        try:
+            await check(engine)
+        except UnsafeSettings as fault:
+            found += _told(fault)
+    return found
 
 
 def _missing(file: Path | None, *, migrates: bool) -> list[Finding]:
@@ -201,7 +204,8 @@ async def _level(engine: Engine, *, migrates: bool) -> list[Finding]:
         return [Finding("database_newer", str(error), fatal=True)]
     if level == expected_level():
         return []
-    text = f"the database is at level {level}, this version expects {expected_level()}: run `keyturn migrate`"
+    found = "the database has no tables of Keyturn yet" if level is None else f"the database is at level {level}"
+    text = f"{found}, this version expects level {expected_level()}: run `keyturn migrate`"
     return [Finding("database_not_migrated", text, fatal=not migrates)]
 
 

@@ -1,0 +1,39 @@
+"""What the server's role may do in PostgreSQL.
+
+Owns: which rights on which tables a node needs. Must not hold: who grants them (`docs/guides/operating.md`), the tables.
+"""
+
+from __future__ import annotations
+
+from keyturn.core.errors import UnsafeSettings
+from keyturn.stores.engine import Engine
+from keyturn.stores.schema import metadata
+
+_TABLES = sorted(metadata.tables)
+# Tables that are not there yet will belong to whoever makes them.
+_MISSING = """
+SELECT needed || ' on ' || name FROM unnest($1::text[]) AS name, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
+WHERE to_regclass(name) IS NOT NULL AND NOT has_table_privilege(to_regclass(name), needed)
+UNION ALL
+SELECT 'USAGE on ' || relname FROM pg_class, unnest($1::text[]) AS name
+WHERE relname LIKE name || '\\_%' AND pg_table_is_visible(oid)
+AND CASE WHEN relkind = 'S' THEN NOT has_sequence_privilege(oid, 'USAGE') END
+UNION ALL
+SELECT 'CREATE on schema ' || current_schema() WHERE NOT has_schema_privilege(current_schema(), 'CREATE')
+AND NOT EXISTS (SELECT FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL)
+"""
+
+
+async def check_rights(engine: Engine) -> None:
+    """Refuse a role of PostgreSQL that may not do all that a node does with the tables that are there.
+
+    Why: a role that may only read answers every check, and then each login is an error of ours.
+
+    Raises: UnsafeSettings: with every right that is missing. Unavailable: the database is at fault.
+    """
+    if not engine.postgres:
+        return
+    async with engine.autocommit() as connection:
+        missing = [row[0] for row in await connection.exec_driver_sql(_MISSING, (_TABLES,))]
+    if missing:
+        raise UnsafeSettings([f"database_forbidden: this role lacks {', '.join(sorted(missing))}"])
