@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -53,3 +55,15 @@ def make_verifier(publisher: Publisher, monotonic: FrozenClock) -> Iterator[Call
 def verifier(make_verifier: Callable[..., Verifier]) -> Verifier:
     """A Verifier that has fetched nothing yet."""
     return make_verifier()
+
+
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """Let the system give no thread to anybody, as a container does at its limit."""
+
+    def refuse(_thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Thread, "start", refuse)
+        yield

@@ -14,12 +14,14 @@ import pytest
 from keyturn.core.errors import InvalidToken, Unavailable
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
+from keyturn.stores.migrations import migrate
 from keyturn.verify import Verifier
 from keyturn.verify.background import FollowedDenylist, Waits
 from tests.attacks.support import Browser
 from tests.machine import Machine
 from tests.services import RedisServer, sqlite_url, wait_until
 from tests.tokens.forge import sign
+from tests.verify.conftest import no_threads
 from tests.verify.publisher import PATIENCE, Publisher
 
 pytestmark = pytest.mark.anyio
@@ -134,6 +136,22 @@ def test_verifier_without_its_feed(make_verifier: Callable[..., Verifier]) -> No
     with pytest.raises(Unavailable):
         verifier.authenticate(sign())
     assert not verifier.is_ready()
+
+
+def test_no_thread_to_follow_in(tmp_path: Path, make_verifier: Callable[..., Verifier]) -> None:
+    """Where the system gives no thread it is a fault like any other, and the next token tries anew."""
+    database = sqlite_url(tmp_path)
+    asyncio.run(migrate(database))
+    verifier = make_verifier(revocations=database)
+    verifier._fetching.begin().wait()
+    with no_threads():
+        for _ in range(2):
+            with pytest.raises(Unavailable) as refused:
+                verifier.authenticate(sign())
+            assert refused.value.dependency == "revocations"
+        assert not verifier.load()
+        verifier.close()
+    assert believed(verifier, sign())
 
 
 def test_feed_of_another_kind(make_verifier: Callable[..., Verifier]) -> None:

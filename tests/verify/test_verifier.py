@@ -17,6 +17,7 @@ from keyturn.verify import Verifier
 from keyturn.verify.keys import KEEP_TIME
 from tests.services import wait_until
 from tests.tokens.forge import KEY, NOW, OTHER_KEY, SESSION_ID, forge, sign, signer, with_claims, with_header
+from tests.verify.conftest import no_threads
 from tests.verify.publisher import PATIENCE, Publisher, key_set
 
 pytestmark = pytest.mark.anyio
@@ -268,6 +269,33 @@ async def test_load_while_the_server_is_down(verifier: Verifier, publisher: Publ
     """It says so, and raises nothing: the keys come with the first token that finds the server up."""
     publisher.status = 500
     assert not await verifier.load_async()
+
+
+async def test_no_thread_to_fetch_in(verifier: Verifier, publisher: Publisher) -> None:
+    """Where the system gives no thread it is a fault like any other, and the next token that needs keys tries anew."""
+    with no_threads():
+        with pytest.raises(Unavailable) as refused:
+            verifier.authenticate(sign())
+        assert refused.value.dependency == "jwks"
+        assert await outcome_async(verifier, sign()) == "unavailable"
+        assert not verifier.load()
+    assert publisher.requests == []
+    assert outcome(verifier, sign()) == "ada"
+
+
+async def test_no_thread_to_fetch_news_in(
+    verifier: Verifier, publisher: Publisher, monotonic: FrozenClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose token is good is let in while nobody can fetch a stale set anew; the log says it, and it is tried on."""
+    assert outcome(verifier, sign()) == "ada"
+    monotonic.advance(301)
+    with no_threads():
+        assert outcome(verifier, sign()) == "ada"
+        assert await outcome_async(verifier, sign()) == "ada"
+    assert "no thread for keyturn keys" in caplog.text
+    assert len(publisher.requests) == 1
+    assert outcome(verifier, sign()) == "ada"
+    wait_until(lambda: len(publisher.requests) == 2, PATIENCE, "the second request")
 
 
 def test_forked_worker(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from threading import Lock, Thread
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from keyturn.core.errors import Unavailable
 from keyturn.ports import WallClock
@@ -55,12 +56,14 @@ class SingleFlight:
     Args:
         job: what is done; it raises nothing.
         name: of the thread.
+        dependency: what is at fault while there is no thread for it.
         patience: seconds that anybody waits for one run.
     """
 
-    def __init__(self, job: Callable[[], None], *, name: str, patience: float) -> None:
+    def __init__(self, job: Callable[[], None], *, name: str, dependency: str, patience: float) -> None:
         self._job: Final = job
         self._name: Final = name
+        self._dependency: Final = dependency
         self._patience: Final = patience
         self.forget()
 
@@ -70,15 +73,19 @@ class SingleFlight:
         self._pending: Pending | None = None
 
     def begin(self) -> Pending:
-        """Begin, or join who has begun."""
+        """Begin, or join who has begun.
+
+        Raises: Unavailable: the system gives no thread now; the next call tries anew.
+        """
         with self._lock:
             pending = self._pending
             if pending is None or pending.future.done():
                 future: Future[None] = Future()
                 # From here on nobody can cancel it: not one of those who wait may take it from the others.
                 future.set_running_or_notify_cancel()
+                # Nobody may join what has no thread: it would never end.
+                _start(self._name, self._dependency, self._run, future)
                 pending = self._pending = Pending(future, time.monotonic() + self._patience)
-                Thread(target=self._run, args=(future,), name=self._name, daemon=True).start()
             return pending
 
     def _run(self, future: Future[None]) -> None:
@@ -137,17 +144,23 @@ class FollowedDenylist:
         raise Waits("revocations", self.begin)
 
     def begin(self) -> Pending:
-        """Begin to follow, or join who waits for the first load."""
+        """Begin to follow, or join who waits for the first load.
+
+        Raises: Unavailable: the system gives no thread now; the next call tries anew.
+        """
         with self._lock:
             pending = self._pending
             if pending is None:
-                pending = self._pending = Pending(Future(), time.monotonic() + self._patience)
-                pending.future.set_running_or_notify_cancel()
+                loaded: Future[None] = Future()
+                loaded.set_running_or_notify_cancel()
                 loop = asyncio.new_event_loop()
-                task = loop.create_task(self._follow(pending.future))
-                self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
-                self._thread = Thread(target=_run, args=(loop, task), name="keyturn revocations", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread = _start("keyturn revocations", "revocations", self._run, loop, loaded)
+                except Unavailable:
+                    loop.close()
+                    raise
+                self._stop = partial(loop.call_soon_threadsafe, _cancel_all, loop)
+                pending = self._pending = Pending(loaded, time.monotonic() + self._patience)
             return pending
 
     def close(self) -> None:
@@ -158,6 +171,14 @@ class FollowedDenylist:
             stop()
             thread.join()
             self.forget()
+
+    def _run(self, loop: asyncio.AbstractEventLoop, loaded: Future[None]) -> None:
+        try:
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(self._follow(loaded))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
     async def _follow(self, loaded: Future[None]) -> None:
         try:
@@ -173,10 +194,17 @@ class FollowedDenylist:
             await self._denylist.close()
 
 
-def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+
+
+def _start(name: str, dependency: str, target: Callable[..., None], *args: Any) -> Thread:
+    """Start a thread. Raises: Unavailable: the system gives none now, as at a container's limit of processes."""
+    thread = Thread(target=target, args=args, name=name, daemon=True)
     try:
-        with suppress(asyncio.CancelledError):
-            loop.run_until_complete(task)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
+        thread.start()
+    except RuntimeError as fault:
+        _log.warning("no thread for %s: %s", name, fault)
+        raise Unavailable(dependency) from fault
+    return thread

@@ -11,10 +11,12 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from keyturn.core.errors import Unavailable
 from keyturn.core.model import Principal
 from keyturn.ports import MonotonicClock, WallClock
 from keyturn.tokens.access_token import AccessTokenVerifier
@@ -76,7 +78,9 @@ class Verifier:
         self.clock: Final = clock
         self._monotonic: Final = monotonic
         self._keys: Final = KnownKeys(refetch_interval)
-        self._fetching: Final = SingleFlight(self._fetch, name="keyturn keys", patience=2 * timeout)
+        self._fetching: Final = SingleFlight(
+            self._fetch, name="keyturn keys", dependency="jwks", patience=2 * timeout
+        )
         self._denylist: Final = (
             None if revocations is None else FollowedDenylist(revocations, patience=2 * timeout, clock=clock)
         )
@@ -137,13 +141,18 @@ class Verifier:
             self._denylist.close()
 
     def _begin(self) -> list[Pending]:
-        found = [] if self._keys.is_known(self._monotonic()) else [self._fetching.begin()]
-        return found if self._denylist is None else [*found, self._denylist.begin()]
+        wanted = [] if self._keys.is_known(self._monotonic()) else [self._fetching.begin]
+        begun: list[Pending] = []
+        for begin in wanted if self._denylist is None else [*wanted, self._denylist.begin]:
+            with suppress(Unavailable):  # whatever cannot begin now does when it is needed
+                begun.append(begin())
+        return begun
 
     def _judge(self, token: str) -> Principal:
         principal = self._cache.authenticate(token, self.clock())
         if self._monotonic() >= self._keys.due_at:
-            self._fetching.begin()  # nobody waits for it
+            with suppress(Unavailable):  # nobody waits for it
+                self._fetching.begin()
         return principal
 
     def _key_of(self, kid: str, _now: float) -> ec.EllipticCurvePublicKey | None:
