@@ -27,8 +27,8 @@ from keyturn.verify.keys import KeysWanted, KnownKeys
 
 _logger = logging.getLogger(__name__)
 
-_WAITS: Final = ("keys", "revocations")
-"""What a judgement waits for at most, each once."""
+_WAITS: Final = 2
+"""How often a judgement waits at most: once for keys, once for revocations."""
 
 
 class Verifier:
@@ -97,7 +97,7 @@ class Verifier:
             InvalidToken: for every token that must not be believed, revoked ones included.
             Unavailable: nobody can tell: the server has not answered yet.
         """
-        for _ in _WAITS:
+        for _ in range(_WAITS):
             try:
                 return self._judge(token)
             except Waits as waits:
@@ -107,7 +107,7 @@ class Verifier:
 
     async def authenticate_async(self, token: str) -> Principal:
         """Do as `authenticate`; what has to be loaded never blocks the event loop."""
-        for _ in _WAITS:
+        for _ in range(_WAITS):
             try:
                 return self._judge(token)
             except Waits as waits:
