@@ -115,6 +115,7 @@ class AccessTokens:
 
         Raises:
             InvalidToken: for every token that must not be believed, revoked ones included.
+            Unavailable: this node has loaded no key yet.
         """
         return self._cache.authenticate(token, self._clock())
 

@@ -205,7 +205,7 @@ class Auth:
             await self._end(token.session_id, RevokeReason.LOGOUT)
 
     def authenticate(self, token: str) -> Principal:
-        """Turn an access token into a principal; no I/O. Raises: InvalidToken."""
+        """Turn an access token into a principal; no I/O. Raises: InvalidToken. Unavailable: no key was loaded yet."""
         return self.access_tokens.verify(token)
 
     async def authenticate_async(self, token: str) -> Principal:

@@ -182,7 +182,7 @@ class Keyturn:
             await self.close()
 
     def authenticate(self, token: str) -> Principal:
-        """Turn an access token into a principal; no I/O. Raises: InvalidToken."""
+        """Turn an access token into a principal; no I/O. Raises: InvalidToken. Unavailable: it was not started."""
         return self.auth.authenticate(token)
 
     async def authenticate_async(self, token: str) -> Principal:

@@ -137,15 +137,27 @@ class Signing:
             raise Unavailable("signing_keys") from error
 
     def verification_keys(self, now: float) -> Mapping[str, ec.EllipticCurvePublicKey]:
-        """Return the public keys that count at `now`, by key id. No I/O; do not change it."""
+        """Return the public keys that count at `now`, by key id. No I/O; do not change it.
+
+        Raises: Unavailable: no key was ever loaded.
+        """
         return self._seen_at(now).keys
 
     def public_key(self, kid: str, now: float) -> ec.EllipticCurvePublicKey | None:
-        """Return one public key if it counts at `now`; the verifier's `keys` argument. No I/O."""
-        return self._ring.public_key(kid, now)
+        """Return one public key if it counts at `now`; the verifier's `keys` argument. No I/O.
+
+        Raises: Unavailable: no key was ever loaded: whether there is such a key is not known, and nobody is signed out.
+        """
+        key = self._ring.public_key(kid, now)
+        if key is None:
+            self._ensure_loaded()
+        return key
 
     def jwks(self, now: float) -> JwkSet:
-        """Return the JWK set to publish at `now` with its entity tag. No I/O."""
+        """Return the JWK set to publish at `now` with its entity tag. No I/O.
+
+        Raises: Unavailable: no key was ever loaded. Why: caches and services would keep an empty set for minutes.
+        """
         return self._seen_at(now).jwks
 
     async def refresh(self) -> None:
@@ -244,9 +256,15 @@ class Signing:
             except Exception:  # noqa: BLE001 - the key is made and in use, whoever hears of it
                 _log.exception("on_event failed")
 
+    def _ensure_loaded(self) -> None:
+        # A ring that was loaded has a key: where there was none, the schedule has made one.
+        if not self._ring.keys:
+            raise Unavailable("signing_keys")
+
     def _seen_at(self, now: float) -> _View:
         view = self._view
         if view is None or not view.since <= now < view.until:
+            self._ensure_loaded()
             turns = [at for key in self._ring.keys for at in (key.publish_at, key.expire_at) if at is not None]
             body = self._ring.jwks(now)
             view = self._view = _View(

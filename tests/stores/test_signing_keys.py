@@ -263,6 +263,23 @@ async def test_database_down(postgres: PostgresServer, postgres_url: str, clock:
         postgres.start()
 
 
+async def test_before_anything_is_loaded(engine: Engine, clock: FrozenClock) -> None:
+    """A node that has loaded no key does not know that there is none: it says so, to whatever question."""
+    signing = node(engine, clock)
+    for ask in (
+        lambda: signing.public_key("a", NOW),
+        lambda: signing.jwks(NOW),
+        lambda: signing.verification_keys(NOW),
+        lambda: signing.signing_key(NOW),
+    ):
+        with pytest.raises(Unavailable) as refused:
+            ask()
+        assert refused.value.dependency == "signing_keys"
+    await signing.refresh()
+    assert signing.public_key("a", NOW) is None
+    assert signing.jwks(NOW).body != b'{"keys":[]}'
+
+
 async def test_sink_that_fails(engine: Engine, clock: FrozenClock) -> None:
     """Whoever hears of a new key and fails does not undo it."""
 

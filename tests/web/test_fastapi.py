@@ -170,6 +170,24 @@ async def test_router_runs_the_node(tmp_path: Path) -> None:
         assert answer.status_code == 201
 
 
+async def test_node_that_nobody_started(node: Keyturn, guest: Browser) -> None:
+    """Where no lifespan runs, good tokens and the key set are a fault for now: nobody is signed out, no cache keeps it."""
+    await guest.sign_up()
+    idle = Keyturn(node.settings)
+    app = FastAPI()
+    app.include_router(notes)
+    app.include_router(router(idle, operations=True))
+    async with Browser(app) as other:
+        for path in ("/notes", "/auth/me", "/.well-known/jwks.json", "/readyz"):
+            answer = await other.get(path, headers=guest.bearer)
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), path
+            assert answer.headers["cache-control"] == "private, no-store"
+            assert answer.headers["retry-after"] == "1"
+        assert (await other.get("/notes")).json()["code"] == "invalid_token"
+        assert (await other.get("/healthz")).status_code == 200
+    await idle.close()
+
+
 # -- what the host's OpenAPI shows
 
 

@@ -37,7 +37,7 @@ class Services:
 
     Args:
         auth: the use cases.
-        jwks: the public signing keys as a JSON document, and its ETag.
+        jwks: the public signing keys as a JSON document, and its ETag. Raises: Unavailable: none was loaded yet.
         ready: asks everything the node needs; name -> whether it is in order. Must not raise.
         metrics: everything counted, in Prometheus' text format; None: nothing is counted.
         describe_device: User-Agent -> `Firefox on Windows`.
@@ -72,7 +72,7 @@ class Call(NamedTuple):
         return self.cookies()._replace(device=self.request.cookie(cookie.DEVICE))
 
     def principal(self) -> Principal:
-        """Verify the access token. Raises: InvalidToken."""
+        """Verify the access token. Raises: InvalidToken. Unavailable: no key was loaded yet."""
         return self.services.auth.authenticate(self.request.bearer())
 
 
