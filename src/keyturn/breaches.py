@@ -71,7 +71,7 @@ class BreachCheck:
         self._tls: Final = ssl.create_default_context()
         self._lock: Final = threading.Lock()
         self._asking = 0
-        self._executor: Final = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="keyturn-breaches")
+        self._executor = _threads()
 
     async def screen(self, password: str) -> None:
         """Let a password pass, or not.
@@ -94,8 +94,9 @@ class BreachCheck:
             raise PasswordRefused(PasswordFault.BREACHED)
 
     def close(self) -> None:
-        """Ask nothing more; what is under way ends by itself."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Drop what waits to be asked; what is under way ends by itself. Whoever asks later is answered."""
+        executor, self._executor = self._executor, _threads()
+        executor.shutdown(wait=False, cancel_futures=True)
 
     async def _ask(self, prefix: str) -> bytes:
         with self._lock:
@@ -143,6 +144,10 @@ class BreachCheck:
         finally:
             link.close()
         raise _CorpusFault("too_large" if len(body) > _MAX_ANSWER else "timeout")
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="keyturn-breaches")
 
 
 def _parse(answer: bytes) -> frozenset[str]:

@@ -74,9 +74,7 @@ class PasswordPool:
         self._taken = 0
         self._done: list[Callable[[], None]] = []
         self._closed = False
-        self._executor: Final = ThreadPoolExecutor(
-            count, thread_name_prefix="keyturn-password", initializer=yield_to_others
-        )
+        self._executor = self._threads_of_its_own()
 
     @property
     def taken(self) -> int:
@@ -113,11 +111,20 @@ class PasswordPool:
         """
         return await self._run(self._hasher.verify, stored, password)
 
+    def open(self) -> None:
+        """Take work again after `close`. A new pool is open."""
+        with self._lock:
+            if self._closed:
+                self._executor, self._closed = self._threads_of_its_own(), False
+
     def close(self) -> None:
         """Refuse new work and what still waits, and return when the running hashes are done."""
         with self._lock:
             self._closed = True
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _threads_of_its_own(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="keyturn-password", initializer=yield_to_others)
 
     async def _run(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         with self._lock:

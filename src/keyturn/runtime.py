@@ -214,6 +214,7 @@ class Keyturn:
         await self.signing.refresh()
         if self.denylist is not None:
             await self.denylist.start()
+        self.passwords.open()
         self._tasks = [
             asyncio.create_task(self._maintain(), name="keyturn upkeep"),
             # A fifth of a second of work that the first login would wait for; `/healthz` need not.
@@ -265,11 +266,15 @@ class Keyturn:
         return answers
 
     async def close(self) -> None:
-        """Finish what is pending and let everything go; safe to call twice and after a failed start."""
+        """Finish what is pending and let everything go; safe to call twice and after a failed start.
+
+        `start` may follow, also on another event loop: an application's tests start and close it again and again.
+        """
         self._started = False
         await self.web.finish()
         tasks, self._tasks = self._tasks, []
         await end(tasks)
+        self.signing.close()
         self.passwords.close()
         if self.breaches is not None:
             self.breaches.close()
@@ -300,11 +305,7 @@ class Keyturn:
     # -- wiring
 
     def _auth(
-        self,
-        secrets: SecretRing,
-        users: UserDirectory | None,
-        claims: ClaimsHook | None,
-        throttle: Throttle,
+        self, secrets: SecretRing, users: UserDirectory | None, claims: ClaimsHook | None, throttle: Throttle
     ) -> Auth:
         with_users = self.sessions if users is None else Apart(self.sessions, users)
         in_turn = InTurn(self.sessions, self.users, with_users, throttle)

@@ -203,6 +203,10 @@ class Signing:
         await asyncio.sleep(self._leak_delay)
         self._leak_delay = 1.0
 
+    def close(self) -> None:
+        """Let go of the event loop, once nobody waits here any more; what is known stays. The next may be another."""
+        self._lock, self._leaked = asyncio.Lock(), asyncio.Event()
+
     async def _change(self, rotation: Rotation) -> None:
         made: list[_Planned] = []
 

@@ -221,6 +221,15 @@ async def test_corpus_that_hangs_holds_few_threads(
         await check.screen(BREACHED)
 
 
+async def test_check_after_its_end(corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
+    """A node that starts again after its end asks as before."""
+    check = make_check(corpus.url, limit=30.0)
+    check.close()
+    with pytest.raises(PasswordRefused):
+        await check.screen(BREACHED)
+    assert kept.faults == []
+
+
 async def test_person_who_waits_for_the_corpus_holds_no_slot_of_the_password_queue(
     corpus: Corpus, make_check: Callable[..., BreachCheck]
 ) -> None:

@@ -205,6 +205,19 @@ async def test_pool_closed() -> None:
     assert hasher.hashed == ["runs"]
 
 
+async def test_pool_opened_again() -> None:
+    """A pool that was closed takes work again when told to; one that was not goes on with its threads."""
+    pool = PasswordPool(PasswordHasher(PROFILE), threads=1, queue_limit=0)
+    pool.close()
+    with pytest.raises(Unavailable):
+        await pool.hash(PASSWORD)
+    for _ in range(2):
+        pool.open()
+        assert await pool.hash(PASSWORD)
+        assert len([thread for thread in threading.enumerate() if thread.name.startswith("keyturn-password")]) == 1
+    pool.close()
+
+
 async def test_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the system starts no thread the caller is told to come back, and the place is free for the next one."""
     pool = PasswordPool(PasswordHasher(PROFILE), threads=1, queue_limit=0)

@@ -87,7 +87,7 @@ class Engine:
         self._lanes: Lanes = (
             PostgresLanes(sqlalchemy, keep)
             if self.postgres
-            else SqliteLanes(self._connect, self._writer, write_timeout)
+            else SqliteLanes(self._connect, lambda: self._writer, write_timeout)
         )
 
     @property
@@ -179,12 +179,17 @@ class Engine:
         return float((await connection.exec_driver_sql(f"SELECT {self.now_sql}")).scalar_one())
 
     async def close(self) -> None:
-        """Finish what `run` does, and close all connections; those in use close when they are given back."""
+        """Finish what `run` does, and close all connections; those in use close when they are given back.
+
+        They open again when used again, also on another event loop.
+        """
         if self._running:
             await asyncio.wait(self._running)
         await self._lanes.close()
         with hanging_up(self.sqlalchemy.sync_engine) if self.postgres else nullcontext():
             await self.sqlalchemy.dispose()
+        # A lock that somebody has waited for belongs to their event loop.
+        self._writer = asyncio.Lock()
 
     def _connect(self, timeout: float) -> sqlite3.Connection:
         """Open SQLite without SQLAlchemy, set up as all its connections are."""

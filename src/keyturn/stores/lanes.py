@@ -174,14 +174,14 @@ class SqliteLanes:
 
     Args:
         connect: opens a connection, set up like all others, that waits so many seconds for a lock.
-        writer: held while something is written, by everybody in this process.
+        writer: gives the lock that is held while something is written, by everybody in this process.
         write_timeout: seconds to wait for another process's write.
     """
 
     postgres = False
 
     def __init__(
-        self, connect: Callable[[float], sqlite3.Connection], writer: asyncio.Lock, write_timeout: float
+        self, connect: Callable[[float], sqlite3.Connection], writer: Callable[[], asyncio.Lock], write_timeout: float
     ) -> None:
         self._connect = connect
         self._writer = writer
@@ -220,7 +220,7 @@ class SqliteLanes:
         return await self._write(lambda connection: self._transact(connection, work))
 
     async def _write(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
-        async with self._writer:
+        async with self._writer():
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="keyturn-sqlite")
             written = self._thread.submit(self._on_thread, write)

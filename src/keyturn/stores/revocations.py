@@ -170,11 +170,11 @@ class MemoryDenylist:
             raise Unavailable("denylist") from error
 
     async def close(self) -> None:
-        """Stop following. What is known stays denied."""
+        """Stop following; `start` begins anew, also on another event loop. What is known stays denied."""
         tasks, self._tasks = self._tasks, []
         await end(tasks)
         self._current = False
-        self._loaded.clear()
+        self._loaded = asyncio.Event()
 
     def is_current(self) -> bool:
         """Say whether the authority is being followed."""

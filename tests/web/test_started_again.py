@@ -1,0 +1,77 @@
+"""A node that is started again after its end, on another event loop, as an application's own tests do it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from keyturn.core.events import Event, EventType
+from keyturn.core.model import Contact
+from keyturn.exchange import Cookies
+from keyturn.fastapi import CurrentPrincipal, install
+from keyturn.runtime import Keyturn
+from tests.attacks.conftest import settings_of
+from tests.attacks.support import ORIGIN
+from tests.services import wait_until
+from tests.verify.publisher import PATIENCE
+from tests.web.conftest import BROWSER, PASSWORD
+
+LIVES = 2
+CONTACT = Contact("203.0.113.7", "Mozilla/5.0", "Firefox on Windows")
+
+
+def test_application_under_two_test_clients(database_url: str) -> None:
+    """One `with TestClient(app)` may follow upon another: users, sessions and tokens stay, and what ends them works."""
+    app = FastAPI()
+    install(app, Keyturn(settings_of(database_url, denylist=True)), operations=True)
+
+    @app.get("/hello")
+    async def hello(me: CurrentPrincipal) -> str:
+        return me.user_id
+
+    credentials = {"email": "ada@example.com", "password": PASSWORD}
+    with TestClient(app, base_url=ORIGIN, headers=BROWSER) as client:
+        first = client.post("/auth/signup", json=credentials)
+        assert first.status_code == 201
+    for _ in range(LIVES):
+        with TestClient(app, base_url=ORIGIN, headers=BROWSER) as client:
+            assert client.get("/readyz").status_code == 200
+            second = client.post("/auth/login", json=credentials)
+            assert second.status_code == 200
+            assert client.post("/auth/refresh").status_code == 200
+            assert client.post("/auth/logout").status_code == 204
+            for answer, status in ((first, 200), (second, 401)):
+                bearer = {"authorization": f"Bearer {answer.json()['access_token']}"}
+                assert client.get("/hello", headers=bearer).status_code == status
+
+
+@pytest.mark.parametrize("redis", [False, pytest.param(True, marks=pytest.mark.services)])
+def test_whatever_waits(database_url: str, redis: bool, request: pytest.FixtureRequest) -> None:
+    """Hashes, writers, groups and key changes wait for each other, and the upkeep for a leak, on whichever loop it is."""
+    redis_url = request.getfixturevalue("redis_url") if redis else None
+    settings = settings_of(database_url, denylist=True, redis_url=redis_url)
+    node, other = Keyturn(settings), Keyturn(settings)
+
+    async def sign_up(name: str) -> None:
+        email = f"{name}@example.com"
+        await node.auth.sign_up(
+            email, PASSWORD, None, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
+        )
+
+    async def live(number: int) -> None:
+        async with node.lifespan(), other.lifespan():
+            await asyncio.gather(*(sign_up(f"ada{number}-{each}") for each in range(8)))
+            event = Event(EventType.CONTROL_FAULT, node.clock(), data={})
+            await asyncio.gather(*(node.sessions.record(event) for _ in range(8)))
+            await asyncio.gather(*(node.signing.refresh() for _ in range(8)))
+            leaked = node.signing.signing_key(node.clock()).kid
+            await other.signing.rotate(compromised=True)
+            await asyncio.to_thread(
+                wait_until, lambda: leaked not in {key.kid for key in node.signing.ring.keys}, PATIENCE, "the new key"
+            )
+
+    for number in range(LIVES):
+        asyncio.run(live(number))
