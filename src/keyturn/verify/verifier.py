@@ -78,9 +78,7 @@ class Verifier:
         self.clock: Final = clock
         self._monotonic: Final = monotonic
         self._keys: Final = KnownKeys(refetch_interval)
-        self._fetching: Final = SingleFlight(
-            self._fetch, name="keyturn keys", dependency="jwks", patience=2 * timeout
-        )
+        self._fetching: Final = SingleFlight(self._fetch, name="keyturn keys", dependency="jwks", patience=2 * timeout)
         self._denylist: Final = (
             None if revocations is None else FollowedDenylist(revocations, patience=2 * timeout, clock=clock)
         )
