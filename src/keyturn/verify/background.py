@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from threading import Lock, Thread
 from typing import Any, Final, NamedTuple
 
@@ -159,7 +158,7 @@ class FollowedDenylist:
                 except Unavailable:
                     loop.close()
                     raise
-                self._stop = partial(loop.call_soon_threadsafe, _cancel_all, loop)
+                self._stop = lambda: loop.call_soon_threadsafe(_cancel_all, loop)
                 pending = self._pending = Pending(loaded, time.monotonic() + self._patience)
             return pending
 
