@@ -1,19 +1,28 @@
 """What every HTTP answer of Keyturn shares, with or without the server: the value, its problem document, its headers.
 
-Owns: Response, how a refusal becomes bytes, how a bearer token and a request id are read. Must not hold: routes, cookies,
+Owns: Response, how a refusal becomes bytes and a line in the log, how a bearer token and a request id are read. Must not hold: routes, cookies,
 anything that needs more than the standard library: a service that only checks tokens loads this file, too.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from math import ceil
 from random import getrandbits
 from typing import Final, NamedTuple
 
-from keyturn.core.errors import Forbidden, InvalidToken, MethodNotAllowed, Refused, SessionEnded, StepUpRequired
+from keyturn.core.errors import (
+    Forbidden,
+    InvalidToken,
+    MethodNotAllowed,
+    Refused,
+    SessionEnded,
+    StepUpRequired,
+    Unavailable,
+)
 
 Header = tuple[bytes, bytes]
 """A name in lower case and a value, as on the wire."""
@@ -140,6 +149,16 @@ def problem(refused: Refused, request_id: str) -> Response:
     if refused.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, ceil(refused.retry_after))))
     return Response(refused.status, headers, encode_json(document).encode("ascii"))
+
+
+def log_refusal(logger: logging.Logger, refused: Refused, request_id: str, **more: str) -> None:
+    """Log why a request was refused: the answer does not say it.  Spec: OWASP ASVS 5.0 16.3.2."""
+    fields = {"code": refused.code, "status": refused.status, "request_id": request_id, **more}
+    if isinstance(refused, InvalidToken):
+        fields["why"] = str(refused.reason)
+    elif isinstance(refused, Unavailable):
+        fields["dependency"] = refused.dependency
+    logger.log(logging.WARNING if isinstance(refused, Unavailable) else logging.INFO, "refused", extra=fields)
 
 
 def _challenge(refused: Refused) -> str | None:

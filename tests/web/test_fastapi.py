@@ -81,6 +81,21 @@ async def test_request_without_principal(guest: Browser, value: str | None) -> N
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
+async def test_refusals_in_the_log(guest: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    """Why a request was refused is in the log alone: of our routes with the route and the address, of the host's without."""
+    address = guest.headers["x-forwarded-for"]
+    with caplog.at_level("INFO", "keyturn"):
+        for path in ("/auth/me", "/notes"):
+            answer = await guest.get(path, headers={"authorization": "Basic YTpi", "x-request-id": "request-1234"})
+            assert "authorization_header" not in answer.text
+    ours, hosts = (vars(record) for record in caplog.records if record.message == "refused")
+    for entry in (ours, hosts):
+        assert (entry["code"], entry["status"], entry["levelname"]) == ("invalid_token", 401, "INFO")
+        assert (entry["why"], entry["request_id"]) == ("authorization_header", "request-1234")
+    assert (ours["route"], ours["ip"]) == ("me", address)
+    assert "route" not in hosts
+
+
 async def test_request_with_two_tokens(guest: Browser) -> None:
     """Two Authorization headers are refused in the host's routes too."""
     await guest.sign_up()

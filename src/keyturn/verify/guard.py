@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from keyturn.core.errors import InvalidToken, Refused, Unavailable
+from keyturn.core.errors import InvalidToken, Refused
 from keyturn.core.model import Principal
 from keyturn.ports import PrincipalSource, WallClock
-from keyturn.wire import Response, ScopeMissing, SignInTooWeak, bearer, finish, problem, request_id
+from keyturn.wire import Response, ScopeMissing, SignInTooWeak, bearer, finish, log_refusal, problem, request_id
 
 _logger = logging.getLogger(__name__)
 
@@ -161,19 +161,14 @@ class Guard:
 
 
 def refusal(refused: Refused, request_ids: Sequence[bytes] = ()) -> Response:
-    """Return the finished answer of a refusal, and log why: the answer does not say it.
+    """Return the finished answer of a refusal, and log why.
 
     Args:
         refused: what was raised.
         request_ids: every X-Request-ID header of the request.
 
-    Spec: RFC 9457; RFC 6750 3; OWASP ASVS 5.0 16.3.2.
+    Spec: RFC 9457; RFC 6750 3.
     """
     identity = request_id(request_ids)
-    extra: dict[str, object] = {"code": refused.code, "status": refused.status, "request_id": identity}
-    if isinstance(refused, InvalidToken):
-        extra["why"] = str(refused.reason)
-    elif isinstance(refused, Unavailable):
-        extra["dependency"] = refused.dependency
-    _logger.log(logging.WARNING if isinstance(refused, Unavailable) else logging.INFO, "refused", extra=extra)
+    log_refusal(_logger, refused, identity)
     return finish(problem(refused, identity), identity)

@@ -17,12 +17,10 @@ from keyturn.core import csrf
 from keyturn.core.errors import (
     CsrfRefused,
     Internal,
-    InvalidToken,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     Refused,
-    Unavailable,
 )
 from keyturn.core.events import Event, EventType
 from keyturn.sinks import tell
@@ -30,6 +28,7 @@ from keyturn.web import answers
 from keyturn.web.config import WebConfig
 from keyturn.web.endpoints import ROUTES, Call, Route, Services
 from keyturn.web.messages import BodyTooSlow, ClientGone, Header, Request, Response, text_of
+from keyturn.wire import log_refusal
 
 _logger = logging.getLogger(__name__)
 
@@ -166,15 +165,8 @@ class WebApplication:
         return self._origins
 
     def _refuse(self, refused: Refused, request: Request, route: Route) -> Response:
-        level = logging.WARNING if isinstance(refused, Unavailable) else logging.INFO
-        if _logger.isEnabledFor(level):
-            extra = {"code": refused.code, "status": refused.status, "route": route.name, "request_id": request.id}
-            extra["ip"] = request.client_address(self.config.trusted_proxies)
-            if isinstance(refused, InvalidToken):
-                extra["why"] = str(refused.reason)
-            elif isinstance(refused, Unavailable):
-                extra["dependency"] = refused.dependency
-            _logger.log(level, "refused", extra=extra)
+        address = request.client_address(self.config.trusted_proxies)
+        log_refusal(_logger, refused, request.id, route=route.name, ip=address)
         response = answers.problem(refused, request.id)
         if refused.clears_cookies and route.browser:
             response.headers.extend(answers.cleared_cookies(self.config.same_site))
