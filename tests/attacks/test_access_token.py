@@ -207,8 +207,12 @@ async def test_huge_and_deep(forger: Forger) -> None:
 
 
 async def test_claims_of_another_session(sqlite_node: Keyturn, bob: Browser, clock: FrozenClock) -> None:
-    """Even well signed, a session or a user that does not exist is nobody."""
+    """Even well signed, a session or a user that does not exist is nobody, nor is a user with a session of another."""
     forger = Forger(sqlite_node, bob.token, clock())
+    other = Browser(sqlite_node.asgi)
+    assert (await other.sign_up()).status == 201
+    await forger.refused(forger.make(payload={"sid": other.session_id}))
+    await forger.refused(forger.make(payload={"sub": other.user_id}))
     await forger.refused(forger.make(payload={"sid": "0" * 32}))
     await forger.refused(forger.make(payload={"sub": "0" * 32}))
 

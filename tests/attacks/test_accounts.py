@@ -9,16 +9,19 @@ import logging
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
 import anyio
 import argon2.low_level
 import pytest
+from sqlalchemy import event
 
 from keyturn.observability import JsonFormatter
 from keyturn.password_pool import PasswordPool
 from keyturn.runtime import Keyturn
+from keyturn.stores.lanes import PostgresLane, SqliteLanes, Statement
 from keyturn.testing import FrozenClock
 from keyturn.tokens.password import PasswordHasher, PasswordProfile
 from tests.attacks.conftest import with_passwords
@@ -61,8 +64,44 @@ def work(done: list[tuple[int, int]]) -> int:
     return sum(memory * passes for memory, passes in done)
 
 
-async def kinds_of_refusal(node: Keyturn) -> dict[str, Callable[[], Awaitable[Answer]]]:
-    """Set up every kind of account that a login can fail on; each is then asked with one wrong password."""
+@contextmanager
+def asking(node: Keyturn) -> Iterator[list[str]]:
+    """Collect every statement for which the caller waits, on either way to the database; not what the node does besides."""
+    asked: list[str] = []
+    ours = ContextVar("ours", default=False)
+
+    def note(text: str) -> None:
+        if ours.get():
+            asked.append(text)
+
+    def counted(send: Callable[[Any, Statement], Awaitable[Any]]) -> Callable[[Any, Statement], Awaitable[Any]]:
+        def sends(lane: Any, statement: Statement) -> Awaitable[Any]:
+            note(statement[0])
+            return send(lane, statement)
+
+        return sends
+
+    def before(_connection: Any, _cursor: Any, text: str, *_: Any) -> None:
+        note(text)
+
+    event.listen(node.engine.sqlalchemy.sync_engine, "before_cursor_execute", before)
+    token = ours.set(True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PostgresLane, "fetch", counted(PostgresLane.fetch))
+            patch.setattr(SqliteLanes, "fetch", counted(SqliteLanes.fetch))
+            patch.setattr(SqliteLanes, "change", counted(SqliteLanes.change))
+            yield asked
+    finally:
+        ours.reset(token)
+        event.remove(node.engine.sqlalchemy.sync_engine, "before_cursor_execute", before)
+
+
+async def kinds_of_refusal(node: Keyturn, device: str | None) -> dict[str, Callable[[], Awaitable[Answer]]]:
+    """Set up every kind of account that a login can fail on; each is then asked with one wrong password.
+
+    Args: device: a device cookie of somebody else, which whoever asks has.
+    """
     old = PasswordHasher(PasswordProfile(8 * 1024, 1)).hash(PASSWORD)
     application = with_passwords(node, PasswordPool(PasswordHasher()))
     changes = {
@@ -72,7 +111,7 @@ async def kinds_of_refusal(node: Keyturn) -> dict[str, Callable[[], Awaitable[An
         "old hash": "UPDATE keyturn_users SET password_hash = :old WHERE id = :id",
         "hash of unknown form": "UPDATE keyturn_users SET password_hash = '$unknown$x' WHERE id = :id",
     }
-    asked: dict[str, Callable[[], Awaitable[Answer]]] = {}
+    asked: dict[str, Browser] = {}
     for name, statement in changes.items():
         owner = Browser(application)
         assert (await owner.sign_up()).status == 201
@@ -82,28 +121,34 @@ async def kinds_of_refusal(node: Keyturn) -> dict[str, Callable[[], Awaitable[An
         guesser = Browser(application, email=owner.email)
         # The owner's right password too where the account must not be told from one that is not there.
         guesser.password = PASSWORD if name == "disabled" else WRONG
-        asked[name] = guesser.log_in
-    unknown = Browser(application)
-    unknown.password = WRONG
-    asked["unknown"] = unknown.log_in
-    return asked
+        asked[name] = guesser
+    asked["unknown"] = Browser(application)
+    asked["unknown"].password = WRONG
+    for guesser in asked.values():
+        guesser.jar = {} if device is None else {DEVICE: device}
+    return {name: guesser.log_in for name, guesser in asked.items()}
 
 
-async def test_enumeration_by_status_body_headers_and_time(node: Keyturn) -> None:
+@pytest.mark.parametrize("with_device", [False, True], ids=["no device", "device"])
+async def test_enumeration_by_status_body_headers_and_time(node: Keyturn, eve: Browser, with_device: bool) -> None:
     """Unknown, wrong, disabled, without a password, old hash: one status, one body, one set of headers, one cost.
 
     The cost is counted and not measured: argon2 computations and statements to the database.
     """
     answers: dict[str, Any] = {}
     costs: dict[str, int] = {}
-    for name, ask in (await kinds_of_refusal(node)).items():
-        with hashing() as done:
+    statements: dict[str, list[str]] = {}
+    for name, ask in (await kinds_of_refusal(node, eve.jar[DEVICE] if with_device else None)).items():
+        with hashing() as done, asking(node) as statements[name]:
             answer = await ask()
         assert answer.code == "invalid_credentials", name
         answers[name] = answer.comparable()
         costs[name] = work(done)
     reference = answers["unknown"]
     assert all(answer == reference for answer in answers.values())
+    # Not by the count alone: statements that differ take different times.
+    assert all(asked == statements["unknown"] for asked in statements.values()), statements
+    assert len(statements["unknown"]) > 1
     # An old hash is topped up to the profile's cost, give or take the smallest step.
     assert max(costs.values()) - min(costs.values()) <= costs["unknown"] * 0.01, costs
     assert costs["unknown"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+import time
 
 import anyio
 import pytest
@@ -118,10 +119,15 @@ async def test_after_the_user_was_disabled(node: Keyturn, ada: Browser) -> None:
 async def test_after_the_user_was_disabled_in_the_table_alone(node: Keyturn, ada: Browser) -> None:
     """A refresh asks for the user each time, so an application that disables in its own table is heard."""
     await query(node, "UPDATE keyturn_users SET disabled_at = 1 WHERE id = :id", id=ada.user_id)
-    thief = ada.copy()
+    thief, later = ada.copy(), ada.copy()
     assert await ended(ada) == "session_ended:user_disabled"
     assert await ended(thief) == "session_ended:user_disabled"
     assert (await thief.me()).code == "invalid_token"
+    # It has ended the session, too, also where nobody asks for the user, and for good.
+    assert node.denylist is not None
+    assert ada.session_id in node.denylist
+    await query(node, "UPDATE keyturn_users SET disabled_at = NULL WHERE id = :id", id=ada.user_id)
+    assert await ended(later) == "session_ended:user_disabled"
 
 
 async def test_after_the_user_was_deleted(node: Keyturn, ada: Browser) -> None:
@@ -202,7 +208,8 @@ async def test_clock_set_back_on_a_node(database_url: str) -> None:
     async with late.lifespan():
         browser = Browser(late.asgi)
         assert (await browser.sign_up()).status == 201
-        await query(late, "UPDATE keyturn_sessions SET inactivity_expires_at = inactivity_expires_at - 3601")
+        # Over by the true time alone: by the node's own there are five hours left.
+        await query(late, "UPDATE keyturn_sessions SET inactivity_expires_at = :past", past=time.time() - 1)
         assert (await browser.me()).code == "invalid_token"
         assert (await browser.refresh()).code == "session_ended:inactivity"
 

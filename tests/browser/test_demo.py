@@ -284,6 +284,26 @@ def test_password_change_counts_at_the_next_login(browser: Browser, demo_url: st
         signed_in(page)
 
 
+def test_password_fields_leave_room_for_a_password_manager(browser: Browser, demo_url: str) -> None:
+    """Each hides what is typed, says which password it is for, and may be pasted into."""
+    paste = "field => field.dispatchEvent(new ClipboardEvent('paste', { bubbles: true, cancelable: true }))"
+    with visiting(browser, demo_url) as (_, page, _watch):
+
+        def judge(label: str, purpose: str) -> None:
+            field = page.get_by_label(label, exact=True)
+            expect(field).to_have_attribute("type", "password")
+            expect(field).to_have_attribute("autocomplete", purpose)
+            assert field.evaluate(paste)
+
+        judge("Password", "new-password")
+        page.get_by_role("button", name="I have an account").click()
+        judge("Password", "current-password")
+        page.get_by_role("button", name="I am new here").click()
+        sign_up(page)
+        judge("Current password", "current-password")
+        judge("New password", "new-password")
+
+
 def test_remembered_session_has_a_cookie_that_outlives_the_browser(browser: Browser, demo_url: str) -> None:
     """With the box ticked the cookie has an end of its own; without it the cookie goes with the browser."""
     with visiting(browser, demo_url) as (context, page, _):
