@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, Collection, Sequence
+from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, event, insert, select, update
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event, EventType
@@ -19,7 +20,7 @@ from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.testing import FrozenClock
 from keyturn.tokens.keyring import KeySchedule, SealedKeyError, SecretRing, sealing_id
 from tests.services import PostgresServer
-from tests.stores.support import open_database
+from tests.stores.support import PATIENCE, open_database
 
 pytestmark = pytest.mark.anyio
 
@@ -99,11 +100,18 @@ async def test_plan_that_had_to_wait(database_url: str, clock: FrozenClock) -> N
         signing = node(engine, clock)
         await signing.refresh()
         clock.advance(SCHEDULE.rotation_period)
+        asked = asyncio.Event()
+
+        def before(_connection: Any, _cursor: Any, text: str, *_: Any) -> None:
+            if text.startswith(("LOCK TABLE", "BEGIN IMMEDIATE")):
+                asked.set()
+
+        event.listen(engine.sqlalchemy.sync_engine, "before_cursor_execute", before)
         async with other.transaction() as connection:
             await connection.execute(delete(signing_keys).where(signing_keys.c.kid == "nobody's"))
             waiting = asyncio.create_task(signing.refresh())
-            await asyncio.sleep(0.3)
-            assert not waiting.done()
+            # What it does without the lock it has done by now, and it gets the lock when this transaction is over.
+            await asyncio.wait_for(asked.wait(), PATIENCE)
             clock.advance(2 * SCHEDULE.publish_lead)
         await waiting
         assert len(signing.ring.keys) == 2

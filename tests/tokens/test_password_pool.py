@@ -236,13 +236,14 @@ async def test_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_threads_yield() -> None:
-    """The hashing threads have a lower priority than the event loop."""
+    """The hashing threads have a lower priority than the event loop, unless that has given way already."""
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     hasher = GatedHasher()
     hasher.gate.set()
     pool = PasswordPool(hasher, threads=1)
     await pool.hash(PASSWORD)
-    assert hasher.niceness == [10]
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 10
+    assert hasher.niceness == [max(10, before)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
     pool.close()
 
 
