@@ -263,6 +263,17 @@ async def test_guessing_the_current_password_is_throttled(ada: Browser) -> None:
     assert [answer.code for answer in answers] == ["invalid_credentials"] * ACCOUNT_FAILURES + ["throttled"]
 
 
+async def test_right_current_password_counts_against_nobody(ada: Browser) -> None:
+    """Who changes their password often, and knows it each time, is not taken for somebody who guesses."""
+    codes: list[str] = []
+    for number in range(ACCOUNT_FAILURES + 1):
+        new = f"passphrase of {number} long words"
+        body = {"current_password": ada.password, "new_password": new}
+        codes.append((await ada.send("POST", "/auth/password", body, bearer=True)).code)
+        ada.password = new
+    assert codes == ["204"] * (ACCOUNT_FAILURES + 1)
+
+
 @pytest.mark.parametrize("size", [1025, 4097, 15_000, 1_000_000])
 async def test_huge_password(bob: Browser, size: int) -> None:
     """A password beyond the limit costs no hash and is never cut: refused, the largest before it is parsed."""

@@ -15,7 +15,7 @@ from keyturn.stores.redis import ENTRIES, connect
 from keyturn.stores.revocations import open_denylist
 from keyturn.web.server_credential import Signed, authorization
 from tests.attacks.conftest import SSR_KEY, SSR_KEYS, lighten, settings_of
-from tests.attacks.support import REFRESH, Browser
+from tests.attacks.support import REFRESH, Browser, query
 from tests.machine import Machine
 from tests.stores.support import eventually
 
@@ -164,6 +164,16 @@ async def test_date_that_jumps_and_is_set_right(nodes: Nodes, jump: float) -> No
         assert all(each.session_id in denylist for each in copies)
         assert [(await each.me()).code for each in copies] == ["invalid_token"] * 2
         assert (await alive.me()).status == 200
+
+
+async def test_database_that_is_set_back(database_url: str) -> None:
+    """A session that was opened by its wrong date goes on: its access tokens do not say that the login is yet to come."""
+    at = node(database_url)
+    async with at.lifespan():
+        browser = await signed_up(at)
+        await query(at, f"UPDATE keyturn_sessions SET authenticated_at = authenticated_at + {HOUR}")
+        assert (await browser.refresh()).status == 200
+        assert (await browser.me()).status == 200
 
 
 @pytest.mark.parametrize("wrong", [200 * DAY, -200 * DAY])

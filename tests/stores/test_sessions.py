@@ -9,13 +9,14 @@ import pytest
 from sqlalchemy import select
 
 from keyturn.core.model import Session
-from keyturn.core.rotation import Decision
+from keyturn.core.policy import Policy
+from keyturn.core.rotation import Decision, Outcome, Write
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.failover import start_healing
 from keyturn.stores.migrations import migrate
 from keyturn.stores.schema import denylist, events
 from keyturn.stores.sql import SqlSessions
-from keyturn.testing import FrozenClock, StoreContract, sign_in
+from keyturn.testing import CONTACT, FrozenClock, StoreContract, sign_in
 from keyturn.testing.contract_base import ContractBase
 from keyturn.testing.presenting_contract import PresentingContract
 from tests.stores.support import open_database
@@ -76,6 +77,22 @@ class TestInSmallGroups(SqlNodes, PresentingContract):
     """With more callers than a group takes."""
 
     group_size = 4
+
+
+async def test_touch_that_waits_counts_already(database_url: str) -> None:
+    """Its node does not call a session inactive by a deadline that it knows to have moved, written or not."""
+    clock, policy = FrozenClock(), Policy()
+    half = policy.inactivity_timeout / 2
+    async with open_database(database_url) as engine:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, touch_period=3600.0)
+        holder = await sign_in(store, policy=policy, remember=False)
+        before, _ = await store.get(holder.session_id)
+        clock.advance(half)
+        assert (await holder.copy().refresh()).write is Write.TOUCH
+        assert await store.get(holder.session_id) == (before, clock.now)
+        clock.advance(half)
+        assert (await holder.refresh(CONTACT._replace(idle_seconds=None))).outcome is Outcome.ROTATE
+        await store.close()
 
 
 async def test_next_group_during_the_answers(sqlite_database_url: str) -> None:

@@ -1,0 +1,148 @@
+"""A full password queue turns people away before their attempt is counted: see decision 0009."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from keyturn.core.errors import InvalidCredentials, Unavailable
+from keyturn.core.model import Contact
+from keyturn.core.secret import Secret
+from keyturn.exchange import Cookies, SignedIn
+from keyturn.password_pool import PasswordPool
+from keyturn.ports import Credential
+from keyturn.runtime import Keyturn
+from keyturn.stores.users import SqlUsers
+from keyturn.tokens.password import PasswordHasher, PasswordProfile, Verified
+from tests.attacks.conftest import settings_of
+from tests.attacks.support import query
+
+pytestmark = pytest.mark.anyio
+
+EMAIL = "ada@example.com"
+PASSWORD = "correct horse battery staple"
+NEW_PASSWORD = "another horse, another staple"
+CONTACT = Contact("203.0.113.7", "Mozilla/5.0", "Firefox on Windows")
+
+
+class GatedHasher(PasswordHasher):
+    """Verify for real, but only while the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__(PasswordProfile(memory_kib=64, passes=1))
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def verify(self, stored: str | None, password: str | Secret) -> Verified:
+        assert self.gate.wait(30)
+        return super().verify(stored, password)
+
+
+class Users(SqlUsers):
+    """The built-in directory, whose next look-up of a credential is followed by whatever the test wants to come between."""
+
+    asked = 0
+    then: Callable[[], Awaitable[None]] | None = None
+
+    async def find(self, email: str) -> Credential | None:
+        self.asked += 1
+        credential = await super().find(email)
+        then, self.then = self.then, None
+        if then is not None:
+            await then()
+        return credential
+
+
+class Subject:
+    """A node with room for one hash at a time, and one user."""
+
+    def __init__(self, node: Keyturn, users: Users, hasher: GatedHasher) -> None:
+        self.node = node
+        self.users = users
+        self.hasher = hasher
+
+    async def sign_up(self, email: str) -> SignedIn:
+        return await self.node.auth.sign_up(
+            email, PASSWORD, None, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
+        )
+
+    async def log_in(self, password: str) -> SignedIn:
+        return await self.node.auth.log_in(
+            EMAIL, password, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
+        )
+
+    async def counted(self) -> list[Any]:
+        """Read everything that is counted, and of whom."""
+        return await query(self.node, "SELECT * FROM keyturn_counters ORDER BY key_hash")
+
+    @asynccontextmanager
+    async def filling(self) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
+        """Give what fills the queue; it is empty again afterwards."""
+        pool = self.node.passwords
+        async with anyio.create_task_group() as tasks:
+
+            async def fill() -> None:
+                self.hasher.gate.clear()
+                tasks.start_soon(pool.verify, None, "somebody else's")
+                with anyio.fail_after(30):
+                    while not pool.taken:  # noqa: ASYNC110 - a matter of the loop's next turn
+                        await anyio.lowlevel.checkpoint()
+
+            try:
+                yield fill
+            finally:
+                self.hasher.gate.set()
+
+
+@pytest.fixture
+async def subject(database_url: str) -> AsyncGenerator[Subject]:
+    """Start the node."""
+    async with AsyncExitStack() as stack:
+        tables = Keyturn(settings_of(database_url))
+        await stack.enter_async_context(tables.lifespan())
+        users, hasher = Users(tables.engine, denylist_lifetime=730.0), GatedHasher()
+        node = Keyturn(settings_of(database_url), users=users)
+        node.passwords.close()
+        node.passwords = PasswordPool(hasher, threads=1, queue_limit=0)
+        node.auth = replace(node.auth, passwords=node.passwords)
+        await stack.enter_async_context(node.lifespan())
+        yield Subject(node, users, hasher)
+
+
+async def test_queue_that_is_full(subject: Subject) -> None:
+    """Nothing is counted, and at a login nobody is even looked up: turning a flood away must cost next to nothing."""
+    ada = await subject.sign_up(EMAIL)
+    principal = subject.node.authenticate(ada.access_token)
+    asked, counted = subject.users.asked, await subject.counted()
+    assert counted
+    async with subject.filling() as fill:
+        await fill()
+        with pytest.raises(Unavailable):
+            await subject.sign_up("grace@example.com")
+        with pytest.raises(Unavailable):
+            await subject.log_in(PASSWORD)
+        with pytest.raises(Unavailable):
+            await subject.node.auth.change_password(principal, PASSWORD, NEW_PASSWORD, Cookies(), CONTACT)
+    assert await subject.counted() == counted
+    assert subject.users.asked == asked
+
+
+async def test_queue_that_fills_up_while_the_user_is_looked_up(subject: Subject) -> None:
+    """Nothing is counted either, for a password that nobody has looked at."""
+    await subject.sign_up(EMAIL)
+    counted = await subject.counted()
+    async with subject.filling() as fill:
+        subject.users.then = fill
+        with pytest.raises(Unavailable):
+            await subject.log_in("a wrong guess of somebody")
+    assert await subject.counted() == counted
+    with pytest.raises(InvalidCredentials):
+        await subject.log_in("a wrong guess of somebody")
+    assert await subject.counted() != counted
