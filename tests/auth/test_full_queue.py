@@ -92,7 +92,7 @@ class Subject:
                 self.hasher.gate.clear()
                 tasks.start_soon(pool.verify, None, "somebody else's")
                 with anyio.fail_after(30):
-                    while not pool.taken:  # noqa: ASYNC110 - a matter of the loop's next turn
+                    while not pool.taken:
                         await anyio.lowlevel.checkpoint()
 
             try:
