@@ -183,7 +183,10 @@ async def test_right_password_is_refused_while_throttled(node: Keyturn, ada: Bro
 
 
 async def test_lock_out_of_a_victim(node: Keyturn, ada: Browser) -> None:
-    """However much others guess, from however many addresses, the owner gets in on a device they know."""
+    """However much others guess, from however many addresses, the owner gets in on a device they know.
+
+    And there they can change the password.
+    """
     for number in range(HARD_FAILURES):
         guesser = Browser(node.asgi, email=ada.email)
         guesser.password = WRONG if number % 2 else WRONG + "!"
@@ -193,6 +196,8 @@ async def test_lock_out_of_a_victim(node: Keyturn, ada: Browser) -> None:
     assert (await ada.log_out()).status == 204
     assert DEVICE in ada.jar
     assert (await ada.log_in()).status == 200
+    change = {"current_password": PASSWORD, "new_password": "a passphrase that nobody guesses"}
+    assert (await ada.send("POST", "/auth/password", change, bearer=True)).status == 204
 
 
 async def test_hard_cap_of_consecutive_failures(node: Keyturn, clock: FrozenClock) -> None:

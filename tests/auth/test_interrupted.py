@@ -1,4 +1,6 @@
-"""Faults in the middle of a use case: whoever asks again gets what they asked for, and nobody is signed out by a fault."""
+"""What comes in the middle of a use case: whoever asks again after a fault gets what they asked for, nobody is signed out
+by one, and nobody is served who has gone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from keyturn.core.errors import InvalidCredentials, SessionEnded, Unavailable
+from keyturn.core.errors import InvalidCredentials, InvalidToken, SessionEnded, Unavailable
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import Contact, Session, User
 from keyturn.exchange import Cookies, SignedIn
@@ -18,6 +20,7 @@ from keyturn.settings import Settings
 from keyturn.stores.engine import open_engine
 from keyturn.stores.users import SqlUsers
 from keyturn.tokens.secret_ring import SecretRing
+from keyturn.web.messages import ClientGone
 
 pytestmark = pytest.mark.anyio
 
@@ -178,3 +181,37 @@ async def test_login_that_fails_late(subject: Subject) -> None:
     newer = await subject.log_in(older=older)
     assert not await subject.is_alive(older)
     assert await subject.is_alive(newer)
+
+
+async def test_browser_that_has_gone_away(subject: Subject) -> None:
+    """Nothing is decided for a request whose answer nobody waits for."""
+
+    def gone() -> None:
+        raise ClientGone
+
+    one = await subject.sign_up()
+    before, _ = await subject.node.sessions.get(one.session.id)
+    cookies = cookies_of(one)._replace(ensure_awaited=gone)
+    for ask in (subject.node.auth.refresh, subject.node.auth.render):
+        with pytest.raises(ClientGone):
+            await ask(cookies, CONTACT)
+    assert (await subject.node.sessions.get(one.session.id))[0] == before
+    assert subject.sink.count(EventType.REFRESHED) == 0
+
+
+async def test_access_token_that_outlives_its_session(subject: Subject) -> None:
+    """Whoever still has one, where it is not denied yet, learns and ends nothing with it."""
+    one, other = await subject.sign_up(), await subject.log_in()
+    auth, principal = subject.node.auth, subject.node.authenticate(one.access_token)
+    await auth.log_out(cookies_of(one))
+    for ask in (
+        auth.me(principal),
+        auth.list_sessions(principal),
+        auth.end_session(principal, other.session.id),
+        auth.end_other_sessions(principal),
+        auth.change_password(principal, PASSWORD, NEW_PASSWORD, Cookies(), CONTACT),
+    ):
+        with pytest.raises(InvalidToken):
+            await ask
+    assert await subject.is_alive(other)
+    assert (await subject.log_in()).user == one.user

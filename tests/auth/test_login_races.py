@@ -80,20 +80,21 @@ async def test_login_that_races_a_disabling(node: tuple[Keyturn, InterruptedUser
 
 
 async def test_login_that_races_a_password_change(node: tuple[Keyturn, InterruptedUsers]) -> None:
-    """A login with the old password, checked before the change and opened after it, does not survive it."""
+    """A login with the old password, checked before the change and opened after it, does not survive it; who changed it does."""
     keyturn, users = node
-    user = (await _sign_up(keyturn.auth)).user
+    first = await _sign_up(keyturn.auth)
+    user = first.user
 
     async def change(credential: Credential) -> None:
         assert credential.password_hash is not None
         changed = await keyturn.passwords.hash(NEW_PASSWORD)
         assert await users.replace_password_hash(user.id, credential.password_hash, changed)
-        await keyturn.sessions.revoke(user.id, RevokeReason.PASSWORD_CHANGED)
+        await keyturn.sessions.revoke(user.id, RevokeReason.PASSWORD_CHANGED, keep=first.session.id)
 
     users.then = change
     with pytest.raises(InvalidCredentials):
         await _log_in(keyturn.auth)
-    assert await _live(keyturn, user.id) == []
+    assert [session.id for session in await _live(keyturn, user.id)] == [first.session.id]
     assert (await _log_in(keyturn.auth, NEW_PASSWORD)).user.id == user.id
 
 

@@ -215,7 +215,7 @@ async def test_sessions_listed(ada: Browser, application: Any) -> None:
 
 
 async def test_session_ended_by_its_owner(ada: Browser, application: Any) -> None:
-    """One session ends, or all others."""
+    """One session ends, or all others; to end one's own is to log out."""
     async with Browser(application) as phone, Browser(application) as tablet:
         for other in (phone, tablet):
             other.email = ada.email
@@ -229,6 +229,10 @@ async def test_session_ended_by_its_owner(ada: Browser, application: Any) -> Non
         assert (await ada.delete("/auth/sessions", headers=ada.bearer)).status_code == 204
         assert code(await tablet.post("/auth/refresh")) == (401, "session_ended")
         assert (await ada.post("/auth/refresh")).status_code == 200
+        own = (await ada.get("/auth/me", headers=ada.bearer)).json()["session"]["id"]
+        assert (await ada.delete(f"/auth/sessions/{own}", headers=ada.bearer)).status_code == 204
+        answer = await ada.post("/auth/refresh")
+        assert (code(answer), answer.json()["reason"]) == ((401, "session_ended"), "logout")
 
 
 async def test_session_of_somebody_else(ada: Browser, application: Any) -> None:
@@ -253,6 +257,15 @@ async def test_password_changed(ada: Browser, application: Any) -> None:
         assert (code(ended), ended.json()["reason"]) == ((401, "session_ended"), "password_changed")
     assert (await ada.post("/auth/refresh")).status_code == 200
     assert code(await ada.log_in()) == (401, "invalid_credentials")
+
+
+async def test_password_changed_beside_the_cookie_of_another(ada: Browser, application: Any) -> None:
+    """A browser in which somebody else has signed in meanwhile keeps their cookie."""
+    async with Browser(application) as eve:
+        await eve.sign_up()
+        body = {"current_password": PASSWORD, "new_password": "another long and winding phrase"}
+        answer = await eve.post("/auth/password", json=body, headers=ada.bearer)
+        assert (answer.status_code, set_cookies(answer)) == (204, {})
 
 
 async def test_password_change_with_the_wrong_one(ada: Browser) -> None:
