@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Final, Protocol
+from typing import Final
 
 from flask import Blueprint, Flask, Request, Response, request
 
@@ -23,19 +23,12 @@ from keyturn.verify.flask import TokenAuth, current_principal, requires, transla
 from keyturn.web.asgi import NEVER_FOUND
 from keyturn.web.endpoints import Route
 from keyturn.web.hosting import by_path, hosted_routes
-from keyturn.web.threaded import ThreadedNode
+from keyturn.web.threaded import Runtime, ThreadedNode
 from keyturn.web.wsgi import read_environ
 
 __all__ = ["KeyturnFlask", "Runtime", "current_principal", "requires"]
 
 _ANY_METHOD: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-
-
-class Runtime(Protocol):
-    """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
-
-    @property
-    def threaded(self) -> ThreadedNode: ...
 
 
 class KeyturnFlask:

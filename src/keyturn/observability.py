@@ -17,12 +17,10 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from hashlib import sha256
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, TextIO
 
 from keyturn.core.events import Event, EventType
-from keyturn.core.model import SessionId
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -53,11 +51,6 @@ def redact(text: str) -> str:
     """Replace everything that looks like a credential."""
     lower = text.lower()
     return _CREDENTIALS.sub(_REDACTED, text) if any(sign in lower for sign in _SIGNS) else text
-
-
-def hashed(session_id: SessionId | None) -> str | None:
-    """Name a session in a log: the same session has the same name, and the name opens nothing."""
-    return None if session_id is None else sha256(session_id).hexdigest()[:16]
 
 
 class JsonFormatter(logging.Formatter):
@@ -135,7 +128,7 @@ class EventLog:
             extra = {
                 "event": event.type.value,
                 "user": event.user_id,
-                "session": hashed(event.session_id),
+                "session": event.session_hash,
                 "data": event.data,
             }
             # What `Logger.log` does, without looking through the stack for the line that is always this one.

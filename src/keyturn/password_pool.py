@@ -22,7 +22,6 @@ from random import uniform
 from typing import Final, ParamSpec, TypeVar
 
 from keyturn.core.errors import Unavailable
-from keyturn.core.secret import Secret
 from keyturn.tokens.password import PasswordHasher, Verified
 from keyturn.yielding import yield_to_others
 
@@ -86,7 +85,7 @@ class PasswordPool:
         with self._lock:
             self._refuse_when_full()
 
-    async def hash(self, password: str | Secret) -> str:
+    async def hash(self, password: str) -> str:
         """Return the hash of a password.
 
         Raises:
@@ -103,7 +102,7 @@ class PasswordPool:
         await self._screen(password)
         return await self.hash(password)
 
-    async def verify(self, stored: str | None, password: str | Secret) -> Verified:
+    async def verify(self, stored: str | None, password: str) -> Verified:
         """Check a password; see `PasswordHasher.verify`.
 
         Raises:

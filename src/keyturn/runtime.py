@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
-from pathlib import Path
 from random import uniform
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,7 @@ from keyturn.core.events import Event
 from keyturn.core.model import Principal
 from keyturn.core.policy import Policy
 from keyturn.devices import describe, warm_up
+from keyturn.master_secret import secret_ring
 from keyturn.observability import EventLog, Metrics
 from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
 from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory
@@ -34,9 +33,10 @@ from keyturn.sinks import tell
 from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.clock import DatabaseClock
 from keyturn.stores.engine import Clock, check_durability, open_engine, ping
-from keyturn.stores.location import file_of, normalise, without_sqlalchemy, write_once
+from keyturn.stores.location import without_sqlalchemy
 from keyturn.stores.pruning import SqlUpkeep
 from keyturn.stores.revocations import MemoryDenylist, open_denylist
+from keyturn.stores.rights import check_rights
 from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
@@ -209,6 +209,7 @@ class Keyturn:
         elif obstacle := await why_not_migrated(self.engine):
             raise UnsafeSettings([f"database_not_migrated: {obstacle}"])
         await check_durability(self.engine)
+        await check_rights(self.engine)
         await self.sessions.failover.check()
         await self._time.follow()
         await self.signing.refresh()
@@ -378,23 +379,3 @@ def _schedule(policy: Policy) -> KeySchedule:
         access_lifetime=policy.access_lifetime,
         leeway=policy.clock_leeway,
     )
-
-
-def secret_ring(settings: Settings) -> SecretRing:
-    """Read the master key ring; in development without one, keep one beside the SQLite file. Raises: UnsafeSettings.
-
-    Why a file and not a fresh one at each start: a restart would make every refresh token unreadable.
-    """
-    ring = settings.secret_ring()
-    if ring is not None:
-        return ring
-    url = normalise(settings.database_url.get_secret_value())
-    if settings.production or url.get_backend_name() != "sqlite" or url.database is None:
-        raise UnsafeSettings(["secret_missing: KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set"])
-    path = Path(f"{file_of(url)}.secret")
-    if not path.exists():
-        try:
-            write_once(path, SecretRing.generate(os.urandom(32)))
-        except OSError as error:
-            raise UnsafeSettings([f"secret_unwritable: {path}: {error.strerror}"]) from error
-    return SecretRing.parse(path.read_text(encoding="ascii"))

@@ -19,7 +19,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from keyturn.core.errors import UnsafePolicy, UnsafeSettings
 from keyturn.core.policy import DAY, HOUR, Drift, Policy, Rotation
-from keyturn.core.secret import Secret
 from keyturn.tokens import base64url
 from keyturn.tokens.secret_ring import SecretRing, is_pattern, weakness
 from keyturn.web.config import ORIGIN_FORM, WebConfig, is_origin, origin_of
@@ -241,7 +240,7 @@ class Settings(BaseSettings):
                 same_site=self.same_site,
                 signup_open=self.signup == "open",
                 ssr_keys=self._ssr_keys(),
-                metrics_token=None if self.metrics_token is None else Secret(self.metrics_token.get_secret_value()),
+                metrics_token=self.metrics_token,
             )
         except ValueError as fault:
             raise UnsafeSettings([str(fault)]) from None
@@ -308,7 +307,11 @@ class Settings(BaseSettings):
     def _secret_findings(self) -> Iterator[Finding]:
         try:
             if self.secret_ring() is None:
-                yield Finding("secret_missing", f"{PREFIX}SECRET or {PREFIX}SECRET_FILE is not set", fatal=True)
+                yield Finding(
+                    "secret_missing",
+                    f"{PREFIX}SECRET or {PREFIX}SECRET_FILE is not set: `keyturn secret` prints one",
+                    fatal=True,
+                )
         except UnsafeSettings as fault:
             yield Finding("secret_weak", str(fault), fatal=True)
         master = "" if self.secret is None else self.secret.get_secret_value()
@@ -334,7 +337,11 @@ class Settings(BaseSettings):
 
     def _address_findings(self) -> Iterator[Finding]:
         if self.base_url is None:
-            yield Finding("base_url_missing", f"{PREFIX}BASE_URL is not set: no origin is ours", fatal=True)
+            yield Finding(
+                "base_url_missing",
+                f"{PREFIX}BASE_URL, the https address that browsers use, is not set; to try things out: {PREFIX}ENV=development",
+                fatal=True,
+            )
         elif self.base_origin is None:
             yield Finding("base_url_malformed", _BASE_URL_FORM, fatal=True)
         elif self.issuer is None and self.base_url.endswith("/"):

@@ -14,7 +14,6 @@ import pytest
 
 from keyturn.core.errors import InvalidCredentials, Unavailable
 from keyturn.core.model import Contact
-from keyturn.core.secret import Secret
 from keyturn.exchange import Cookies, SignedIn
 from keyturn.password_pool import PasswordPool
 from keyturn.ports import Credential
@@ -40,7 +39,7 @@ class GatedHasher(PasswordHasher):
         self.gate = threading.Event()
         self.gate.set()
 
-    def verify(self, stored: str | None, password: str | Secret) -> Verified:
+    def verify(self, stored: str | None, password: str) -> Verified:
         assert self.gate.wait(30)
         return super().verify(stored, password)
 

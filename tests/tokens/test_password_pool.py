@@ -12,7 +12,6 @@ import anyio.to_thread
 import pytest
 
 from keyturn.core.errors import Unavailable
-from keyturn.core.secret import Secret
 from keyturn.password_pool import TOGETHER, PasswordPool
 from keyturn.tokens.password import PasswordHasher, PasswordProfile, Verified
 from keyturn.tokens.password_policy import PasswordRefused
@@ -33,7 +32,7 @@ class GatedHasher(PasswordHasher):
         self.hashed: list[str] = []
         self.niceness: list[int] = []
 
-    def hash(self, password: str | Secret, *, salt: bytes | None = None) -> str:
+    def hash(self, password: str, *, salt: bytes | None = None) -> str:
         """Wait at the gate, then hash."""
         self.niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         self.arrived.release()
@@ -53,7 +52,7 @@ class StepwiseHasher(PasswordHasher):
         super().__init__(PROFILE)
         self.gate = threading.Semaphore(0)
 
-    def hash(self, password: str | Secret, *, salt: bytes | None = None) -> str:
+    def hash(self, password: str, *, salt: bytes | None = None) -> str:
         """Wait at the gate, then hash."""
         assert self.gate.acquire(timeout=30)
         return super().hash(password, salt=salt)
@@ -69,7 +68,7 @@ async def until_taken(pool: PasswordPool, count: int) -> None:
 async def test_password_hashed_and_verified() -> None:
     """The pool gives what the hasher gives, errors included, and frees the place."""
     pool = PasswordPool(PasswordHasher(PROFILE))
-    stored = await pool.hash(Secret(PASSWORD))
+    stored = await pool.hash(PASSWORD)
     assert await pool.verify(stored, PASSWORD) == Verified(ok=True)
     assert await pool.verify(None, PASSWORD) == Verified(ok=False)
     with pytest.raises(PasswordRefused):

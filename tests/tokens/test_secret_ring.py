@@ -10,7 +10,6 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from keyturn.core.secret import Secret
 from keyturn.tokens import base64url
 from keyturn.tokens.keyring import SecretRing
 
@@ -29,7 +28,7 @@ def line(secret: bytes) -> str:
 )
 def test_ring_parsed(text: str) -> None:
     """The first secret is active; commas, lines, blanks and remarks are understood."""
-    ring = SecretRing.parse(Secret(text))
+    ring = SecretRing.parse(text)
     assert ring.active_id == 7
     assert ring.ids == (7, 1)
     assert list(ring.derive("x")) == [7, 1]

@@ -6,13 +6,14 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 
 import pytest
 
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import SessionId
 from keyturn.devices import describe, warm_up
-from keyturn.observability import EventLog, JsonFormatter, Metrics, configure_logging, hashed, redact
+from keyturn.observability import EventLog, JsonFormatter, Metrics, configure_logging, redact
 
 SESSION = SessionId(bytes(range(16)))
 REFRESH_TOKEN = "kt_rt_" + "Ab-_" * 22
@@ -101,11 +102,11 @@ def test_redaction_leaves_the_rest() -> None:
 
 def test_session_is_named_by_a_hash() -> None:
     """A log names a session so that entries can be joined, and the name ends no session."""
-    name = hashed(SESSION)
-    assert name == hashed(SessionId(bytes(SESSION)))
+    name = Event(EventType.REFRESHED, 1.0, "user", SESSION).session_hash
+    assert name == Event(EventType.SESSION_ENDED, 2.0, "user", SessionId(bytes(SESSION))).session_hash
     assert name is not None
-    assert name not in SESSION.hex()
-    assert hashed(None) is None
+    assert name != SESSION.hex()
+    assert Event(EventType.CSRF_REFUSED, 1.0).session_hash is None
 
 
 @pytest.mark.anyio
@@ -117,7 +118,7 @@ async def test_every_event_is_logged(caplog: pytest.LogCaptureFixture, kind: Eve
     (record,) = caplog.records
     line = JsonFormatter().format(record)
     entry = json.loads(line)
-    assert (entry["event"], entry["user"], entry["session"]) == (kind.value, "user", hashed(SESSION))
+    assert (entry["event"], entry["user"], entry["session"]) == (kind.value, "user", sha256(SESSION).hexdigest()[:32])
     assert entry["data"] == {"ip": "203.0.113.5"}
     assert SESSION.hex() not in line
     assert (entry["level"] == "warning") == (

@@ -374,7 +374,7 @@ def test_web_config(environment: pytest.MonkeyPatch) -> None:
     assert (config.trusted_proxies, config.same_site, config.signup_open) == (2, "Strict", False)
     assert config.base_path == "/api/auth"
     assert config.metrics_token is not None
-    assert config.metrics_token.reveal() == "m" * 32
+    assert config.metrics_token.get_secret_value() == "m" * 32
 
 
 def test_web_config_in_development(environment: pytest.MonkeyPatch) -> None:

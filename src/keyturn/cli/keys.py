@@ -68,7 +68,7 @@ def _row(key: SigningKey, now: float) -> dict[str, object]:
 
 async def _list() -> tuple[Sequence[SigningKey], float]:
     from keyturn.cli.tools import open_tools
-    from keyturn.runtime import secret_ring
+    from keyturn.master_secret import secret_ring
     from keyturn.signing import open_stored
     from keyturn.stores.signing_keys import SqlSigningKeys
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from hashlib import sha256
 from typing import NamedTuple
 
 from keyturn.core.model import SessionId, UserId
@@ -48,6 +49,14 @@ class Event(NamedTuple):
     user_id: UserId | None = None
     session_id: SessionId | None = None
     data: Mapping[str, str] = {}
+
+    @property
+    def session_hash(self) -> str | None:
+        """A name for the session in logs: the same each time, and nobody can tell from it how to reach the session.
+
+        Spec: OWASP ASVS 5.0 16.2.5.
+        """
+        return None if self.session_id is None else sha256(self.session_id).hexdigest()[:32]
 
     @property
     def kept(self) -> bool:

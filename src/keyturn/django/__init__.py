@@ -8,7 +8,8 @@ Owns: what a project imports. Must not hold: logic. Django is imported only here
 
 from __future__ import annotations
 
-from keyturn.django.routes import Runtime, urls
+from keyturn.django.routes import urls
 from keyturn.django.users import DjangoUserDirectory
+from keyturn.web.threaded import Runtime
 
 __all__ = ["DjangoUserDirectory", "Runtime", "urls"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Coroutine, Mapping
 from http.cookies import Morsel
-from typing import Any, Protocol
+from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connections, transaction
@@ -21,15 +21,8 @@ from keyturn.web.endpoints import Route
 from keyturn.web.hosting import by_path, hosted_routes
 from keyturn.web.messages import MAX_BODY_BYTES, Request
 from keyturn.web.messages import Response as Answer
-from keyturn.web.threaded import ThreadedNode
+from keyturn.web.threaded import Runtime, ThreadedNode
 from keyturn.web.wsgi import read_environ
-
-
-class Runtime(Protocol):
-    """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
-
-    @property
-    def threaded(self) -> ThreadedNode: ...
 
 
 def urls(runtime: Runtime, *, operations: bool = False) -> list[URLPattern]:

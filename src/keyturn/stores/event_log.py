@@ -6,18 +6,15 @@ Owns: writing events. Must not hold: which events are kept (`core/events.py`), w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
 from json import JSONEncoder
 from typing import NamedTuple
 
 from sqlalchemy import insert
 
 from keyturn.core.events import Event
-from keyturn.core.model import SessionId
 from keyturn.stores.engine import AsyncConnection
 from keyturn.stores.schema import events as table
 
-_HASH_LENGTH = 16
 _INSERT = insert(table)
 _encode = JSONEncoder(separators=(",", ":")).encode
 
@@ -30,15 +27,6 @@ class EventRow(NamedTuple):
     user_id: str | None
     session_hash: str | None
     data: str
-
-
-def session_hash(session_id: SessionId) -> str:
-    """Name a session for the log: the same name each time, from which the session cannot be told.
-
-    Why: whoever reads logs must not be able to name a session to an endpoint.
-    Spec: OWASP ASVS 5.0 16.2.5.
-    """
-    return sha256(session_id).digest()[:_HASH_LENGTH].hex()
 
 
 async def write_events(connection: AsyncConnection, events: Iterable[Event]) -> None:
@@ -55,7 +43,7 @@ def event_rows(events: Iterable[Event]) -> list[EventRow]:
             event.at,
             event.type.value,
             event.user_id,
-            None if event.session_id is None else session_hash(event.session_id),
+            event.session_hash,
             _encode(dict(event.data)),
         )
         for event in events

@@ -17,7 +17,6 @@ from argon2 import PasswordHasher as Argon2
 from argon2 import Type, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from keyturn.core.secret import Secret
 from keyturn.tokens.imported_hash import ImportCosts, parse_imported_hash
 from keyturn.tokens.password_policy import PasswordRefused, normal_password
 
@@ -99,7 +98,7 @@ class PasswordHasher:
         cost = f"m={profile.memory_kib},t={profile.passes},p={profile.lanes}"
         self._dummy: Final = f"$argon2id$v=19${cost}${_b64(salt)}${_b64(digest)}"
 
-    def hash(self, password: str | Secret, *, salt: bytes | None = None) -> str:
+    def hash(self, password: str, *, salt: bytes | None = None) -> str:
         """Return the argon2id hash of a password in its encoded form.
 
         Args:
@@ -111,7 +110,7 @@ class PasswordHasher:
         """
         return self._argon2.hash(normal_password(password).encode("utf-8"), salt=salt)
 
-    def verify(self, stored: str | None, password: str | Secret) -> Verified:
+    def verify(self, stored: str | None, password: str) -> Verified:
         """Check a password in the same time for every account.
 
         Why: returned, not raised, because a wrong password is an ordinary outcome that
@@ -124,10 +123,9 @@ class PasswordHasher:
         Returns:
             `ok` and, only with it, whether to store a new hash.
         """
-        text = password.reveal() if isinstance(password, Secret) else password
+        text, possible = password, True
         try:
             normal = normal_password(text).encode("utf-8")
-            possible = True
         except PasswordRefused:
             normal, text, possible = b"", "", False
         imported = parse_imported_hash(stored) if stored is not None else None

@@ -18,7 +18,6 @@ from typing import Final
 from unicodedata import normalize
 
 from keyturn.core.errors import InvalidRequest
-from keyturn.core.secret import Secret
 
 MIN_LENGTH_ALONE: Final = 15
 """Characters of a password that is the only factor.  Spec: NIST SP 800-63B-4 3.1.1.2."""
@@ -62,7 +61,7 @@ class PasswordRefused(InvalidRequest):
         self.reason = reason
 
 
-def normal_password(password: str | Secret) -> str:
+def normal_password(password: str) -> str:
     """Return a password in NFC, the form that is counted and hashed.
 
     Why: one keyboard sends one letter as one character, another as two; without a
@@ -74,10 +73,9 @@ def normal_password(password: str | Secret) -> str:
 
     Spec: NIST SP 800-63B-4 section 3.1.1.2 (normalise, then hash).
     """
-    text = password.reveal() if isinstance(password, Secret) else password
-    if len(text) > _MAX_RAW_LENGTH:
+    if len(password) > _MAX_RAW_LENGTH:
         raise PasswordRefused(PasswordFault.TOO_LONG)
-    normal = normalize("NFC", text)
+    normal = normalize("NFC", password)
     if len(normal) > MAX_LENGTH:
         raise PasswordRefused(PasswordFault.TOO_LONG)
     if any("\ud800" <= character <= "\udfff" for character in normal):
@@ -106,7 +104,7 @@ class PasswordPolicy:
         if not MIN_LENGTH_WITH_FACTOR <= self.min_length <= 64:
             raise ValueError("min_length is 8 to 64: every longer password must be allowed too")
 
-    def check(self, password: str | Secret, context: Iterable[str] = ()) -> str:
+    def check(self, password: str, context: Iterable[str] = ()) -> str:
         """Return the normal form of a password that may be chosen.
 
         Args:

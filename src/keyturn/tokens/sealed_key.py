@@ -85,14 +85,12 @@ def named_kid(sealed: bytes) -> str:
     return str(_HEADER.unpack(sealed[: _HEADER.size])[3], "ascii", "replace")
 
 
-def open_sealed(sealed: bytes, ring: SecretRing, kid: str | None = None) -> SigningKey:
+def open_sealed(sealed: bytes, ring: SecretRing) -> SigningKey:
     """Decrypt a signing key and check that it is the one its header names.
 
     Args:
         sealed: what `seal` returned.
         ring: a ring that holds the secret it was sealed under.
-        kid: the id of the row it was read from, when there is one; a row that carries
-            another key is refused.
 
     Raises:
         SealedKeyError: another format, a secret that the ring does not hold, a changed
@@ -119,6 +117,6 @@ def open_sealed(sealed: bytes, ring: SecretRing, kid: str | None = None) -> Sign
         None if retire_at == _NEVER else retire_at,
         None if expire_at == _NEVER else expire_at,
     )
-    if signing_key.kid.encode("ascii") != named or kid not in (None, signing_key.kid):
+    if signing_key.kid.encode("ascii") != named:
         raise SealedKeyError("the sealed signing key does not belong to its id")
     return signing_key

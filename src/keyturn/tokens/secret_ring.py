@@ -15,7 +15,6 @@ from typing import Final, NoReturn, final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from keyturn.core.secret import Secret
 from keyturn.tokens import base64url
 
 MIN_SECRET_BYTES: Final = 32
@@ -64,7 +63,7 @@ class SecretRing:
         self._secrets: Final = dict(secrets)
 
     @classmethod
-    def parse(cls, text: str | Secret) -> SecretRing:
+    def parse(cls, text: str) -> SecretRing:
         """Read a ring from its text: `id:base64url`, one per line or comma.
 
         Blank lines and lines that start with `#` are skipped.
@@ -73,9 +72,8 @@ class SecretRing:
             ValueError: a line of another form, a doubled id, or a weak secret. The
                 message names the line or the id, never the secret.
         """
-        plain = text.reveal() if isinstance(text, Secret) else text
         secrets: dict[int, bytes] = {}
-        for number, raw in enumerate(_SEPARATOR.split(plain), start=1):
+        for number, raw in enumerate(_SEPARATOR.split(text), start=1):
             line = raw.strip()
             if not line or line.startswith("#"):
                 continue

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from keyturn.core.secret import Secret
+from pydantic import SecretStr
 
 _LABEL: Final = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
 _ORIGIN: Final = re.compile(rf"(https?)://(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([1-9][0-9]{{0,4}}))?")
@@ -52,7 +52,7 @@ class WebConfig:
     same_site: Literal["Lax", "Strict"] = "Lax"
     signup_open: bool = True
     ssr_keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    metrics_token: Secret | None = None
+    metrics_token: SecretStr | None = None
     body_timeout: float = 10.0
 
     def __post_init__(self) -> None:

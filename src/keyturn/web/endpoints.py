@@ -271,7 +271,7 @@ async def metrics(call: Call) -> Response:
     token, collect = call.config.metrics_token, call.services.metrics
     if token is None or collect is None:
         raise NotFound
-    if not compare_digest(call.request.bearer().encode("ascii"), token.reveal_bytes()):
+    if not compare_digest(call.request.bearer().encode("ascii"), token.get_secret_value().encode()):
         raise InvalidToken("metrics_token")
     return Response(200, [METRICS_TYPE], collect())
 

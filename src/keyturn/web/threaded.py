@@ -230,3 +230,10 @@ class ThreadedNode:
             # The hosts of this module must have an answer, also where nobody is there to read it.
             refused = InvalidRequest("the request ends early")
         return answers.finish(answers.problem(refused, request.id), request.id)
+
+
+class Runtime(Protocol):
+    """What has such a node, as `keyturn.runtime.Keyturn` does."""
+
+    @property
+    def threaded(self) -> ThreadedNode: ...

@@ -1,0 +1,36 @@
+"""The master key ring: from the settings, or from the file that development keeps.
+
+Owns: where it is read from. Must not hold: its form (`tokens/secret_ring.py`), what is derived from it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from keyturn.core.errors import UnsafeSettings
+from keyturn.settings import Settings
+from keyturn.stores.location import file_of, normalise, write_once
+from keyturn.tokens.secret_ring import SecretRing
+
+
+def secret_ring(settings: Settings) -> SecretRing:
+    """Read the master key ring; in development without one, keep one beside the SQLite file. Raises: UnsafeSettings.
+
+    Why a file and not a fresh one at each start: a restart would make every refresh token unreadable.
+    """
+    ring = settings.secret_ring()
+    if ring is not None:
+        return ring
+    url = normalise(settings.database_url.get_secret_value())
+    if settings.production or url.get_backend_name() != "sqlite" or url.database is None:
+        raise UnsafeSettings(
+            ["secret_missing: KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set: `keyturn secret` prints one"]
+        )
+    path = Path(f"{file_of(url)}.secret")
+    if not path.exists():
+        try:
+            write_once(path, SecretRing.generate(os.urandom(32)))
+        except OSError as error:
+            raise UnsafeSettings([f"secret_unwritable: {path}: {error.strerror}"]) from error
+    return SecretRing.parse(path.read_text(encoding="ascii"))
