@@ -223,8 +223,10 @@ class Signing:
     def _plan(self, rotation: Rotation, sealed: Sequence[bytes], now: float) -> _Planned:
         stored = _Stored(tuple(sealed), open_stored(sealed, self._secrets))
         compromised = rotation is Rotation.COMPROMISED
-        # A first key signs at once, everywhere: it starts a little in the past, as nodes tell the time a little differently.
-        start = now - self._schedule.leeway if compromised or not stored.sealed else now
+        # A key that nothing hands over to signs at once, everywhere: it starts a little in the past, as nodes tell the time a
+        # little differently.
+        alone = not any(key.signs(now) for key in stored.opened.values())
+        start = now - self._schedule.leeway if compromised or alone else now
         planned = plan(stored.opened.values(), start, self._entropy(KEY_ENTROPY_BYTES), self._schedule, rotation)
         # What does not open here may open elsewhere: it stays, unless every key must die.
         closed = {} if compromised else stored.closed()

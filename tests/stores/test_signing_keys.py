@@ -119,6 +119,19 @@ async def test_plan_that_had_to_wait(database_url: str, clock: FrozenClock) -> N
         assert signing.ring.keys[-1].activate_at == clock() + SCHEDULE.publish_lead
 
 
+async def test_clock_that_is_set_right(engine: Engine, clock: FrozenClock) -> None:
+    """A first key that was made while the database's clock was ahead keeps nobody waiting: a new one signs everywhere at once."""
+    clock.advance(7200.0)
+    await node(engine, clock).refresh()
+    clock.advance(-7200.0)
+    signing, other = node(engine, clock), node(engine, clock)
+    for each in (signing, other):
+        await each.refresh()
+    new = signing.signing_key(NOW - SCHEDULE.leeway)
+    assert other.signing_key(NOW) == new
+    assert len(await stored(engine)) == 2
+
+
 async def test_first_key_under_a_race(database_url: str, clock: FrozenClock) -> None:
     """Eight nodes that start at once on an empty table make one key, and all of them sign with it."""
     events: list[Event] = []

@@ -148,6 +148,20 @@ def test_plan_without_a_successor() -> None:
     assert retiring.kid in healed.ring.verification_keys(PERIOD + 1)
 
 
+@pytest.mark.parametrize("rotation", [Rotation.SCHEDULED, Rotation.FORCED])
+@pytest.mark.parametrize("ahead", [60, 2 * LEAD, 100 * DAY])
+def test_plan_after_the_clock_was_set_back(ahead: float, rotation: Rotation) -> None:
+    """If the time of every key is yet to come, a new one signs at once, and hands over to the first of them."""
+    early = key(1, publish_at=ahead, activate_at=ahead)
+    healed = plan([early], 0.0, entropy(2), rotation=rotation)
+    (fresh,) = healed.create
+    assert healed.ring.signing_key(0.0) == fresh
+    assert healed.remove == ()
+    assert not plan(healed.ring.keys, 1.0, entropy(3))
+    assert healed.ring.signing_key(ahead) == early
+    assert fresh.kid in healed.ring.verification_keys(ahead)
+
+
 def test_plan_with_two_open_keys() -> None:
     """Two keys that both have no successor (a race of two nodes) retire together."""
     both = plan([key(1), key(2, activate_at=5)], PERIOD + 5 - LEAD, entropy(3))

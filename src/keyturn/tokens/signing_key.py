@@ -266,8 +266,9 @@ def plan(
         return KeyPlan(SigningKeyRing([fresh]), create=(fresh,), remove=_kids(present))
     living = [key for key in present if key.expire_at is None or now < key.expire_at]
     dead = _kids(key for key in present if key not in living)
-    if not any(key.retire_at is None for key in living):
-        # Nothing to hand over from: the very first key signs at once.
+    if not any(key.retire_at is None for key in living) or not any(key.signs(now) for key in living):
+        # Nothing to hand over from: the very first key signs at once, and so does one made after a clock was set back
+        # to before all others.
         fresh = _new_key(entropy, now, now)
         return KeyPlan(SigningKeyRing([*living, fresh]), create=(fresh,), remove=dead)
     newest = max(living, key=lambda key: (key.retire_at is None, key.activate_at))
