@@ -1,19 +1,61 @@
-"""Transactions whose callers are cancelled, as some servers do when a client goes: all or nothing, and no lock stays."""
+"""Transactions whose callers are cancelled, as some servers do when a client goes, or that do not get their turn."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
+from typing import Any
 
 import pytest
 
-from keyturn.stores.engine import AsyncConnection
+from keyturn.core.errors import Unavailable
+from keyturn.stores import engine as engine_module
+from keyturn.stores.engine import ATTEMPTS, AsyncConnection, Engine, open_engine, until_won
+from keyturn.testing import FrozenClock
 from tests.stores.support import PATIENCE, open_database
 
 pytestmark = pytest.mark.anyio
 
 CALLERS = 40
+
+
+async def test_lock_that_is_not_let_go(sqlite_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has waited for another process in vain does not wait for it four times more; who was refused at once tries again."""
+    clock = FrozenClock()
+    monkeypatch.setattr(engine_module, "monotonic", clock)
+    async with open_database(sqlite_database_url), open_database(sqlite_database_url) as other:
+        engine = open_engine(sqlite_database_url, command_timeout=0.01)
+        async with other.transaction():
+            for waited, tries in ((10.0, 1), (0.01, ATTEMPTS)):
+                tried = 0
+
+                async def once(waited: float = waited) -> None:
+                    nonlocal tried
+                    tried += 1
+                    try:
+                        async with engine.transaction():
+                            pass
+                    finally:
+                        clock.advance(waited)
+
+                with pytest.raises(Unavailable):
+                    await until_won(once)
+                assert tried == tries
+        await engine.close()
+
+
+@pytest.mark.parametrize("doing", [Engine.run, Engine.transact])
+async def test_turn_that_does_not_come(
+    sqlite_database_url: str, doing: Callable[[Engine, Any], Awaitable[None]]
+) -> None:
+    """Who waits in vain for others of this process to have written is told so, as who waits for another process is."""
+    engine = open_engine(sqlite_database_url, command_timeout=0.05)
+    async with engine.transaction(), asyncio.timeout(PATIENCE):
+        with pytest.raises(Unavailable):
+            await doing(engine, None)
+    await engine.close()
 
 
 async def test_callers_who_are_cancelled(database_url: str) -> None:

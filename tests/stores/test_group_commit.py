@@ -11,6 +11,7 @@ from keyturn.core.errors import Unavailable
 from keyturn.stores import group_commit
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.testing import FrozenClock
+from tests.stores.support import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -253,6 +254,43 @@ async def test_call_that_waits_too_long(monkeypatch: pytest.MonkeyPatch) -> None
     assert len({id(each) for each in outcomes[2:7]}) == 5
     assert outcomes[7] == 70
     assert worker.groups == [[0, 1], [7]]
+
+
+async def test_calls_behind_a_group_that_does_not_end() -> None:
+    """They are told so in time, each lot of them, though no group starts meanwhile that could look after them."""
+    worker = Worker()
+    gatherer = Gatherer(worker, patience=0.02)
+    first = gatherer.call(1)
+    await turn()
+    async with asyncio.timeout(PATIENCE):
+        for number in range(2):
+            calls = [gatherer.call(number), gatherer.call(number)]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(each) for each in outcomes] == [Unavailable, Unavailable]
+    assert not first.done()
+    worker.go_on.set()
+    assert await first == 10
+    assert worker.groups == [[1]]
+
+
+def test_calls_behind_a_group_in_another_loop() -> None:
+    """They are told so as well, where a call has waited before in an event loop that has ended since."""
+    worker = Worker()
+    gatherer = Gatherer(worker, patience=PATIENCE)
+
+    async def call_two() -> int:
+        calls = [gatherer.call(1)]
+        await turn()
+        calls.append(gatherer.call(2))
+        if gatherer._patience == PATIENCE:
+            worker.go_on.set()
+        async with asyncio.timeout(PATIENCE):
+            return await calls[1]
+
+    assert asyncio.run(call_two()) == 20
+    gatherer._patience, worker.go_on = 0.02, asyncio.Event()
+    with pytest.raises(Unavailable):
+        asyncio.run(call_two())
 
 
 async def test_group_that_steps_aside() -> None:

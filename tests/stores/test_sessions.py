@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 import pytest
 from sqlalchemy import select
 
-from keyturn.core.model import Session
+from keyturn.core.model import Contact, Session
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, Write
 from keyturn.stores.engine import Engine, open_engine
@@ -22,6 +22,9 @@ from keyturn.testing.presenting_contract import PresentingContract
 from tests.stores.support import open_database
 
 pytestmark = pytest.mark.anyio
+
+OTHER = CONTACT._replace(ip="198.51.100.9", user_agent="Mozilla/5.0", device="Chrome on Android")
+"""A caller whose refresh leaves an event, so that it is written in a transaction."""
 
 
 class SqlNodes(ContractBase):
@@ -92,6 +95,30 @@ async def test_touch_that_waits_counts_already(database_url: str) -> None:
         assert await store.get(holder.session_id) == (before, clock.now)
         clock.advance(half)
         assert (await holder.refresh(CONTACT._replace(idle_seconds=None))).outcome is Outcome.ROTATE
+        await store.close()
+
+
+@pytest.mark.parametrize("contact", [CONTACT, OTHER], ids=["alone", "in a transaction"])
+async def test_group_that_cannot_write(sqlite_database_url: str, contact: Contact) -> None:
+    """Whoever has nothing to write is answered, while a group waits for another process to end its transaction."""
+    clock = FrozenClock()
+    async with open_database(sqlite_database_url) as engine, open_database(sqlite_database_url) as other:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+        writing = await (await sign_in(store, "user-1")).child()
+        reading = await sign_in(store, "user-2")
+        clock.advance(61.0)
+        began, judge = asyncio.Event(), writing.judge(contact)
+
+        def judging(session: Session | None, now: float, healing: bool) -> Decision:
+            began.set()
+            return judge(session, now, healing)
+
+        async with other.transaction():
+            waiting = asyncio.ensure_future(store.present(writing.session_id, judging))
+            await began.wait()
+            assert (await reading.refresh()).outcome is Outcome.ROTATE
+            assert not waiting.done()
+        assert (await waiting).outcome is Outcome.CONFIRM
         await store.close()
 
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from random import uniform
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import event
@@ -25,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.stores.connections import READ_ONLY, hanging_up, look_after
-from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Work
+from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Turn, Work
 from keyturn.stores.location import file_of, normalise
 from keyturn.stores.sqlite import open_sqlite, set_up
 
@@ -38,6 +39,8 @@ Clock = Callable[[], float]
 
 ATTEMPTS = 5
 """How often a transaction is tried that lost against another one, before it is `Unavailable`."""
+_TRYING = 5.0
+"""Seconds after which it is not tried again."""
 POSTGRES_NOW = "extract(epoch from clock_timestamp())::float8"
 SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
@@ -76,13 +79,13 @@ class Engine:
 
         Args:
             keep: for PostgreSQL, how many connections the lanes may keep for themselves; fewer than the pool has.
-            write_timeout: for SQLite, seconds to wait for another process's write.
+            write_timeout: for SQLite, seconds to wait for another process's write, and for one's turn in this process.
         """
         self.sqlalchemy = sqlalchemy
         self.postgres = sqlalchemy.dialect.name == "postgresql"
         self.now_sql = POSTGRES_NOW if self.postgres else SQLITE_NOW
         self._autocommit = sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
-        self._writer = asyncio.Lock()
+        self._writer = Turn(write_timeout)
         self._running: set[asyncio.Future[Any]] = set()
         self._lanes: Lanes = (
             PostgresLanes(sqlalchemy, keep)
@@ -206,11 +209,13 @@ async def until_won(once: Callable[[], Awaitable[Result]]) -> Result:
 
     Raises: Unavailable: the database is at fault, or it lost too often.
     """
+    # One that lost after it had waited as long as anybody may has nothing to gain from another try.
+    until = monotonic() + _TRYING
     for _ in range(ATTEMPTS - 1):
         try:
             return await once()
         except Unavailable as error:
-            if not _lost(error.__cause__):
+            if not _lost(error.__cause__) or monotonic() >= until:
                 raise
         await asyncio.sleep(uniform(0.001, 0.02))  # noqa: S311 - spreads retries, protects nothing
     return await once()

@@ -87,6 +87,7 @@ class Gatherer(Generic[Item, Reply]):
         "_running",
         "_scheduled",
         "_size",
+        "_timer",
         "_work",
         "_worth",
     )
@@ -114,13 +115,17 @@ class Gatherer(Generic[Item, Reply]):
         self._aside: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """Looks after those that wait while no group starts."""
 
     def call(self, item: Item) -> asyncio.Future[Reply]:
         """Join the next group; await what this returns. Cancelling that leaves the group, and the work, as it is."""
         loop = self._loop
         if loop is None or not (self._items or self._running):
             # Asked again only when nothing waits: to find the running loop takes a system call (`getpid`).
-            loop = self._loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
+            if loop is not self._loop:
+                self._loop, self._timer = loop, None
         future: asyncio.Future[Reply] = loop.create_future()
         self._items.append(item)
         self._arrivals.append(monotonic())
@@ -128,6 +133,8 @@ class Gatherer(Generic[Item, Reply]):
         if not self._scheduled and self._may_start():
             self._scheduled = True
             loop.call_soon(self._start)
+        elif self._timer is None:
+            self._timer = loop.call_later(self._patience, self._look)
         return future
 
     async def drain(self) -> None:
@@ -144,6 +151,13 @@ class Gatherer(Generic[Item, Reply]):
         self._give_up()
         while self._items and self._may_start():
             self._take()
+
+    def _look(self) -> None:
+        self._timer = None
+        self._give_up()
+        if self._loop is not None and self._arrivals:
+            wait = self._arrivals[0] + self._patience - monotonic()
+            self._timer = self._loop.call_later(wait, self._look)
 
     def _give_up(self) -> None:
         """Let those fail that have waited too long."""

@@ -20,7 +20,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
@@ -166,6 +166,19 @@ def _is_surprise(error: BaseException) -> bool:
     from asyncpg.exceptions import InterfaceError, InternalClientError
 
     return isinstance(error, InterfaceError | InternalClientError)
+
+
+class Turn(asyncio.Lock):
+    """A lock that is waited for no longer than so many seconds."""
+
+    def __init__(self, patience: float) -> None:
+        super().__init__()
+        self._patience = patience
+
+    async def acquire(self) -> Literal[True]:
+        """Take it. Raises: TimeoutError: others had it all the time."""
+        async with asyncio.timeout(self._patience):
+            return await super().acquire()
 
 
 class SqliteLanes:

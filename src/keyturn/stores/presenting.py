@@ -10,7 +10,9 @@ node left: a judge is pure, so that is safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from keyturn.core.errors import Unavailable
@@ -28,6 +30,9 @@ from keyturn.stores.touches import Touches
 
 _ATTEMPTS = 8
 """How often a group is judged anew; each time, somebody else has advanced the session, which has an end."""
+
+_STUCK = 1.0
+"""Seconds after which others are not to wait for a group that writes."""
 
 
 class Presentation(NamedTuple):
@@ -106,7 +111,8 @@ class Presenter:
 
     async def present(self, group: Group[Presentation, Presented]) -> None:
         """Answer every presentation of a group. Raises: Unavailable: the database is at fault."""
-        indexes = await self._attempt(group, range(len(group.items)))
+        with self._stepping_aside(group):
+            indexes = await self._attempt(group, range(len(group.items)))
         if not indexes:
             return
         # Whoever has locked a row may take as long as they like. Only that session's browser waits for them: to answer the
@@ -116,6 +122,21 @@ class Presenter:
             if not indexes:
                 return
         raise Unavailable("database")
+
+    @contextmanager
+    def _stepping_aside(self, group: Group[Presentation, Presented]) -> Generator[None]:
+        """Let a group of SQLite step aside when it has to wait for its turn to write: reading never has to.
+
+        Why not before each write: whoever comes meanwhile would be a group with a commit of its own.
+        """
+        if self._engine.postgres:
+            yield
+            return
+        timer = asyncio.get_running_loop().call_later(_STUCK, group.step_aside)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _attempt(
         self, group: Group[Presentation, Presented], indexes: Sequence[int], *, wait: bool = False
