@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import anyio
+import asyncpg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
@@ -78,6 +79,27 @@ async def test_postgresql_that_is_down(postgres: PostgresServer, postgres_url: s
             continue
     assert (await child.refresh()).outcome is Outcome.CONFIRM
     await store.close()
+    await engine.close()
+
+
+async def test_postgresql_that_ends_connections_at_their_beginning(
+    postgres: PostgresServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that shuts down between the handshake and the first statement is a fault, whatever the driver makes of it."""
+    execute = asyncpg.Connection.execute
+
+    async def end(connection: asyncpg.Connection, query: str) -> str:
+        pid: int = connection.get_server_pid()  # type: ignore[no-untyped-call]
+        postgres.execute(f"SELECT pg_terminate_backend({pid}, 10000)")
+        await eventually(connection.is_closed)
+        return await execute(connection, query)
+
+    engine = open_engine(postgres_url)
+    store = store_on(engine)
+    monkeypatch.setattr(asyncpg.Connection, "execute", end)
+    for call in (lambda: ping(engine), lambda: store.get(SessionId(bytes(16))), lambda: sign_in(store)):
+        with pytest.raises(Unavailable):
+            await call()
     await engine.close()
 
 

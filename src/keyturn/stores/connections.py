@@ -60,7 +60,11 @@ class _Beginning:
         self._in_session_mode = False
 
     async def begin(self, connection: asyncpg.Connection) -> None:
-        """Set a connection up. Raises: UnsafeSettings: a pooler in transaction mode is in between; nothing was set."""
+        """Set a connection up.
+
+        Raises: UnsafeSettings: a pooler in transaction mode is in between; nothing was set. OSError: the server ended it;
+            and what the driver raises.
+        """
         try:
             if not self._in_session_mode:
                 if await execute_where_direct(connection, self._setup):
@@ -69,10 +73,22 @@ class _Beginning:
                     raise UnsafeSettings([POOLED])
                 self._in_session_mode = True
             await connection.execute(self._setup)
-        except BaseException:
+        except BaseException as error:
+            ended = ended_by_the_server(connection, error)
             # SQLAlchemy forgets a connection that does not begin, and leaves it open.
             connection.terminate()  # type: ignore[no-untyped-call]
+            if ended is not None:
+                raise ended from error
             raise
+
+
+def ended_by_the_server(connection: asyncpg.Connection, error: BaseException) -> ConnectionResetError | None:
+    """Say what an error means by which the driver shows its surprise, in whatever state it was, that a connection has ended."""
+    from asyncpg.exceptions import InterfaceError, InternalClientError
+
+    closed: bool = connection.is_closed()  # type: ignore[no-untyped-call]
+    surprised = closed and isinstance(error, InterfaceError | InternalClientError)
+    return ConnectionResetError("the connection was closed") if surprised else None
 
 
 def _leave_read_only(context: ExceptionContext) -> None:

@@ -155,9 +155,9 @@ class Gatherer(Generic[Item, Reply]):
     def _look(self) -> None:
         self._timer = None
         self._give_up()
-        if self._loop is not None and self._arrivals:
+        if self._arrivals:
             wait = self._arrivals[0] + self._patience - monotonic()
-            self._timer = self._loop.call_later(wait, self._look)
+            self._timer = asyncio.get_running_loop().call_later(wait, self._look)
 
     def _give_up(self) -> None:
         """Let those fail that have waited too long."""

@@ -25,6 +25,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
+from keyturn.stores.connections import ended_by_the_server
+
 Row = Sequence[Any]
 Statement = tuple[str, Sequence[Any]]
 """The text and its parameters, in the driver's own style."""
@@ -141,11 +143,10 @@ class PostgresLanes:
         try:
             yield PostgresLane(driver)
         except BaseException as error:
-            closed = driver.is_closed()
+            ended = ended_by_the_server(driver, error)
             lent.invalidate()
-            if closed and _is_surprise(error):
-                # The driver was surprised by the end of the connection, in whatever state it was.
-                raise ConnectionResetError("the connection was closed") from error
+            if ended is not None:
+                raise ended from error
             raise
         if kept is not self._kept:
             # Everything was closed meanwhile, and nobody would close this one any more.
@@ -160,12 +161,6 @@ class PostgresLanes:
         kept, self._kept = self._kept, []
         for lent in kept:
             await greenlet_spawn(lent.close)
-
-
-def _is_surprise(error: BaseException) -> bool:
-    from asyncpg.exceptions import InterfaceError, InternalClientError
-
-    return isinstance(error, InterfaceError | InternalClientError)
 
 
 class Turn(asyncio.Lock):
