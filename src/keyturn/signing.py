@@ -118,6 +118,7 @@ class Signing:
         self._view: _View | None = None
         self._lock = asyncio.Lock()
         self._leaked = asyncio.Event()
+        self._leaked_kids: set[str] = set()
         self._leak_delay = 0.0
 
     @property
@@ -194,7 +195,8 @@ class Signing:
 
     def hear(self, revoked: Collection[str]) -> None:
         """Take word of ids that were revoked; among them may be that of a key which leaked, and which still signs here."""
-        if any(key.kid in revoked for key in self._ring.keys):
+        self._leaked_kids.update(key.kid for key in self._ring.keys if key.kid in revoked)
+        if self._leaked_kids:
             self._leaked.set()
 
     async def leak(self) -> None:
@@ -249,8 +251,11 @@ class Signing:
     def _adopt(self, keys: Iterable[SigningKey]) -> None:
         self._ring = SigningKeyRing(keys)
         self._view = None
-        self._leaked.clear()
-        self._leak_delay = 0.0
+        # Word of a leak may have come after these keys were read.
+        self._leaked_kids.intersection_update(key.kid for key in self._ring.keys)
+        if not self._leaked_kids:
+            self._leaked.clear()
+            self._leak_delay = 0.0
 
     async def _announce(self, key: SigningKey, rotation: Rotation, now: float) -> None:
         begins = datetime.fromtimestamp(key.activate_at, UTC).isoformat(timespec="seconds")

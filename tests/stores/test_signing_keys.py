@@ -263,6 +263,34 @@ async def test_row_that_was_tampered_with(engine: Engine, clock: FrozenClock) ->
     await node(engine, clock).refresh()
 
 
+async def test_leak_that_is_heard_of_while_the_keys_are_read(engine: Engine, clock: FrozenClock) -> None:
+    """What was read before the leak is not the end of it: the keys are read again, until the leaked one is gone."""
+    one = node(engine, clock)
+    await one.refresh()
+    leaked = one.signing_key(NOW)
+
+    class Interrupted(SqlSigningKeys):
+        """Another node replaces the key, and word of that arrives, between the read and its answer."""
+
+        async def load(self) -> tuple[Sequence[bytes], float]:
+            found = await super().load()
+            if one.signing_key(NOW) == leaked:
+                await one.rotate(compromised=True)
+                other.hear([leaked.kid])
+            return found
+
+    other = Signing(SqlSigningKeys(engine, clock), SECRETS, schedule=SCHEDULE)
+    await other.refresh()
+    other._store = Interrupted(engine, clock)
+    await other.refresh()
+    assert other.signing_key(NOW) == leaked
+    async with asyncio.timeout(PATIENCE):
+        await other.leak()
+    await other.refresh()
+    assert other.signing_key(NOW) == one.signing_key(NOW)
+    assert not other._leaked.is_set()
+
+
 async def test_copy_of_the_table(engine: Engine, clock: FrozenClock) -> None:
     """The private key does not stand in the table."""
     signing = node(engine, clock)
