@@ -6,11 +6,12 @@ import asyncio
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
 import asyncpg
+import psutil
 import pytest
 from sqlalchemy.exc import DBAPIError
 
@@ -30,6 +31,8 @@ from tests.services import PostgresServer
 from tests.stores.support import PATIENCE, eventually
 
 pytestmark = pytest.mark.anyio
+
+BACKEND = "SELECT pg_backend_pid()"
 
 
 def store_on(engine: Engine, clock: FrozenClock | None = None) -> SqlSessions:
@@ -168,6 +171,45 @@ async def test_postgresql_that_takes_no_writes(postgres: PostgresServer, postgre
     await store.record(event)
     await store.close()
     await engine.close()
+
+
+async def backend_of_a_lane(engine: Engine) -> int:
+    """Say which process of PostgreSQL serves the next lane."""
+    async with engine.lane() as lane:
+        return int((await lane.fetch((BACKEND, ())))[0][0])
+
+
+async def backend_of_the_pool(engine: Engine) -> int:
+    """Say which process of PostgreSQL serves what the pool lends next."""
+    async with engine.autocommit() as connection:
+        return int((await connection.exec_driver_sql(BACKEND)).scalar_one())
+
+
+@pytest.mark.parametrize("first", [backend_of_a_lane, backend_of_the_pool])
+async def test_connections_that_died_without_a_word(
+    postgres: PostgresServer, postgres_url: str, first: Callable[[Engine], Awaitable[int]]
+) -> None:
+    """One that times out is enough to know it of the others, however they are used: each would take as long."""
+    engine = open_engine(postgres_url, pool_size=8, command_timeout=2.0)
+    async with engine.lane(), engine.lane(), engine.lane(), engine.lane():
+        pass  # two stay with the lanes, and two are the pool's
+    database = normalise(postgres_url).database
+    pids = postgres.execute(f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}'").split()
+    dead = {int(pid): psutil.Process(int(pid)) for pid in pids}
+    assert len(dead) == 4
+    for backend in dead.values():
+        backend.suspend()
+    try:
+        with pytest.raises(Unavailable):
+            await first(engine)
+        async with engine.autocommit():
+            assert await backend_of_the_pool(engine) not in dead
+        if first is backend_of_a_lane:
+            assert await backend_of_a_lane(engine) not in dead
+    finally:
+        for backend in dead.values():
+            backend.resume()
+        await engine.close()
 
 
 async def test_sqlite_directory_that_is_missing(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def look_after(engine: Engine, patience: float) -> None:
 
     # Before SQLAlchemy's own, which prepares statements.
     event.listen(engine, "connect", begin, insert=True)
-    event.listen(engine, "handle_error", _leave_read_only)
+    event.listen(engine, "handle_error", _leave_behind)
 
 
 class _Beginning:
@@ -91,13 +91,17 @@ def ended_by_the_server(connection: asyncpg.Connection, error: BaseException) ->
     return ConnectionResetError("the connection was closed") if surprised else None
 
 
-def _leave_read_only(context: ExceptionContext) -> None:
-    """Take a connection for lost, and with it all that are as old, when the server behind it takes no writes.
+def _leave_behind(context: ExceptionContext) -> None:
+    """Take a connection for lost, and with it all that are as old, when the server behind it takes no writes or says nothing.
 
-    Why: after a failover it may be a standby that lives on, and only a new connection finds the way to the primary.
+    Why: after a failover it may be a standby that lives on, and only a new connection finds the way to the primary. Where
+    the way to a server was lost without a word, each of them would take a time-out.
     """
-    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+    error = context.original_exception
+    if isinstance(error, OSError) or getattr(error, "sqlstate", None) == READ_ONLY:
         context.is_disconnect = True
+        # SQLAlchemy takes a time-out for the caller's own.
+        context.invalidate_pool_on_disconnect = True
 
 
 @contextmanager

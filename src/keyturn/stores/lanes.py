@@ -144,6 +144,12 @@ class PostgresLanes:
             yield PostgresLane(driver)
         except BaseException as error:
             ended = ended_by_the_server(driver, error)
+            if isinstance(error, OSError):
+                # It has died without a word, or hangs, and so have all that are as old: each would take a time-out.
+                self._engine.sync_engine.pool._invalidate(lent, error, _checkin=False)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+                for other in kept:
+                    other.invalidate()
+                kept.clear()
             lent.invalidate()
             if ended is not None:
                 raise ended from error
