@@ -34,7 +34,7 @@ from keyturn.stores.revocations import (
 from keyturn.stores.revoking import Denied, deny_ids
 from keyturn.testing import FrozenClock
 from tests.services import PostgresServer, RedisServer
-from tests.stores.support import eventually, open_database
+from tests.stores.support import PATIENCE, eventually, open_database
 
 pytestmark = pytest.mark.anyio
 
@@ -288,6 +288,19 @@ async def test_row_that_was_committed_late(sqlite_database_url: str) -> None:
                 now = await engine.read_now(connection)
                 await deny_ids(connection, ["late"], now - 300, now + LIFETIME)
             await eventually(lambda: "late" in denylist)
+
+
+async def test_row_after_the_clock_was_set_back(sqlite_database_url: str) -> None:
+    """It is not missed between two questions, though it seems much older than one that was stamped before."""
+    async with open_database(sqlite_database_url) as engine:
+        async with engine.transaction() as connection:
+            now = await engine.read_now(connection)
+            await deny_ids(connection, ["ahead"], now + 600, now + LIFETIME)
+        feed = PollingFeed(sqlite_database_url, interval=0.01, reread=10 * PATIENCE)
+        async with following(MemoryDenylist(feed)) as denylist:
+            await eventually(lambda: "ahead" in denylist)
+            await revoke(engine, "right")
+            await eventually(lambda: "right" in denylist)
 
 
 async def test_notice_that_never_came(postgres_url: str) -> None:

@@ -176,6 +176,8 @@ class PollingFeed:
                 async with asyncio.timeout(_TIMEOUT):
                     rows = await read(_EVER if whole else newest - self._overlap)
                 newest = max((created_at for _, item, _, created_at in rows if item is not None), default=newest)
+                # One from before the clock was set back would hide what comes until it is that late again.
+                newest = min(newest, rows[0][0])
                 yield _heard(rows)
                 await asyncio.sleep(self._interval)
 
