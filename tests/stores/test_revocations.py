@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import anyio
 import psutil
@@ -19,6 +20,7 @@ from keyturn.core.errors import Unavailable
 from keyturn.ports import Denylist
 from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.feeds import PollingFeed, PostgresFeed
+from keyturn.stores.location import without_sqlalchemy
 from keyturn.stores.redis import CHANNEL, ENTRIES, RedisFeed, connect, publish
 from keyturn.stores.revocations import (
     LONGEST,
@@ -261,6 +263,17 @@ async def test_database_that_is_not_there(tmp_path: object) -> None:
             assert denylist.is_current()
     finally:
         await denylist.close()
+
+
+@pytest.mark.parametrize("spelling", ["{}", "file:{}?uri=true", "{}:%25"])
+async def test_sqlite_file_by_any_name(tmp_path: Path, spelling: str) -> None:
+    """It is followed as well where SQLite itself would name it so, or where its name has to be written with care."""
+    url = f"sqlite:///{spelling.format(tmp_path / 'keyturn.db')}"
+    async with open_database(url) as engine:
+        await revoke(engine, "early")
+        for known in (url, without_sqlalchemy(url)):
+            async with following(MemoryDenylist(PollingFeed(known), start_timeout=PATIENCE / 6)) as denylist:
+                assert "early" in denylist
 
 
 async def test_row_that_overtook_another(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:

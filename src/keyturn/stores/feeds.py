@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from keyturn.stores.poolers import connect, execute_where_direct, shares_backends
 from keyturn.stores.revocations import CHANNEL, Heard, decode
@@ -37,7 +37,9 @@ _NAME = "keyturn denylist"
 
 
 def _sqlite_path(url: str) -> str:
-    return url.partition("://")[2].partition("?")[0].removeprefix("/")
+    quoted, _, options = url.partition("://")[2].removeprefix("/").partition("?")
+    name = unquote(quoted)
+    return name.removeprefix("file:") if "uri=" in options else name
 
 
 @asynccontextmanager
