@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from keyturn.access import TOKEN_ID_LENGTH, AccessTokens
@@ -248,12 +249,11 @@ class Auth:
     ) -> str | None:
         """Change the password, end all other sessions, and give this one a new refresh token.
 
-        Returns: the new refresh token for the browser's cookie; None when the cookie is to stay as it is. The new token
-        is a child like any other: making it current at once would sign out a browser with a refresh in flight.
+        Returns: the new refresh token for the browser's cookie; None when that stays as it is, also since none can be had now.
+        It is a child like any other: making it current at once would sign out a browser with a refresh in flight.
 
-        Raises:
-            InvalidToken. InvalidRequest: the new password does not pass. Throttled. Unavailable.
-            InvalidCredentials: the current password is wrong. Conflict: it was changed meanwhile.
+        Raises: InvalidToken. InvalidRequest: the new password does not pass. InvalidCredentials: the current one is wrong.
+            Conflict: it was changed meanwhile. Throttled. Unavailable.
 
         Spec: OWASP ASVS 5.0 6.2.2, 6.2.3 (the current password is asked), 7.4.3 (other sessions end).
         """
@@ -273,9 +273,10 @@ class Auth:
         if not done:
             raise Conflict("the password was changed meanwhile")
         await tell(self.sinks, event)
-        if [token.session_id for token in self._authentic(cookies)] != [session.id]:
-            return None
-        return (await self.refresh(cookies, contact)).refresh_token
+        if [token.session_id for token in self._authentic(cookies)] == [session.id]:
+            with suppress(Refused):
+                return (await self.refresh(cookies, contact)).refresh_token
+        return None
 
     async def end_user_sessions(self, user_id: str, reason: RevokeReason = RevokeReason.REVOKED) -> int:
         """End all sessions of a user, for an administrator or the application; return how many."""

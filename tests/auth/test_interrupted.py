@@ -170,6 +170,17 @@ async def test_password_change_again_after_a_fault(subject: Subject) -> None:
     assert subject.sink.count(EventType.PASSWORD_CHANGED) == 1
 
 
+async def test_password_change_that_fails_late(subject: Subject) -> None:
+    """What fails when the password is changed already is no answer: the browser goes on with the cookie that it has."""
+    one = await subject.sign_up()
+    auth, principal = subject.node.auth, subject.node.authenticate(one.access_token)
+    subject.claims.fail = True
+    assert await auth.change_password(principal, PASSWORD, NEW_PASSWORD, cookies_of(one), CONTACT) is None
+    subject.claims.fail = False
+    assert await subject.is_alive(one)
+    assert await subject.log_in(NEW_PASSWORD)
+
+
 async def test_login_that_fails_late(subject: Subject) -> None:
     """A fault of the claims hook leaves the browser the session that it has."""
     older = await subject.sign_up()
