@@ -208,6 +208,7 @@ class Signing:
     def close(self) -> None:
         """Let go of the event loop, once nobody waits here any more; what is known stays. The next may be another."""
         self._lock, self._leaked = asyncio.Lock(), asyncio.Event()
+        self._leaked_kids.clear()
 
     async def _change(self, rotation: Rotation) -> None:
         made: list[_Planned] = []

@@ -85,6 +85,7 @@ class Engine:
         self.postgres = sqlalchemy.dialect.name == "postgresql"
         self.now_sql = POSTGRES_NOW if self.postgres else SQLITE_NOW
         self._autocommit = sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
+        self._write_timeout = write_timeout
         self._writer = Turn(write_timeout)
         self._running: set[asyncio.Future[Any]] = set()
         self._lanes: Lanes = (
@@ -192,7 +193,7 @@ class Engine:
         with hanging_up(self.sqlalchemy.sync_engine) if self.postgres else nullcontext():
             await self.sqlalchemy.dispose()
         # A lock that somebody has waited for belongs to their event loop.
-        self._writer = asyncio.Lock()
+        self._writer = Turn(self._write_timeout)
 
     def _connect(self, timeout: float) -> sqlite3.Connection:
         """Open SQLite without SQLAlchemy, set up as all its connections are."""

@@ -195,7 +195,7 @@ class SqliteLanes:
     postgres = False
 
     def __init__(
-        self, connect: Callable[[float], sqlite3.Connection], writer: Callable[[], asyncio.Lock], write_timeout: float
+        self, connect: Callable[[float], sqlite3.Connection], writer: Callable[[], Turn], write_timeout: float
     ) -> None:
         self._connect = connect
         self._writer = writer
