@@ -21,8 +21,13 @@ export const HOLD = 1.5;
  * Why: the server's settle time is made for it. A straggler must not reach the cookie jar after its siblings are dead.
  */
 export const LIMIT = 10_000;
-/** How long to wait for the lock: a frozen tab may hold it for ever, and the server can take two refreshes at once. */
-export const LOCK_LIMIT = 5_000;
+/**
+ * How long to wait for the lock: a frozen tab may hold it for ever, and the server can take two refreshes at once.
+ *
+ * Why longer than `LIMIT`: a request that goes past a slow one is under way without the lock. When the slow one lets go of
+ * it another tab may sign in, and the cookie of the answer that is still to come would replace the new session's.
+ */
+export const LOCK_LIMIT = 11_000;
 /**
  * With the lock from another tab, wait for that tab's token at most this long.
  *

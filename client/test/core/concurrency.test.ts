@@ -144,11 +144,46 @@ describe("concurrency", () => {
     );
     const tab = world.open();
     tab.client.start();
-    await world.run(4_000);
+    await world.run(10_500);
     expect(tab.status).toBe("unknown");
-    await world.run(2_000);
+    await world.run(1_000);
     expect(tab.status).toBe("authenticated");
   });
+
+  it.each(["/auth/refresh", "/auth/logout"])(
+    "%s does not pass by a slow one of another tab, or its late cookie would undo a third tab's login",
+    async (path) => {
+      const world = new World();
+      const [first, second, third] = [await world.signedIn(), await world.signedIn(), await world.signedIn()];
+      const rejected = `secret-token-${world.server.tokens}`;
+      world.server.handlers.set("/auth/logout", () => problem("unavailable", 503));
+      if (path === "/auth/logout") await first.client.logout();
+      // The server is done with it at once, and its answer travels, within the limit of a request.
+      let jar = "ada's";
+      world.server.handlers.set(path, async ({ tab }) => {
+        const answer = path === "/auth/logout" ? new Response(null, { status: 204 }) : json(world.server.answer());
+        await new Promise<void>((resolve) => world.setTimeout(resolve, tab === first ? 7_000 : 4_000));
+        jar = "ada's";
+        return answer;
+      });
+      world.server.handlers.set("/auth/login", () => {
+        world.server.open(BOB);
+        jar = "bob's";
+        return json(world.server.answer());
+      });
+      for (const tab of [first, second]) {
+        // Sends the logout that is owed, if there is one.
+        tab.fire("online");
+        void tab.client.renew(rejected);
+        await world.run(10);
+      }
+      await world.run(2_500);
+      const login = third.client.login({ email: BOB.email, password: "correct horse battery" });
+      await world.run(30_000);
+      expect(await login).toEqual(BOB);
+      expect(jar).toBe("bob's");
+    },
+  );
 
   it.each([["locks"], ["BroadcastChannel"], ["locks", "BroadcastChannel"]])("works without %s", async (...without) => {
     const world = new World();
