@@ -356,11 +356,12 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const call = async (method: string, path: string): Promise<Response> =>
     accept(await authFetch((base + path) as Target, { method }));
 
-  const hydrate = (answer: Identity | undefined) => {
-    if (answer && !state.seen) dispatch({ type: "granted", answer });
+  const hydrate = (answer: Identity) => {
+    // Nobody was known, so what is under way was asked for nobody else, and still counts.
+    const kept = flight;
+    if (!state.epoch) dispatch({ type: "granted", answer });
+    flight = kept;
   };
-  hydrate(options.initialSession);
-  const first = state.view;
 
   return {
     start() {
@@ -387,7 +388,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       channel?.close();
     },
     getSnapshot: () => state.view,
-    getServerSnapshot: () => first,
+    getServerSnapshot: () => INITIAL.view,
     subscribe: (callback) => on("change" as keyof AuthEvents, callback),
     on,
     hydrate,

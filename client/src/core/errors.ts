@@ -74,7 +74,7 @@ export const accept = async (response: Response): Promise<Response> => {
   if (response.ok) return response;
   const { code, reason, request_id } = (await response.json().catch(() => {})) ?? {};
   throw new AuthError(typeof code === "string" ? (code as ErrorCode) : "unexpected_answer", response.status, {
-    retryAfter: Number(response.headers.get("retry-after")) || undefined,
+    retryAfter: +(response.headers.get("retry-after") as string) || undefined,
     requestId: request_id,
     // Why by the code: gateways answer with a `reason`, too, and theirs must not sign anybody out.
     reason: /^(no_session|session_ended)$/.test(code) ? (reason ?? "expired") : undefined,

@@ -64,8 +64,6 @@ export type AuthClientOptions = {
   apiOrigins?: readonly string[];
   /** Seconds before the end of the session at which a warning starts; default 60. */
   idleWarning?: number;
-  /** Who a render server found signed in: shown until the browser has verified it. */
-  initialSession?: Identity | undefined;
   /** The browser; default `globalThis`. For tests and unusual hosts. */
   environment?: Environment;
 };

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ADA, BOB, problem, settle, type Tab, World } from "./world.ts";
+import { ADA, BOB, json, problem, settle, type Tab, World } from "./world.ts";
 
 describe("load", () => {
   it("with a hint and a live cookie refreshes once and never shows signed out", async () => {
@@ -167,14 +167,44 @@ describe("load", () => {
     const world = new World();
     world.server.open();
     const { user, session } = world.server.answer();
-    const tab = world.open({ initialSession: { user, session } });
+    const tab = world.open();
+    tab.client.hydrate({ user, session });
     expect(tab.state).toMatchObject({ status: "authenticated", user });
-    expect(tab.client.getServerSnapshot()).toBe(tab.client.getSnapshot());
     tab.client.start();
     await world.run(50);
     expect(world.server.count("/auth/refresh")).toBe(1);
     expect(await tab.client.getToken()).toBe("secret-token-2");
-    expect(tab.names()).toEqual(["refreshed"]);
+    expect(tab.names()).toEqual(["signedIn", "refreshed"]);
+  });
+
+  it("that it was told who a render server found voids no refresh that is under way", async () => {
+    const world = new World();
+    world.server.open();
+    const { user, session } = world.server.answer();
+    world.server.handlers.set("/auth/refresh", async () => {
+      const answer = json(world.server.answer());
+      await new Promise<void>((resolve) => world.setTimeout(resolve, 300));
+      return answer;
+    });
+    const tab = world.open();
+    const asked = tab.client.getToken();
+    await world.run(100);
+    tab.client.hydrate({ user, session });
+    tab.client.start();
+    await world.run(1_000);
+    expect(await asked).toBe("secret-token-2");
+    expect(world.server.count("/auth/refresh")).toBe(1);
+  });
+
+  it("a render server's answer brings nobody back who has logged out before it was known who is there", async () => {
+    const world = new World();
+    world.server.open();
+    const { user, session } = world.server.answer();
+    const tab = world.open();
+    await tab.line(false);
+    await tab.client.logout();
+    tab.client.hydrate({ user, session });
+    expect(tab.state).toEqual({ status: "anonymous", reason: "logout" });
   });
 
   it("on a render server or at the edge touches nothing and stays unknown", async () => {

@@ -60,8 +60,9 @@ describe("a document without an origin of its own", () => {
     const world = new World();
     world.server.open();
     const { user, session } = world.server.answer();
-    const tab = world.open({ initialSession: { user, session } });
+    const tab = world.open();
     withoutOrigin(tab);
+    tab.client.hydrate({ user, session });
     await tab.client.logout();
     expect(tab.state).toEqual({ status: "anonymous", reason: "logout" });
   });

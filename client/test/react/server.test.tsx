@@ -93,14 +93,3 @@ test("20 renders ask the server of sessions nothing: zero rotations", async () =
   expect(new Set(pages).size).toBe(1);
   expect(asked).not.toHaveBeenCalled();
 });
-
-test("one client per request, made with its session, renders the same", async () => {
-  const client = createAuthClient({ initialSession: makeIdentity("ada") });
-  const html = await render(
-    <AuthProvider client={client}>
-      <Status />
-    </AuthProvider>,
-  ).html;
-  expect(html).toContain("ada");
-  expect(asked).not.toHaveBeenCalled();
-});

@@ -7,6 +7,8 @@ import { AuthProvider, RequireAuth, SignedIn, useAuth, useIdle, useSession, useU
 declare const answer: Answer;
 declare const identity: Identity;
 const auth = createAuthClient();
+// @ts-expect-error the provider gets it: what a client is made with before the page is taken over differs from the markup
+createAuthClient({ initialSession: identity });
 
 export const narrowed = (): string => {
   const { status, user, session, reason } = useAuth();
