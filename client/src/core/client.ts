@@ -139,8 +139,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         }),
     );
 
-  /** Ask for a token and take it, unless what was asked for is void by then. */
+  /** Ask for a token and take it, unless what was asked for is void by then, or before. */
   const ask = async (path: string, body: object, counts: () => boolean) => {
+    // The server would sign in whom nobody waits for any more.
+    if (!counts()) throw new AuthError("session_changed");
     const at = now();
     const answer = await (await post(path, JSON.stringify(body))).json().catch(() => {});
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
@@ -179,14 +181,13 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   /**
-   * Let this be what is under way; `counts` tells it whether it still is.
+   * Let this be what is under way; `counts` tells it whether it still is, once it has waited for the lock.
    *
    * Why nothing is ever aborted: Chromium stores the cookies of a `keepalive` answer all the same (measured).
    */
   const fly = (run: (counts: () => boolean) => Promise<void>): Promise<void> => {
-    const counts = () => flight === mine;
-    const mine = locked(() => run(counts)).finally(() => {
-      if (counts()) flight = undefined;
+    const mine: Promise<void> = run(() => flight === mine).finally(() => {
+      if (flight === mine) flight = undefined;
     });
     flight = mine;
     return mine;
@@ -199,19 +200,21 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     if (!flight && asked < state.retryAt) return;
     const flown =
       flight ??
-      fly(async (counts) => {
-        // Let the token land that the tab before has got, as long as the lock took: at least what is already queued.
-        if (state.token === token)
-          await new Promise<void>((resolve) => environment.setTimeout(resolve, Math.min(now() - asked, HAND_OVER)));
-        if (!counts() || state.token !== token) return;
-        // Infinite, in JSON null, when nobody has acted: a refresh is no person.
-        const body = { idle_seconds: Math.round((now() - state.activeAt) / 1000) };
-        await ask("/refresh", body, counts).catch((error: AuthError) => {
-          if (counts()) dispatch(error.reason ? { type: "ended", reason: error.reason } : { type: "failed", error });
-          // It came too late and may have brought back the cookie of the session that was left: the server removes it.
-          else glance();
-        });
-      });
+      fly((counts) =>
+        locked(async () => {
+          // Let the token land that the tab before has got, as long as the lock took: at least what is already queued.
+          if (state.token === token)
+            await new Promise<void>((resolve) => environment.setTimeout(resolve, Math.min(now() - asked, HAND_OVER)));
+          if (state.token !== token) return;
+          // Infinite, in JSON null, when nobody has acted: a refresh is no person.
+          const body = { idle_seconds: Math.round((now() - state.activeAt) / 1000) };
+          await ask("/refresh", body, counts).catch((error: AuthError) => {
+            if (counts()) dispatch(error.reason ? { type: "ended", reason: error.reason } : { type: "failed", error });
+            // It came too late and may have brought back the cookie of the session that was left: the server removes it.
+            else glance();
+          });
+        }),
+      );
     await flown.catch(() => {});
   };
 
@@ -241,14 +244,17 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     if (again) environment.setTimeout(pay, OWED_INTERVAL);
     else note(OWED, "");
   };
-  const pay = () => locked(settle);
+  const pay = () => note(OWED) && locked(settle);
 
   const enter = async (path: string, body: object): Promise<User> => {
-    await pay();
     await fly(async (counts) => {
-      await ask(path, body, counts);
-      // What is still owed is void: the server ends the former session of this browser when it opens the next one.
-      note(OWED, "");
+      // Under a lock of its own: nobody waits for one for as long as two requests may take.
+      await pay();
+      await locked(async () => {
+        await ask(path, body, counts);
+        // What is still owed is void: the server ends the former session of this browser when it opens the next one.
+        note(OWED, "");
+      });
     });
     act(true);
     return (state.view as SignedInState).user;

@@ -64,6 +64,32 @@ describe("login", () => {
     expect(await login).toMatchObject({ name: "AuthError" });
     expect(tab.status).toBe("anonymous");
   });
+
+  it.each([
+    ["here", "logout"],
+    ["in another tab", "logout_other_tab"],
+  ])("that waits for the lock is not sent any more when the person logs out meanwhile %s", async (_, reason) => {
+    const world = new World();
+    const [tab, busy, other] = [await world.signedIn(), await world.signedIn(), await world.signedIn()];
+    world.server.handlers.set("/auth/refresh", async () => {
+      const answer = json(world.server.answer());
+      await new Promise<void>((resolve) => world.setTimeout(resolve, 2_000));
+      return answer;
+    });
+    void busy.client.renew(`secret-token-${world.server.tokens}`);
+    await world.run(10);
+    world.server.user = BOB;
+    const login = tab.client.login({ email: BOB.email, password: "x" }).catch((error) => error);
+    await world.run(100);
+    await (reason === "logout" ? tab : other).client.logout();
+    await world.run(10_000);
+    expect(await login).toMatchObject({ name: "AuthError", code: "session_changed" });
+    expect(world.server.count("/auth/login")).toBe(0);
+    expect(tab.state).toEqual({ status: "anonymous", reason });
+    expect(tab.names()).toEqual(["signedIn", "refreshed", "refreshed", "signedOut"]);
+    // It is not in the way of the next one.
+    expect(await world.login(tab)).toEqual(BOB);
+  });
 });
 
 describe("logout", () => {
