@@ -233,6 +233,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     throw state.error ?? new AuthError("network");
   };
 
+  /** The timer of the next try: one, however often the network comes and goes. */
+  let next: unknown;
+
   /** Send the logout that is owed. */
   const settle = async (owed = note(OWED)): Promise<void> => {
     if (!owed) return;
@@ -241,8 +244,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       ({ status }) => status !== 204,
       ({ retryable }: AuthError) => retryable !== false,
     );
-    if (again) environment.setTimeout(pay, OWED_INTERVAL);
-    else note(OWED, "");
+    if (!again) note(OWED, "");
+    else {
+      environment.clearInterval(next as never);
+      next = environment.setTimeout(pay, OWED_INTERVAL);
+    }
   };
   const pay = () => note(OWED) && locked(settle);
 

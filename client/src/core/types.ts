@@ -32,6 +32,7 @@ export type Environment = {
   fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
   setTimeout(callback: () => void, milliseconds?: number): unknown;
   setInterval(callback: () => void, milliseconds: number): unknown;
+  /** Ends what either of them began, as in browsers. */
   clearInterval(timer: never): void;
   /** Never goes back; may stand still while the device sleeps. */
   readonly performance: { now(): number };

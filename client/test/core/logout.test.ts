@@ -240,6 +240,21 @@ describe("logout", () => {
     expect(world.server.count(LOGOUT)).toBe(2);
   });
 
+  it("is tried again every half minute, however often the network comes and goes", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.server.handlers.set(LOGOUT, () => problem("unavailable", 503));
+    await tab.client.logout();
+    for (let turn = 0; turn < 20; turn++) {
+      await tab.line(false);
+      await tab.line(true);
+    }
+    const before = world.server.count(LOGOUT);
+    expect(before).toBeGreaterThan(20);
+    await world.run(300_000);
+    expect(world.server.count(LOGOUT) - before).toBe(10);
+  });
+
   it.each([
     ["a page", 200],
     ["a page", 403],
