@@ -9,8 +9,14 @@ import { hinted } from "./cookie.ts";
 
 const withoutSlash = (path: string): string => path.replace(/\/$/, "");
 
+/** A request as Next.js hands it over: it knows below which path the application is. */
+type Asked = Request & { readonly nextUrl?: { readonly basePath: string } };
+
 /**
  * Send those without a session to the login page. **Not a security boundary.**
+ *
+ * Paths are those of the application, without a `basePath` of `next.config`, as for the `redirect` of Next.js: `login`,
+ * and `returnTo`, which the login page redirects to.
  *
  * @example
  * ```ts
@@ -23,17 +29,17 @@ const withoutSlash = (path: string): string => path.replace(/\/$/, "");
  */
 export const authGate =
   ({ login = "/login" }: { login?: string } = {}) =>
-  (request: Request): Response | undefined => {
-    const { headers, method } = request;
+  (request: Asked): Response | undefined => {
+    const { headers, method, nextUrl: { basePath } = { basePath: "" } } = request;
     // Server Actions and what the router fetches are answered by the page, which redirects by itself: a redirect on the
     // way would leave the router's own parameters in the address.
     const loads = method === "GET" && (headers.get("sec-fetch-dest") ?? "document") === "document";
     if (!loads || hinted(headers.get("cookie") ?? "")) return undefined;
     const { pathname, search } = new URL(request.url);
-    const location = new URL(login, request.url);
+    const location = new URL(basePath + login, request.url);
     // Whatever the matcher says: led to itself, the login page would never be seen.
     if (withoutSlash(pathname) === withoutSlash(location.pathname)) return undefined;
-    location.searchParams.set("returnTo", pathname + search);
+    location.searchParams.set("returnTo", (pathname.slice(basePath.length) || "/") + search);
     return new Response(null, {
       status: 307,
       headers: { Location: location.href, "Cache-Control": "private, no-store" },

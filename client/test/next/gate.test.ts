@@ -1,5 +1,6 @@
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { NextRequest } from "next/server";
+import { describe, expect, test } from "vitest";
 import { authGate, safeReturnTo } from "../../src/next/index.ts";
 
 const ask = (path: string, init: RequestInit = {}, gate = authGate()) =>
@@ -25,6 +26,25 @@ test("Server Actions and what the router fetches go on: the page redirects by it
 test("the login page may be elsewhere on the site", () => {
   const location = ask("/a", {}, authGate({ login: "/de/login" }))?.headers.get("location");
   expect(location).toBe("https://app.example/de/login?returnTo=%2Fa");
+});
+
+describe("in an application below a base path, which `redirect` puts before all that it is given", () => {
+  const below = (path: string, gate = authGate()) =>
+    gate(new NextRequest(`https://app.example${path}`, { nextConfig: { basePath: "/app" } }))?.headers.get("location");
+
+  test.each([
+    ["/app/account?tab=1", "%2Faccount%3Ftab%3D1"],
+    ["/app/app/account", "%2Fapp%2Faccount"],
+    ["/app", "%2F"],
+    ["/app?tab=1", "%2F%3Ftab%3D1"],
+  ])("%s leads to its login page, and the way back is without it", (path, returnTo) => {
+    expect(below(path)).toBe(`https://app.example/app/login?returnTo=${returnTo}`);
+    expect(below(path, authGate({ login: "/de/login" }))).toBe(`https://app.example/app/de/login?returnTo=${returnTo}`);
+  });
+
+  test.each(["/app/login", "/app/login/", "/app/login?returnTo=%2Faccount"])("%s itself goes on", (path) =>
+    expect(below(path)).toBeUndefined(),
+  );
 });
 
 test.each(["/login", "/login/", "/login?returnTo=%2Faccount"])(
