@@ -18,6 +18,7 @@ export type AuthProviderProps = Pick<AuthClientOptions, "apiOrigins" | "baseUrl"
   children?: ReactNode;
 };
 
+/** Where it is noted for which session the provider loaded the document anew. */
 const NOTE = "kt_document";
 
 /** Clients whose page is on its way out. */
@@ -27,43 +28,61 @@ const leaving = new WeakSet<AuthClient>();
 const sessionOf = (state: AuthState): string | undefined =>
   "session" in state ? state.session.id : state.status === "anonymous" ? "" : undefined;
 
-/** Keep for which session the document was loaded anew. False when it was before: once more would show no other. */
-const note = (session: string | null): boolean => {
+/** Note for which session the document is loaded anew. False when it was before: once more would show no other. */
+const note = (place: string, session: string): boolean => {
   try {
-    if (session === null) sessionStorage.removeItem(NOTE);
-    else if (sessionStorage.getItem(NOTE) === session) return false;
-    else sessionStorage.setItem(NOTE, session);
+    if (sessionStorage.getItem(place) === session) return false;
+    sessionStorage.setItem(place, session);
   } catch {}
   return true;
 };
 
+type FollowProps = {
+  shown: string | undefined;
+  /**
+   * Where its note is. Why `<Anonymous>` has one of its own: in a page that shows it to somebody who is signed in the
+   * provider finds whom it expects, and would take the other's note away, each time the document is loaded.
+   */
+  place?: string;
+};
+
 /** Load the document anew once the session of this browser is not the one that `shown` was rendered for. */
-const Follow = ({ shown }: { shown: string | undefined }): ReactNode => {
+const Follow = ({ shown, place = NOTE }: FollowProps): ReactNode => {
   const { client } = useAuth();
   useEffect(() => {
     let expected = shown;
-    const look = () => {
-      if (leaving.has(client)) return;
+    /** Returns whether somebody else is there, for whom the document was loaded anew already. */
+    const look = (): boolean => {
       const session = sessionOf(client.getSnapshot());
-      if (session !== undefined) expected ??= session;
-      const other = session !== undefined && session !== expected && note(session);
-      if (session === expected && session !== undefined) note(null);
+      if (leaving.has(client)) return false;
+      expected ??= session;
+      const known = session !== undefined;
+      const other = known && session !== expected;
+      // No session is called as the place is: the one who was expected is there.
+      const leaves = known && note(place, other ? session : place) && other;
       // What was rendered for somebody is hidden while it is not certain that they are still there.
-      const uncertain = session === undefined && !!shown;
-      document.documentElement.style.visibility = other || uncertain ? "hidden" : "";
-      if (!other) return;
-      leaving.add(client);
-      // After what the client is about to do: a logout removes the hint first, and then no server signs in by it.
-      setTimeout(() => location.reload());
+      if (leaves || shown) document.documentElement.style.visibility = leaves || !known ? "hidden" : "";
+      if (leaves) {
+        leaving.add(client);
+        // After what the client is about to do: a logout removes the hint first, and then no server signs in by it.
+        setTimeout(() => location.reload());
+      }
+      return other && !leaves;
     };
-    look();
+    // Loaded anew for that session before; but if the router came here because it has ended now, only the server knows.
+    // So ask it: of an end the browser hears then, and the provider does the rest.
+    if (look())
+      client
+        .getToken()
+        .then((token) => token && client.renew(token))
+        .catch(() => {});
     const leave = client.subscribe(look);
     return () => {
       leave();
       // What comes after this, if not another document, is of another part of the application.
       if (shown && !leaving.has(client)) document.documentElement.style.visibility = "";
     };
-  }, [client, shown]);
+  }, [client, shown, place]);
   return null;
 };
 
@@ -103,7 +122,7 @@ export const AuthProvider = ({ initialSession, children, ...options }: AuthProvi
  */
 export const Anonymous = ({ children }: { children?: ReactNode }): ReactNode => (
   <>
-    <Follow shown="" />
+    <Follow shown="" place="kt_anonymous" />
     {children}
   </>
 );

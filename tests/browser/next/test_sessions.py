@@ -97,6 +97,20 @@ def test_navigation_of_an_ended_session_loads_a_document(ada: Visitor) -> None:
     assert not ada.marked
 
 
+@BOTH
+def test_navigation_after_a_login_by_the_form_does_so_too(visitor: Visitor) -> None:
+    """The login page was loaded anew for that session before, when it began; now it is for its end."""
+    visitor.go("/login?returnTo=/")
+    visitor.fill_in("Sign up")
+    visitor.page.wait_for_url(f"{visitor.front.url}/")
+    expect(visitor.page.locator("#who")).to_have_text(visitor.name)
+    visitor.mark()
+    end_all(visitor)
+    visitor.page.get_by_role("link", name="Account").click()
+    visitor.sees_login("/account")
+    assert not visitor.marked
+
+
 def test_page_that_the_server_renders_for_nobody_is_loaded_once_more_and_no_oftener(ada: Visitor) -> None:
     """Where the two servers disagree about who is signed in, the page does not load itself for ever."""
     with ada.client(cookie="") as client:
