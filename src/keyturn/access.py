@@ -64,7 +64,6 @@ class AccessTokens:
         self._signing = signing
         self._issuer = issuer
         self._audience = audience
-        self._policy = policy
         self._claims = claims
         self._clock = clock
         self._signer: AccessTokenSigner | None = None

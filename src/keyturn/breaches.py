@@ -102,8 +102,11 @@ class BreachCheck:
         with self._lock:
             if self._asking >= _AT_ONCE:
                 raise _CorpusFault("busy")
+            try:
+                question = self._executor.submit(self._fetch, prefix, monotonic() + self._limit)
+            except RuntimeError:  # the system has no thread for it now
+                raise _CorpusFault("busy") from None
             self._asking += 1
-        question = self._executor.submit(self._fetch, prefix, monotonic() + self._limit)
         # Counted until the thread is free, and not only until nobody waits: a name that does not resolve may take long.
         question.add_done_callback(self._over)
         try:

@@ -22,6 +22,7 @@ from keyturn.tokens.password import PasswordHasher
 from keyturn.tokens.password_policy import PasswordFault, PasswordRefused
 from tests.auth.corpus import OTHERS, Corpus, digest
 from tests.services import free_port, wait_until
+from tests.verify.conftest import no_threads
 
 pytestmark = pytest.mark.anyio
 
@@ -217,6 +218,17 @@ async def test_corpus_that_hangs_holds_few_threads(
     corpus.free.set()
     assert {type(result) for result in await asyncio.gather(*waiting, return_exceptions=True)} == {PasswordRefused}
     await asyncio.to_thread(wait_until, lambda: check._asking == 0, 30, "the end of the questions")
+    with pytest.raises(PasswordRefused):
+        await check.screen(BREACHED)
+
+
+async def test_check_without_a_thread(corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
+    """Where the system gives none the password passes, however often, and the next one is asked about."""
+    check = make_check(corpus.url, limit=30.0)
+    with no_threads():
+        for _ in range(20):
+            await check.screen(BREACHED)
+    assert kept.faults == ["busy"] * 20
     with pytest.raises(PasswordRefused):
         await check.screen(BREACHED)
 

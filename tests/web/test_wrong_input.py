@@ -88,6 +88,21 @@ async def test_idle_seconds_at_its_bounds(ada: Browser, number: str, good: bool)
         bodies.Refresh.model_validate_json(body)
 
 
+@pytest.mark.parametrize(
+    ("member", "wrong", "detail"),
+    [
+        ("email", "x", "email: String should have at least 3 characters"),
+        ("name", "x" * 201, "name: String should have at most 200 characters"),
+        ("name", "a\0b", "name: Value error, no NUL character is allowed"),
+        ("password", "violet otter", "The password needs at least 15 characters"),
+    ],
+)
+async def test_length_is_told(browser: Browser, member: str, wrong: str, detail: str) -> None:
+    """A member that is too short or too long comes back with what it may be, and without itself."""
+    answer = await browser.post("/auth/signup", json={**GOOD["sign_up"], member: wrong})
+    assert (answer.status_code, answer.json()["detail"]) == (422, detail)
+
+
 @pytest.mark.parametrize("name", ["sign_up", "log_in", "change_password"])
 async def test_member_missing(ada: Browser, name: str) -> None:
     """A body without what is needed is refused, and so is none at all."""

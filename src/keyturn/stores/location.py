@@ -51,7 +51,8 @@ def normalise(url: str) -> URL:
     except (ArgumentError, ValueError):
         # The cause quotes the URL, or what it took for the port: the rest of a password.
         raise ValueError(
-            "the database URL is malformed (are `@`, `:` and `/` in the password percent-encoded?)"
+            "the database URL is malformed: it looks like sqlite:///keyturn.db or postgresql://user:password@host/database, "
+            "with `@`, `:` and `/` in the password percent-encoded"
         ) from None
     if parsed.port is not None and not 0 < parsed.port <= 65535:
         raise ValueError("the database URL is malformed: there is no such port")

@@ -216,7 +216,7 @@ class MemoryDenylist:
                             self._current = True
                             self._loaded.set()
             except Exception as error:  # noqa: BLE001 - a follower that ends is an open door, whatever the fault
-                _log.warning("a feed of revocations is at fault, following again soon: %r", error)
+                _log.warning("a feed of revocations is at fault, following again soon: %r", error.__cause__ or error)
             finally:
                 if authority:
                     self._current = False

@@ -44,7 +44,7 @@ class PasswordFault(StrEnum):
 
 
 _DETAIL: Final = {
-    PasswordFault.TOO_SHORT: "The password is too short",
+    PasswordFault.TOO_SHORT: "The password needs at least {} characters",
     PasswordFault.TOO_LONG: "The password is too long",
     PasswordFault.NOT_TEXT: "The password is not valid Unicode text",
     PasswordFault.COMMON: "The password is one of those that are tried first",
@@ -56,8 +56,8 @@ _DETAIL: Final = {
 class PasswordRefused(InvalidRequest):
     """A password that may not be chosen; `reason` says why and holds nothing of it."""
 
-    def __init__(self, reason: PasswordFault) -> None:
-        super().__init__(_DETAIL[reason])
+    def __init__(self, reason: PasswordFault, needed: int | None = None) -> None:
+        super().__init__(_DETAIL[reason].format(needed))
         self.reason = reason
 
 
@@ -116,7 +116,7 @@ class PasswordPolicy:
         """
         normal = normal_password(password)
         if len(normal) < self.min_length:
-            raise PasswordRefused(PasswordFault.TOO_SHORT)
+            raise PasswordRefused(PasswordFault.TOO_SHORT, self.min_length)
         folded = normal.casefold()
         if _is_common(folded):
             raise PasswordRefused(PasswordFault.COMMON)

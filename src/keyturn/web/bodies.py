@@ -21,11 +21,14 @@ def _without_nul(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_without_nul)]
-Email = Annotated[Text, Field(min_length=3, max_length=320, examples=["ada@example.com"])]
-Password = Annotated[Text, Field(min_length=1, max_length=1024, repr=False, json_schema_extra={"format": "password"})]
-Name = Annotated[Text, Field(min_length=1, max_length=200)]
-DeviceName = Annotated[Text, Field(min_length=1, max_length=100)]
+_NoNul = AfterValidator(_without_nul)
+# After the lengths, or a length is told as that of a list.
+Email = Annotated[str, Field(min_length=3, max_length=320, examples=["ada@example.com"]), _NoNul]
+Password = Annotated[
+    str, Field(min_length=1, max_length=1024, repr=False, json_schema_extra={"format": "password"}), _NoNul
+]
+Name = Annotated[str, Field(min_length=1, max_length=200), _NoNul]
+DeviceName = Annotated[str, Field(min_length=1, max_length=100), _NoNul]
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
 Seconds = Annotated[int, Field(ge=0, description="whole seconds from now")]
 SessionHex = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -84,8 +87,8 @@ class ChangePassword(In):
 class Render(In):
     """`POST /auth/ssr`; the body may be empty."""
 
-    ip: Annotated[Text, Field(max_length=64)] | None = Field(default=None, description="of the browser")
-    user_agent: Annotated[Text, Field(max_length=512)] | None = Field(default=None, description="of the browser")
+    ip: Annotated[str, Field(max_length=64), _NoNul] | None = Field(default=None, description="of the browser")
+    user_agent: Annotated[str, Field(max_length=512), _NoNul] | None = Field(default=None, description="of the browser")
 
 
 class UserOut(BaseModel):
