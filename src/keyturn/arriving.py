@@ -66,7 +66,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Pass a head on, unless it is too large."""
-        self._weigh()
+        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
+            self._weigh()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -76,7 +77,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that a request is here, unless its trailers are too large."""
-        self._weigh()
+        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
+            self._weigh()
         self._arriving = False
         self._size = 0
         self._rest()
@@ -89,11 +91,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _weigh(self) -> None:
         # A read may hold a whole request, or several: how much of it is head, only what was found in it tells.
-        if max(self._read, self._size) > HEAD_LIMIT:
-            lines = sum(len(name) + len(value) + _LINE for name, value in self.headers)
-            if len(self.url) + lines > HEAD_LIMIT:
-                self._refuse()
-                raise ValueError("too large")  # the parser reads no further
+        lines = sum(len(name) + len(value) + _LINE for name, value in self.headers)
+        if len(self.url) + lines > HEAD_LIMIT:
+            self._refuse()
+            raise ValueError("too large")  # the parser reads no further
 
     def _refuse(self) -> None:
         if not self._answering():

@@ -25,6 +25,8 @@ DEVICE_MAX_AGE: Final = 400 * 24 * 3600
 """The longest a browser keeps a cookie.  Spec: RFC 6265bis 5.6.1."""
 
 _EPOCH: Final = date(1970, 1, 1)
+_TWO: Final = tuple(f"{number:02}" for number in range(60))
+_THREE: Final = tuple(f"{number:03}" for number in range(1000))
 _HINT: Final = "1"
 encode_text: Final = json.encoder.encode_basestring_ascii
 
@@ -139,9 +141,11 @@ def sessions(listing: Listing, current: SessionId) -> dict[str, object]:
 
 def rfc3339(at: float) -> str:
     """Write a time as RFC 3339 in UTC, to the millisecond."""
-    # By hand: it is in the answer that is sent all day, a day is the same for many sessions, and a whole time is not.
-    minutes, rest = divmod(round(at * 1e6) // 1000, 60_000)
-    return f"{_day(minutes // 1440)}T{minutes // 60 % 24:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}Z"
+    # By hand, for it is in the answer that is sent all day: no cache holds the times of all sessions, but one does their days.
+    seconds, rest = divmod(round(at * 1e6) // 1000, 1000)
+    minutes = seconds // 60
+    hour, minute, second = minutes // 60 % 24, minutes % 60, seconds % 60
+    return f"{_day(minutes // 1440)}T{_TWO[hour]}:{_TWO[minute]}:{_TWO[second]}.{_THREE[rest]}Z"
 
 
 @lru_cache(maxsize=1024)
