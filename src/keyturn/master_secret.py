@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from keyturn.core.errors import UnsafeSettings
-from keyturn.settings import Settings
+from keyturn.settings import SECRET_MISSING, Settings
 from keyturn.stores.location import file_of, normalise, write_once
 from keyturn.tokens.secret_ring import SecretRing
 
@@ -24,9 +24,7 @@ def secret_ring(settings: Settings) -> SecretRing:
         return ring
     url = normalise(settings.database_url.get_secret_value())
     if settings.production or url.get_backend_name() != "sqlite" or url.database is None:
-        raise UnsafeSettings(
-            ["secret_missing: KEYTURN_SECRET or KEYTURN_SECRET_FILE is not set: `keyturn secret` prints one"]
-        )
+        raise UnsafeSettings([f"secret_missing: {SECRET_MISSING}"])
     path = Path(f"{file_of(url)}.secret")
     if not path.exists():
         try:

@@ -24,6 +24,7 @@ from keyturn.tokens.secret_ring import SecretRing, is_pattern, weakness
 from keyturn.web.config import ORIGIN_FORM, WebConfig, is_origin, origin_of
 
 PREFIX: Final = "KEYTURN_"
+SECRET_MISSING: Final = f"{PREFIX}SECRET or {PREFIX}SECRET_FILE is not set: `keyturn secret` prints one"
 DEFAULT_DATABASE_URL: Final = "sqlite:///keyturn.db"
 _MIN_SSR_KEY_BYTES: Final = 32
 _METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{20,}")
@@ -307,11 +308,7 @@ class Settings(BaseSettings):
     def _secret_findings(self) -> Iterator[Finding]:
         try:
             if self.secret_ring() is None:
-                yield Finding(
-                    "secret_missing",
-                    f"{PREFIX}SECRET or {PREFIX}SECRET_FILE is not set: `keyturn secret` prints one",
-                    fatal=True,
-                )
+                yield Finding("secret_missing", SECRET_MISSING, fatal=True)
         except UnsafeSettings as fault:
             yield Finding("secret_weak", str(fault), fatal=True)
         master = "" if self.secret is None else self.secret.get_secret_value()

@@ -18,10 +18,10 @@ from keyturn.exchange import Cookies, SignedIn
 from keyturn.password_pool import PasswordPool
 from keyturn.ports import Credential
 from keyturn.runtime import Keyturn
-from keyturn.stores.users import SqlUsers
 from keyturn.tokens.password import PasswordHasher, PasswordProfile, Verified
 from tests.attacks.conftest import settings_of
 from tests.attacks.support import query
+from tests.auth.interrupted_users import InterruptedUsers
 
 pytestmark = pytest.mark.anyio
 
@@ -44,19 +44,14 @@ class GatedHasher(PasswordHasher):
         return super().verify(stored, password)
 
 
-class Users(SqlUsers):
-    """The built-in directory, whose next look-up of a credential is followed by whatever the test wants to come between."""
+class Users(InterruptedUsers):
+    """The same, with a count of the look-ups."""
 
     asked = 0
-    then: Callable[[], Awaitable[None]] | None = None
 
     async def find(self, email: str) -> Credential | None:
         self.asked += 1
-        credential = await super().find(email)
-        then, self.then = self.then, None
-        if then is not None:
-            await then()
-        return credential
+        return await super().find(email)
 
 
 class Subject:
@@ -138,7 +133,7 @@ async def test_queue_that_fills_up_while_the_user_is_looked_up(subject: Subject)
     await subject.sign_up(EMAIL)
     counted = await subject.counted()
     async with subject.filling() as fill:
-        subject.users.then = fill
+        subject.users.then = lambda _: fill()
         with pytest.raises(Unavailable):
             await subject.log_in("a wrong guess of somebody")
     assert await subject.counted() == counted

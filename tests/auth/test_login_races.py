@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import Credential
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
-from keyturn.stores.users import SqlUsers
+from tests.auth.interrupted_users import InterruptedUsers
 
 pytestmark = pytest.mark.anyio
 
@@ -23,19 +23,6 @@ EMAIL = "ada@example.com"
 PASSWORD = "correct horse battery staple"
 NEW_PASSWORD = "another horse, another staple"
 CONTACT = Contact("203.0.113.7", "Mozilla/5.0", "Firefox on Windows")
-
-
-class InterruptedUsers(SqlUsers):
-    """The built-in directory, whose next look-up of a credential is followed by whatever the test wants to come between."""
-
-    then: Callable[[Credential], Awaitable[None]] | None = None
-
-    async def find(self, email: str) -> Credential | None:
-        credential = await super().find(email)
-        then, self.then = self.then, None
-        if then is not None and credential is not None:
-            await then(credential)
-        return credential
 
 
 @pytest.fixture(params=["apart", "together"])

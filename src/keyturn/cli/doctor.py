@@ -127,7 +127,7 @@ async def _database(settings: Settings) -> list[Finding]:
                 *await _clock(engine),
                 *await _level(engine, migrates=settings.migrate),
                 *await _keys(engine, settings),
-                *await _durability(engine),
+                *await _fitness(engine),
             ]
     except CommandError as error:
         return [Finding("database_url_malformed", str(error), fatal=True)]
@@ -144,7 +144,7 @@ def _told(fault: UnsafeSettings) -> list[Finding]:
     return [Finding(code, text, fatal=True) for code, _, text in parts]
 
 
-async def _durability(engine: Engine) -> list[Finding]:
+async def _fitness(engine: Engine) -> list[Finding]:
     from keyturn.core.errors import UnsafeSettings
     from keyturn.stores.engine import check_durability
     from keyturn.stores.rights import check_rights

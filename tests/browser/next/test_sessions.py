@@ -20,6 +20,16 @@ def end_all(visitor: Visitor) -> None:
     visitor.front.site.call(lambda node: node.sessions.revoke(user_id, RevokeReason.REVOKED))
 
 
+def loses_their_name(visitor: Visitor) -> None:
+    """See the user's name, and a document without it after a navigation once all sessions have ended."""
+    expect(visitor.page.locator("#who")).to_have_text(visitor.name)
+    visitor.mark()
+    end_all(visitor)
+    visitor.page.get_by_role("link", name="Account").click()
+    visitor.sees_login("/account")
+    assert not visitor.marked
+
+
 @BOTH
 def test_form_signs_up_and_leads_to_where_they_wanted_to_go(visitor: Visitor) -> None:
     """From a private page to the login page and back, as the new user."""
@@ -89,12 +99,7 @@ def test_document_of_an_ended_session_leads_to_login_and_back(ada: Visitor) -> N
 def test_navigation_of_an_ended_session_loads_a_document(ada: Visitor) -> None:
     """The router alone would leave the user's name in the layout: the login page has a document of its own."""
     ada.go("/")
-    expect(ada.page.locator("#who")).to_have_text(ada.name)
-    ada.mark()
-    end_all(ada)
-    ada.page.get_by_role("link", name="Account").click()
-    ada.sees_login("/account")
-    assert not ada.marked
+    loses_their_name(ada)
 
 
 @BOTH
@@ -103,12 +108,7 @@ def test_navigation_after_a_login_by_the_form_does_so_too(visitor: Visitor) -> N
     visitor.go("/login?returnTo=/")
     visitor.fill_in("Sign up")
     visitor.page.wait_for_url(f"{visitor.front.url}/")
-    expect(visitor.page.locator("#who")).to_have_text(visitor.name)
-    visitor.mark()
-    end_all(visitor)
-    visitor.page.get_by_role("link", name="Account").click()
-    visitor.sees_login("/account")
-    assert not visitor.marked
+    loses_their_name(visitor)
 
 
 def test_page_that_the_server_renders_for_nobody_is_loaded_once_more_and_no_oftener(ada: Visitor) -> None:
