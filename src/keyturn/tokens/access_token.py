@@ -222,7 +222,7 @@ class AccessTokenVerifier:
         max_lifetime: the longest `exp - iat` believed, in seconds.
     """
 
-    __slots__ = ("_audience", "_issuer", "_key_of", "_max_lifetime", "leeway")
+    __slots__ = ("_audience", "_issuer", "_max_lifetime", "key_of", "leeway")
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class AccessTokenVerifier:
             raise ValueError("an issuer and an audience must be named")
         if not 0 <= leeway <= LONGEST_LEEWAY or not max_lifetime > 0:
             raise ValueError("leeway is 0 to 120 seconds and max_lifetime is positive")
-        self._key_of: Final = keys if callable(keys) else _timeless(keys)
+        self.key_of: Final = keys if callable(keys) else _timeless(keys)
         self._issuer: Final = issuer
         self._audience: Final = accepted
         self.leeway: Final = leeway
@@ -259,7 +259,7 @@ class AccessTokenVerifier:
         Spec: RFC 9068 section 4, RFC 8725 section 3, ASVS 5.0 9.1.1-9.2.4.
         """
         parsed = parse_compact(token)
-        public_key = self._key_of(parsed.kid, now)
+        public_key = self.key_of(parsed.kid, now)
         # No key means no: never another key, never the token's own (Authlib CVE-2026-27962).
         if public_key is None:
             raise InvalidToken(TokenFault.KEY)
@@ -272,10 +272,6 @@ class AccessTokenVerifier:
         if "nbf" in payload and now < _seconds(payload["nbf"]) - self.leeway:
             raise InvalidToken(TokenFault.NOT_YET_VALID)
         return claims
-
-    def still_counts(self, claims: AccessClaims, now: float) -> bool:
-        """Tell whether claims verified earlier are neither expired nor signed by a key that counts no more."""
-        return now < claims.expires_at + self.leeway and self._key_of(claims.kid, now) is not None
 
     def _judge(self, claims: AccessClaims, now: float) -> None:
         if claims.issuer != self._issuer:

@@ -95,23 +95,29 @@ class Verifier:
             InvalidToken: for every token that must not be believed, revoked ones included.
             Unavailable: nobody can tell: the server has not answered yet.
         """
-        for _ in range(_WAITS):
+        waited = 0
+        while True:
             try:
                 return self._judge(token)
             except Waits as waits:
+                if waited == _WAITS:
+                    raise
                 pending = waits.begin()
             pending.wait()
-        return self._judge(token)
+            waited += 1
 
     async def authenticate_async(self, token: str) -> Principal:
         """Do as `authenticate`; what has to be loaded never blocks the event loop."""
-        for _ in range(_WAITS):
+        waited = 0
+        while True:
             try:
                 return self._judge(token)
             except Waits as waits:
+                if waited == _WAITS:
+                    raise
                 pending = waits.begin()
             await pending.wait_async()
-        return self._judge(token)
+            waited += 1
 
     def load(self) -> bool:
         """Load keys and revocations before the first token comes; say whether they are here.
