@@ -66,7 +66,9 @@ class _Files(PydanticBaseSettingsSource):
             return Path(path).read_text(encoding="utf-8").strip(), field_name, False
         except (OSError, UnicodeDecodeError) as fault:
             why = fault.strerror if isinstance(fault, OSError) else "not UTF-8"
-        raise UnsafeSettings([f"{variable}: {path}: {why}"])
+        # Else it may be the credential itself, in the wrong place.
+        named = f"{path}: " if Path(path).is_absolute() else ""
+        raise UnsafeSettings([f"{variable}: {named}{why}"])
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(None, name)[0] for name in FILED}

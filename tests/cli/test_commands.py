@@ -290,6 +290,23 @@ def test_database_url_that_cannot_be_used_is_a_known_error(sqlite_command: Comma
     assert "sEcrEt" not in told
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://user:sEcrEt/x@127.0.0.1:6379", "redis://:sEcrEt@127.0.0.1/0?nothing=1", "http://:sEcrEt@127.0.0.1"]
+)
+def test_redis_url_that_cannot_be_used_is_a_known_error(migrated: Command, url: str) -> None:
+    """As that of a database: one line, without what stands in it."""
+    migrated.environment["KEYTURN_REDIS_URL"] = url
+    for arguments in (["users", "unlock", EMAIL], ["keys", "rotate"], ["serve", "--port", "0"]):
+        error = migrated.run(*arguments, status=1)
+        assert error.startswith("keyturn: invalid_settings: ")
+        assert "the Redis URL is malformed" in error
+        assert error.count("\n") == 1
+        assert "sEcrEt" not in error
+    told = migrated.run("doctor", status=1)
+    assert "UNSAFE  redis_url_malformed: " in told
+    assert "sEcrEt" not in told
+
+
 def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Command, tmp_path: Path) -> None:
     """One line with the file and the system's reason, in development also for the secret beside it; doctor says unsafe."""
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"sqlite:///{tmp_path / 'nowhere' / 'keyturn.db'}"

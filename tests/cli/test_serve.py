@@ -197,6 +197,18 @@ def test_secrets_are_read_from_files(tmp_path: Path, sqlite_database_url: str) -
     assert str(tmp_path / "nowhere") in error
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("SECRET", SECRET), ("DATABASE_URL", "postgresql://keyturn:hunter2@127.0.0.1/keyturn")]
+)
+def test_credential_in_the_place_of_a_file_is_not_repeated(sqlite_command: Command, name: str, value: str) -> None:
+    """Neither by the server nor by the doctor."""
+    sqlite_command.environment[f"KEYTURN_{name}_FILE"] = value
+    for arguments in (("serve", "--port", "0"), ("doctor",)):
+        told = sqlite_command.run(*arguments, status=1)
+        assert f"KEYTURN_{name}_FILE: No such file" in told
+        assert value not in told
+
+
 def test_database_url_option_goes_before_the_environment(sqlite_command: Command, tmp_path: Path) -> None:
     """Also before a file that the environment names, and in every worker."""
     (tmp_path / "url").write_text("sqlite:///wrong.db")

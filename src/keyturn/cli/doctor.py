@@ -251,8 +251,8 @@ async def _redis(settings: Settings) -> list[Finding]:
 
     try:
         client = connect(settings.redis_url.get_secret_value())
-    except ValueError:
-        return [Finding("redis_url_malformed", "KEYTURN_REDIS_URL must look like redis://host:6379/0", fatal=True)]
+    except ValueError as error:
+        return [Finding("redis_url_malformed", f"KEYTURN_REDIS_URL: {error}", fatal=True)]
     try:
         with faults():
             await client.ping()

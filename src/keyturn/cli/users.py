@@ -146,9 +146,14 @@ async def _unlock(tools: Tools, email: str) -> None:
     if tools.settings.redis_url is None:
         await SqlThrottle(tools.engine).give_back(locking)
         return
+    from keyturn.cli.errors import CommandError
     from keyturn.stores.redis import connect
 
-    async with connect(tools.settings.redis_url.get_secret_value()) as redis:
+    try:
+        client = connect(tools.settings.redis_url.get_secret_value())
+    except ValueError as error:
+        raise CommandError("invalid_settings", f"KEYTURN_REDIS_URL: {error}") from error
+    async with client as redis:
         await RedisThrottle(redis).give_back(locking)
 
 

@@ -29,6 +29,10 @@ from keyturn.stores.revocations import LONGEST, Entry, Heard, decode, encode
 ENTRIES = "keyturn:denylist"
 """Sorted set: id -> expires_at."""
 CHANNEL = "keyturn:denylist:feed"
+_MALFORMED = (
+    "the Redis URL is malformed: it looks like redis://user:password@host:6379/0, with `@`, `:` and `/` in the password "
+    "percent-encoded"
+)
 _TIMEOUT = 2.0
 _MOST_LOADED = 1_000_000
 _NEVER = float("inf")
@@ -41,15 +45,24 @@ def connect(url: str, *, retries: int = 1) -> Redis:
 
     Why also when it leads to a replica: a failover makes one of the former master, and closes no connection to it. The way
     that a name or a proxy shows to the new master is found by connecting again, and only so.
+
+    Raises: ValueError: the URL is malformed, or has a parameter that the library does not know.
     """
     url = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
-    return Redis.from_url(
-        url,
-        socket_timeout=_TIMEOUT,
-        socket_connect_timeout=_TIMEOUT,
-        retry=Retry(NoBackoff(), retries),
-        retry_on_error=[ReadOnlyError, MasterDownError],
-    )
+    try:
+        redis = Redis.from_url(
+            url,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            retry=Retry(NoBackoff(), retries),
+            retry_on_error=[ReadOnlyError, MasterDownError],
+        )
+        # Connects nowhere, and takes the parameters, which no command would otherwise meet before the first login.
+        redis.connection_pool.make_connection()
+    except (TypeError, ValueError):
+        # The cause quotes what it took for the port or a parameter: the rest of a password.
+        raise ValueError(_MALFORMED) from None
+    return redis
 
 
 @contextmanager
