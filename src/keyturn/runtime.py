@@ -52,6 +52,7 @@ from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.endpoints import Services
 from keyturn.web.threaded import ThreadedNode
 from keyturn.web.wsgi import KeyturnWSGI
+from keyturn.wire import name_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -250,7 +251,7 @@ class Keyturn:
             try:
                 return await check()
             except Exception as fault:  # noqa: BLE001 - whatever a check raises, it says "not ready"
-                _logger.warning("not ready", extra={"check": check.__name__, "fault": type(fault).__name__})
+                _logger.warning("not ready", extra={"check": check.__name__, "fault": name_of(fault)})
                 return False
 
         checks = (database, migrated, signing, denylist, redis)
@@ -296,7 +297,7 @@ class Keyturn:
                 try:
                     await job()
                 except Unavailable as fault:
-                    _logger.warning("upkeep waits", extra={"dependency": fault.dependency})
+                    _logger.warning("upkeep waits", extra={"dependency": fault.dependency, "fault": name_of(fault)})
                 except KeyturnError as fault:
                     _logger.error("upkeep waits for the operator: %s", fault)
                 except Exception:

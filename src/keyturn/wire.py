@@ -151,13 +151,30 @@ def problem(refused: Refused, request_id: str) -> Response:
     return Response(refused.status, headers, encode_json(document).encode("ascii"))
 
 
+def behind(error: BaseException) -> tuple[BaseException, str | None]:
+    """Return what the driver raised, from behind a fault, and its SQLSTATE or result code."""
+    while isinstance(error, Unavailable) and error.__cause__ is not None:
+        error = error.__cause__
+    origin = getattr(error, "orig", None) or error
+    return origin, getattr(origin, "sqlite_errorname", None) or getattr(origin, "sqlstate", None)
+
+
+def name_of(error: BaseException) -> str:
+    """Name what is behind a fault, for a log: its class and the driver's code.
+
+    Why not its text: a driver quotes addresses and statements in it.
+    """
+    origin, code = behind(error)
+    return type(origin).__name__ if code is None else f"{type(origin).__name__} {code}"
+
+
 def log_refusal(logger: logging.Logger, refused: Refused, request_id: str, **more: str) -> None:
     """Log why a request was refused: the answer does not say it.  Spec: OWASP ASVS 5.0 16.3.2."""
     fields = {"code": refused.code, "status": refused.status, "request_id": request_id, **more}
     if isinstance(refused, InvalidToken):
         fields["why"] = str(refused.reason)
     elif isinstance(refused, Unavailable):
-        fields["dependency"] = refused.dependency
+        fields |= {"dependency": refused.dependency, "fault": name_of(refused)}
     logger.log(logging.WARNING if isinstance(refused, Unavailable) else logging.INFO, "refused", extra=fields)
 
 

@@ -322,7 +322,9 @@ def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Comman
     assert error.startswith("keyturn: unsafe_settings: secret_unwritable: ")
 
 
-def test_cause_of_a_fault_of_the_database_is_named(sqlite_command: Command, tmp_path: Path, postgres_url: str) -> None:
+def test_cause_of_a_fault_of_the_database_is_named(
+    sqlite_command: Command, tmp_path: Path, postgres: PostgresServer, postgres_url: str
+) -> None:
     """By the driver's code, which tells a corrupt file from one that cannot be opened, and no address."""
     (tmp_path / "keyturn.db").write_text("no database, but long enough to be taken for one" * 100)
     meaning = "(DatabaseError SQLITE_NOTADB: the file is no database of SQLite)"
@@ -335,6 +337,9 @@ def test_cause_of_a_fault_of_the_database_is_named(sqlite_command: Command, tmp_
     assert " SQLITE_CANTOPEN: the file cannot be opened" in sqlite_command.run("users", "list", status=1)
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"{postgres_url}_nowhere"
     assert " 3D000: there is no such database" in sqlite_command.run("users", "list", status=1)
+    postgres.execute(f'ALTER DATABASE "{postgres_url.rpartition("/")[2]}" SET search_path TO nowhere')
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = postgres_url
+    assert " 3F000: no schema of the role's search_path exists" in sqlite_command.run("migrate", status=1)
 
 
 def test_role_without_rights_is_a_known_error(

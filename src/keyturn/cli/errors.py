@@ -9,11 +9,16 @@ import re
 from collections.abc import Sequence
 
 from keyturn.core.errors import KeyturnError, Refused, Unavailable, UnsafePolicy, UnsafeSettings
+from keyturn.wire import behind, name_of
 
 _MEANINGS = {
     "28P01": "PostgreSQL refuses the password in KEYTURN_DATABASE_URL",
     "28000": "PostgreSQL refuses the user in KEYTURN_DATABASE_URL",
+    "25006": "it takes no writes: is it a standby, or has the role or database default_transaction_read_only?",
     "3D000": "there is no such database: create it first",
+    "3F000": "no schema of the role's search_path exists",
+    "53300": "PostgreSQL has no connection to spare for this role or database",
+    "55000": "the database takes no connections at the moment",
     "55P03": "somebody holds a table that is needed: nothing was changed, try again",
     "SQLITE_CANTOPEN": "the file cannot be opened, or its directory not be written to",
     "SQLITE_NOTADB": "the file is no database of SQLite",
@@ -44,7 +49,7 @@ def problems_of(error: BaseException) -> Sequence[str] | None:
         return [f"{error.code}: {error}"]
     if isinstance(error, Unavailable):
         return [f"unavailable: {error.dependency} does not answer as it should{cause_of(error)}"]
-    if _origin(error)[1] == _FORBIDDEN:
+    if behind(error)[1] == _FORBIDDEN:
         return [
             "database_forbidden: this role lacks a right in the database: run `keyturn migrate` as the owner of the tables, "
             "and grant this one what docs/guides/operating.md says"
@@ -58,18 +63,9 @@ def problems_of(error: BaseException) -> Sequence[str] | None:
 
 
 def cause_of(fault: Unavailable) -> str:
-    """Name the cause of a fault, in brackets: its class, the driver's code and what that means where it is known.
-
-    Why not its text: a driver quotes addresses and statements in it.
-    """
+    """Name the cause of a fault, in brackets: its class, the driver's code and what that means where it is known."""
     if fault.__cause__ is None:
         return ""
-    cause, code = _origin(fault.__cause__)
+    _, code = behind(fault)
     meaning = f": {_MEANINGS[code]}" if code in _MEANINGS else ""
-    return f" ({type(cause).__name__})" if code is None else f" ({type(cause).__name__} {code}{meaning})"
-
-
-def _origin(error: BaseException) -> tuple[BaseException, str | None]:
-    """Return what the driver raised, and its SQLSTATE or result code."""
-    origin = getattr(error, "orig", None) or error
-    return origin, getattr(origin, "sqlite_errorname", None) or getattr(origin, "sqlstate", None)
+    return f" ({name_of(fault)}{meaning})"

@@ -26,6 +26,7 @@ from keyturn.web import answers
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import Route
 from keyturn.web.messages import ClientGone, Request, Response
+from keyturn.wire import name_of
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -224,7 +225,8 @@ class ThreadedNode:
                 await self._start()
             return await (web.respond(request) if found is None else web.respond_at(found, request))
         except Unavailable as fault:
-            _logger.warning("the node cannot start", extra={"dependency": fault.dependency})
+            extra = {"dependency": fault.dependency, "fault": name_of(fault)}
+            _logger.warning("the node cannot start", extra=extra)
             refused = fault
         except ClientGone:
             # The hosts of this module must have an answer, also where nobody is there to read it.

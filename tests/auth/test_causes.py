@@ -1,0 +1,48 @@
+"""What a log says is behind a 503: whoever is called at night has nothing else to go by."""
+
+from __future__ import annotations
+
+import os
+
+import httpx
+import pytest
+
+from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
+from keyturn.tokens.keyring import SecretRing
+from tests.services import PostgresServer
+
+pytestmark = pytest.mark.anyio
+
+LOGIN = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
+REFRESH = {"cookie": f"__Host-kt_refresh={'x' * 120}"}
+
+
+async def answer(node: Keyturn, path: str, **sent: object) -> int:
+    """Send a request as a browser does and return the status."""
+    headers = {"x-keyturn": "1", "origin": "http://testserver", **REFRESH}
+    transport = httpx.ASGITransport(node.asgi)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers) as client:
+        return (await client.request("GET" if path == "/readyz" else "POST", path, **sent)).status_code  # type: ignore[arg-type]
+
+
+async def test_database_that_is_closed_for_maintenance(
+    postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that takes no connections, as during a restore, is 503 and no error of ours; each line names the driver's code."""
+    node = Keyturn(
+        Settings.load(env="development", database_url=postgres_url, secret=SecretRing.generate(os.urandom(32)))
+    )
+    name = postgres_url.rpartition("/")[2]
+    async with node.lifespan():
+        postgres.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        postgres.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
+        # The first may meet a connection of before.
+        for _ in range(2):
+            assert await answer(node, "/auth/login", json=LOGIN) == 503
+            assert await answer(node, "/readyz") == 503
+        postgres.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        assert (await node.ready())["database"]
+    told = {(entry.message, vars(entry).get("fault", "").rpartition(" ")[2]) for entry in caplog.records}
+    assert {("refused", "55000"), ("not ready", "55000")} <= told
+    assert not any(entry.exc_info for entry in caplog.records)
