@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,6 +156,26 @@ def test_keys_rotate_adds_a_key_that_is_published_before_it_signs(migrated: Comm
     assert at_once["state"] == "active"
     active = [key["kid"] for key in migrated.json("keys", "list") if key["state"] == "active"]
     assert active == [at_once["kid"]]
+
+
+def test_reader_who_has_seen_enough(sqlite_command: Command) -> None:
+    """`| head` ends a command with 1 and without a word, also where all its output still waits to be written."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = {name: value for name, value in sqlite_command.environment.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "keyturn.cli", "secret"]
+    done = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_name_that_the_terminal_has_no_letters_for(sqlite_command: Command) -> None:
+    """It is escaped, as control characters are."""
+    sqlite_command.run("migrate")
+    name = ("--name", "\N{LATIN CAPITAL LETTER L WITH STROKE}ukasz")
+    sqlite_command.run("users", "create", EMAIL, "--password-stdin", *name, stdin=f"{PASSWORD}\n")
+    sqlite_command.environment["PYTHONIOENCODING"] = "iso-8859-1"
+    assert f"\t{EMAIL}\t\\u0141ukasz\tno\n" in sqlite_command.spawn("users", "list")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--compromised",)])

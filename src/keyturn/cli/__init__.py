@@ -7,8 +7,10 @@ Every module here imports what it needs inside its functions: `keyturn --help` m
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,11 +26,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"keyturn: not_installed: {error.name}: install keyturn[server]\n")
         sys.exit(1)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names come from strangers, and not every terminal has letters for them.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="keyturn")
+        try:
+            app(args=None if arguments is None else list(arguments), prog_name="keyturn")
+        finally:
+            # What waits to be written meets its fault here, and not at the end of the interpreter, which ignores it aloud.
+            # A process that was started without an output has none.
+            if isinstance(sys.stdout, TextIOWrapper):
+                sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output (`| head`) has seen enough.
-        sys.stderr.close()
+        # The reader of our output (`| head`) has seen enough: the rest goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         problems = problems_of(error)
