@@ -273,8 +273,8 @@ class Auth:
         if not done:
             raise Conflict("the password was changed meanwhile")
         await tell(self.sinks, event)
-        if [token.session_id for token in self._authentic(cookies)] == [session.id]:
-            with suppress(Refused):
+        with suppress(Refused):
+            if [token.session_id for token in self._authentic(cookies)] == [session.id]:
                 return (await self.refresh(cookies, contact)).refresh_token
         return None
 
@@ -337,7 +337,7 @@ class Auth:
         attempt: Attempt | None = None,
     ) -> tuple[SignedIn, Credential | None]:
         """Open a session; return what the client gets, and the user as they are then."""
-        known_id = self._device(cookies)
+        known_id, former = self._device(cookies), self._authentic(cookies)
         device_id = known_id or self.entropy(DEVICE_ID_LENGTH)
         session_id = SessionId(self.entropy(_SESSION_ID_LENGTH))
         new_device = attempt is not None and not attempt.known_device
@@ -353,7 +353,7 @@ class Auth:
         lifetime, drawn = self.policy.access_lifetime, self.entropy(TOKEN_ID_LENGTH)
         signed_in = await self._signed_in(user, admission.session, admission.token.text, lifetime, drawn)
         # Last: when anything before fails, the browser goes on with the session that it has.
-        for older in self._authentic(cookies):
+        for older in former:
             await self._end(older.session_id, RevokeReason.REPLACED)
         device_token = None if known_id else self.device_tokens.issue(device_id)
         return signed_in._replace(device_token=device_token), credential

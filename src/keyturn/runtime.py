@@ -237,7 +237,7 @@ class Keyturn:
 
         async def signing() -> bool:
             self.signing.signing_key(self.clock())
-            return True
+            return not self.signing.lacking
 
         async def denylist() -> bool:
             return self.denylist is None or self.denylist.is_current()
@@ -327,7 +327,9 @@ class Keyturn:
             passwords=self.passwords,
             password_policy=PasswordPolicy(self.policy.password_min_length, ("keyturn",)),
             access_tokens=self._access_tokens(claims),
-            refresh_tokens=RefreshTokens(secrets.derive("refresh-token"), secrets.active_id),
+            refresh_tokens=RefreshTokens(
+                secrets.derive("refresh-token"), secrets.active_id, lambda: self.signing.lacking
+            ),
             device_tokens=DeviceTokens(secrets.derive("device-token"), secrets.active_id),
             sinks=self._sinks,
             clock=self.clock,

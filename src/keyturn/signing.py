@@ -90,6 +90,9 @@ class Signing:
 
     Why: a node that loses its database goes on signing and verifying with what it has, and an unknown key id in a forged
     token must not become a query for each request.
+
+    Attributes:
+        lacking: ids of secrets under which others seal all keys, and which this node does not have: it could not start now.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Signing:
         self._leaked = asyncio.Event()
         self._leaked_kids: set[str] = set()
         self._leak_delay = 0.0
+        self.lacking: frozenset[int] = frozenset()
 
     @property
     def ring(self) -> SigningKeyRing:
@@ -173,7 +177,13 @@ class Signing:
             SecretDoesNotFit: none of the stored keys opens with this node's secrets. What was known before is kept.
         """
         async with self._lock:
-            made = self._plan(Rotation.SCHEDULED, *await self._store.load())
+            sealed, now = await self._store.load()
+            try:
+                made = self._plan(Rotation.SCHEDULED, sealed, now)
+            except SecretDoesNotFit:
+                self.lacking = _sealing_ids(sealed).difference(self._secrets.ids)
+                raise
+            self.lacking = frozenset()
             if made.changes_anything:
                 # Not what was just planned: its time may have passed before the lock was had.
                 await self._change(Rotation.SCHEDULED)
@@ -286,6 +296,14 @@ class Signing:
                 until=min((at for at in turns if at > now), default=float("inf")),
             )
         return view
+
+
+def _sealing_ids(sealed: Iterable[bytes]) -> frozenset[int]:
+    found: set[int] = set()
+    for each in sealed:
+        with suppress(SealedKeyError):
+            found.add(sealing_id(each))
+    return frozenset(found)
 
 
 def open_stored(sealed: Iterable[bytes], secrets: SecretRing) -> dict[bytes, SigningKey]:

@@ -10,13 +10,17 @@ from collections.abc import AsyncGenerator
 import pytest
 from fastapi import FastAPI
 
+from keyturn.core.errors import NoSession, Unavailable
+from keyturn.core.model import SessionId
+from keyturn.exchange import Cookies
 from keyturn.fastapi import install
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.signing import SecretDoesNotFit
 from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.tokens.keyring import KEY_ENTROPY_BYTES, NONCE_BYTES, KeySchedule, Rotation, SecretRing, plan, seal
-from tests.auth.test_leaked_key import sign_up
+from keyturn.tokens.refresh_token import RefreshTokens
+from tests.auth.test_leaked_key import CONTACT, sign_up
 from tests.services import wait_until
 from tests.web.wsgi import call
 
@@ -82,3 +86,42 @@ async def test_keys_of_another_secret_under_a_running_node(
         later = await sign_up(node, "grace@example.com")
         assert [node.authenticate(each).amr for each in (token, later)] == [("pwd",)] * 2
     assert not any(entry.exc_info for entry in caplog.records)
+
+
+async def test_first_line_that_another_node_has_alone(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is signed out where the steps of a new secret are taken in the wrong order, or one node is forgotten: the node
+    that lacks the line is not ready, and what it cannot read there is a fault.
+    """
+    monkeypatch.setattr("keyturn.runtime.UPKEEP_INTERVAL", 0.05)
+    old, new = (SecretRing.generate(os.urandom(32), key_id) for key_id in (1, 2))
+    behind, ahead = (
+        Keyturn(Settings.load(env="development", database_url=database_url, secret=lines))
+        for lines in (old, f"{new}\n{old}")
+    )
+    garbage = RefreshTokens({3: bytes(32)}, 3).minter(bytes(16))(SessionId(bytes(16)), 0, 1.0, bytes(8)).text
+    async with behind.lifespan(), ahead.lifespan():
+        before, after = await open_at(behind, "ada@example.com"), await open_at(ahead, "grace@example.com")
+        async with asyncio.timeout(30):
+            while (await behind.ready())["signing"]:
+                pass
+        for use in (
+            lambda: behind.auth.refresh(after, CONTACT),
+            lambda: behind.auth.render(after, CONTACT),
+            lambda: behind.auth.log_out(after),
+        ):
+            with pytest.raises(Unavailable) as refused:
+                await use()
+            assert refused.value.dependency == "secret"
+        assert (await ahead.ready())["signing"]
+        for node, cookies in ((ahead, after), (ahead, before), (behind, before)):
+            assert (await node.auth.refresh(cookies, CONTACT)).access_token
+        with pytest.raises(NoSession):
+            await behind.auth.refresh(Cookies((garbage.encode(),)), CONTACT)
+
+
+async def open_at(node: Keyturn, email: str) -> Cookies:
+    """Sign up and return the cookie."""
+    opened = await node.auth.sign_up(
+        email, "correct horse battery", None, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
+    )
+    return Cookies((str(opened.refresh_token).encode(),))

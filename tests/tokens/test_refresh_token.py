@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from keyturn.core.errors import Unavailable
 from keyturn.core.model import SessionId
 from keyturn.tokens.refresh_token import PREFIX, RANDOM_LENGTH, RefreshTokens
 
@@ -109,6 +110,15 @@ def test_keys_of_the_ring() -> None:
     assert RefreshTokens(KEYS, 2).read(old) is not None
     assert RefreshTokens({2: KEYS[2]}, 2).read(old) is None
     assert RefreshTokens({1: bytes(32)}, 1).read(old) is None
+
+
+def test_key_that_others_have() -> None:
+    """What is under it may be authentic: that is a fault and no verdict. What is under another one is none of it."""
+    old = RefreshTokens({1: KEYS[1]}, 1).minter(bytes(16))(SESSION_ID, 0, 1.0, bytes(8)).text.encode()
+    with pytest.raises(Unavailable):
+        RefreshTokens({2: KEYS[2]}, 2, lacking=lambda: {1}).read(old)
+    assert RefreshTokens({2: KEYS[2]}, 2, lacking=lambda: {3}).read(old) is None
+    assert RefreshTokens(KEYS, 2, lacking=lambda: {1}).read(old) is not None
 
 
 def test_ring_changed_by_its_owner() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from hmac import compare_digest
 from math import ceil
@@ -23,6 +23,7 @@ from struct import Struct
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
+from keyturn.core.errors import Unavailable
 from keyturn.core.model import NewToken, PresentedToken, SessionId
 from keyturn.core.rotation import Mint
 from keyturn.tokens import base64url
@@ -45,14 +46,18 @@ class RefreshTokens:
     Args:
         keys: key id (0-255) -> 32 bytes or more.
         active: the id of the key that signs.
+        lacking: ids of keys that are not in the ring, and that other nodes are known to have.
     """
 
-    __slots__ = ("_active", "_mac", "_macs")
+    __slots__ = ("_active", "_lacking", "_mac", "_macs")
 
-    def __init__(self, keys: Mapping[int, bytes], active: int) -> None:
+    def __init__(
+        self, keys: Mapping[int, bytes], active: int, lacking: Callable[[], Collection[int]] = frozenset[int]
+    ) -> None:
         # Set up once for each key and copied for each token, which takes less than half as long as starting anew.
         self._macs = {key_id: HMAC(key, SHA256()) for key_id, key in keys.items()}
         self._active = active
+        self._lacking = lacking
         self._mac = self._macs[active]
 
     def minter(self, entropy: bytes) -> Mint:
@@ -69,6 +74,8 @@ class RefreshTokens:
         """Return what an authentic token says; None for anything malformed, forged or under an unknown key.
 
         Why None and no reason: the answer is the same for all of them, and nothing may depend on which it was.
+
+        Raises: Unavailable: it names a key that this node lacks. To take it for a forgery would sign its owner out.
         """
         if len(text) != _LENGTH or not text.startswith(_PREFIX_BYTES):
             return None
@@ -80,6 +87,8 @@ class RefreshTokens:
         version, key_id, session_id, generation, issued_at, parent, _ = _BODY.unpack(body)
         mac = self._macs.get(key_id)
         if version != _VERSION or mac is None:
+            if version == _VERSION and key_id in self._lacking():
+                raise Unavailable("secret")
             return None
         if not compare_digest(_tag(mac, body), tag):
             return None
