@@ -14,7 +14,7 @@ import pytest
 from keyturn.serving import CannotListen, bind
 from tests.cli.conftest import SAFE, SECRET, Command
 from tests.cli.storm import Storm
-from tests.services import free_port, wait_until
+from tests.services import PostgresServer, free_port, wait_until
 
 UNSAFE = {
     "secret_missing": {"KEYTURN_SECRET": ""},
@@ -168,6 +168,27 @@ def test_doctor_tells_a_metrics_port_that_is_the_servers(
     sqlite_command.environment.update(ports)
     findings = sqlite_command.json("doctor", status=1 if True in told else 0)["findings"]
     assert [finding["fatal"] for finding in findings if finding["code"] == "metrics_port_taken"] == told
+
+
+@pytest.mark.parametrize("name", ["KEYTURN_PORT", "KEYTURN_WORKERS"])
+def test_doctor_tells_a_number_that_is_none(sqlite_command: Command, name: str) -> None:
+    """As Kubernetes sets the first for a service that is called keyturn. What `serve` reads alone keeps no application."""
+    sqlite_command.environment[name] = "tcp://10.0.0.1:9000"
+    assert "note  setting_malformed: KEYTURN_PORT or KEYTURN_WORKERS is no number" in sqlite_command.run("doctor")
+    assert name.removeprefix("KEYTURN_").lower() in sqlite_command.run("serve", status=2).lower()
+
+
+@pytest.mark.parametrize("migrated", [False, True])
+def test_doctor_tells_a_postgresql_that_takes_no_writes(
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path, migrated: bool
+) -> None:
+    """Production would not start, with tables or without: the doctor says why, and so does the start."""
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url})
+    if migrated:
+        command.run("migrate")
+    postgres.execute(f'ALTER DATABASE "{postgres_url.rpartition("/")[2]}" SET default_transaction_read_only TO on')
+    assert "UNSAFE  database_read_only: " in command.run("doctor", status=1)
+    assert "25006: it takes no writes" in command.spawn("serve", "--port", "0", status=1)
 
 
 def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:

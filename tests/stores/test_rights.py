@@ -38,6 +38,11 @@ async def test_rights_that_are_missing(postgres: PostgresServer, role: str, post
         return str(raised.value)
 
     assert await lacks() == "database_forbidden: this role lacks CREATE on schema public"
+    postgres.execute(f"ALTER ROLE {role} SET search_path TO nowhere")
+    await server.close()
+    assert await lacks() == "database_forbidden: this role lacks a schema that its search_path names"
+    postgres.execute(f"ALTER ROLE {role} RESET search_path")
+    await server.close()
     await check_rights(owner)  # before there is any table
     await migrate(owner)
     await check_rights(owner)

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import anyio
@@ -323,6 +324,20 @@ async def test_synchronous_commit_off(postgres: PostgresServer, postgres_url: st
     finally:
         postgres.execute(f"ALTER {target} RESET synchronous_commit")
         await engine.close()
+
+
+@pytest.mark.parametrize(("encoding", "refused"), [("LATIN1", True), ("SQL_ASCII", False)])
+async def test_database_of_another_encoding(postgres: PostgresServer, encoding: str, refused: bool) -> None:
+    """One that has no letters for a name is refused at the start, and not the person."""
+    name = f"encoded_{encoding.lower()}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'")
+    engine = open_engine(postgres.url(name))
+    try:
+        with pytest.raises(UnsafeSettings, match=f"database_encoding: .*{encoding}") if refused else nullcontext():
+            await check_durability(engine)
+    finally:
+        await engine.close()
+        postgres.drop_database(name)
 
 
 async def test_sqlite_settings(sqlite_database_url: str) -> None:

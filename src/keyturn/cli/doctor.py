@@ -73,7 +73,7 @@ async def gather(settings: Settings) -> list[Finding]:
 
 
 def _ports(settings: Settings) -> list[Finding]:
-    """Tell when a worker's metrics would be on the port of the server."""
+    """Tell when a worker's metrics would be on the port of the server, or that cannot be said."""
     import os
 
     from keyturn.settings import Finding
@@ -82,8 +82,9 @@ def _ports(settings: Settings) -> list[Finding]:
     try:
         port, workers = int(chosen or 8000), int(os.environ.get("KEYTURN_WORKERS") or 1)
     except ValueError:
-        # `keyturn serve` says so itself.
-        return []
+        # Not fatal: an application with a node in it reads neither.
+        text = "KEYTURN_PORT or KEYTURN_WORKERS is no number: `keyturn serve` does not start with it"
+        return [Finding("setting_malformed", text, fatal=False)]
     if first is None or not first <= port < first + workers:
         return []
     text = f"KEYTURN_METRICS_PORT and a port for each further worker take {port}, where the server listens"
@@ -146,10 +147,14 @@ def _told(fault: UnsafeSettings) -> list[Finding]:
 
 async def _fitness(engine: Engine) -> list[Finding]:
     from keyturn.core.errors import UnsafeSettings
+    from keyturn.settings import Finding
     from keyturn.stores.engine import check_durability
-    from keyturn.stores.rights import check_rights
+    from keyturn.stores.rights import check_rights, may_only_read
 
     found: list[Finding] = []
+    if engine.postgres and await may_only_read(engine):
+        text = "PostgreSQL takes no writes: it is a standby, or the role or database has default_transaction_read_only"
+        found.append(Finding("database_read_only", text, fatal=True))
     for check in (check_durability, check_rights):
         try:
             await check(engine)

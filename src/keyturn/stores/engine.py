@@ -288,13 +288,13 @@ def open_engine(
 
 
 async def check_durability(engine: Engine) -> None:
-    """Refuse a database that acknowledges what it has not written, or lets nothing be written.
+    """Refuse a database that acknowledges what it has not written, lets nothing be written, or not every text.
 
     Why: with `synchronous_commit=off` a killed PostgreSQL loses acknowledged rotations, and the next refresh of each
     looks like reuse. The effective setting is read: a role or a database may override the server's.
 
     Raises:
-        UnsafeSettings: the database is not durable, or is a SQLite file that may only be read.
+        UnsafeSettings: the database is not durable, is a SQLite file that may only be read, or has another encoding.
         Unavailable: it is at fault.
     """
     problems: list[str] = []
@@ -304,6 +304,13 @@ async def check_durability(engine: Engine) -> None:
                 setting = await connection.exec_driver_sql("SELECT current_setting($1)", (name,))
                 if setting.scalar_one() == "off":
                     problems.append(f"database_not_durable: PostgreSQL has {name}=off for this role or database")
+            encoding = await connection.exec_driver_sql("SELECT current_setting('server_encoding')")
+            # The second takes whatever bytes it is given.
+            if (kept := encoding.scalar_one()) not in {"UTF8", "SQL_ASCII"}:
+                problems.append(
+                    f"database_encoding: PostgreSQL keeps texts of this database in {kept}, which has no letters for most names:"
+                    " make one with ENCODING 'UTF8'"
+                )
         elif (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar_one() != "wal":
             problems.append("database_not_durable: SQLite refused the write-ahead log (is it a network drive?)")
     if not engine.postgres and await _read_only(engine):

@@ -19,9 +19,17 @@ SELECT 'USAGE on ' || relname FROM pg_class, unnest($1::text[]) AS name
 WHERE relname LIKE name || '\\_%' AND pg_table_is_visible(oid)
 AND CASE WHEN relkind = 'S' THEN NOT has_sequence_privilege(oid, 'USAGE') END
 UNION ALL
-SELECT 'CREATE on schema ' || current_schema() WHERE NOT has_schema_privilege(current_schema(), 'CREATE')
+SELECT coalesce('CREATE on schema ' || current_schema(), 'a schema that its search_path names')
+WHERE has_schema_privilege(current_schema(), 'CREATE') IS NOT TRUE
 AND NOT EXISTS (SELECT FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL)
 """
+
+
+async def may_only_read(engine: Engine) -> bool:
+    """Say whether PostgreSQL takes no writes from this role now: from nobody on a standby. Raises: Unavailable."""
+    async with engine.autocommit() as connection:
+        setting = await connection.exec_driver_sql("SELECT current_setting('transaction_read_only')")
+        return bool(setting.scalar_one() == "on")
 
 
 async def check_rights(engine: Engine) -> None:
