@@ -244,7 +244,9 @@ class Keyturn:
 
         async def redis() -> bool:
             if self.redis is not None:
-                await self.redis.ping()
+                from keyturn.stores.redis import ping as ping_redis
+
+                await ping_redis(self.redis)
             return True
 
         async def ask(check: Callable[[], Awaitable[bool]]) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from keyturn.serving import CannotListen, bind
 from tests.cli.conftest import SAFE, SECRET, Command
 from tests.cli.storm import Storm
-from tests.services import PostgresServer, free_port, wait_until
+from tests.services import PostgresServer, RedisServer, free_port, wait_until
 
 UNSAFE = {
     "secret_missing": {"KEYTURN_SECRET": ""},
@@ -189,6 +189,30 @@ def test_doctor_tells_a_postgresql_that_takes_no_writes(
     postgres.execute(f'ALTER DATABASE "{postgres_url.rpartition("/")[2]}" SET default_transaction_read_only TO on')
     assert "UNSAFE  database_read_only: " in command.run("doctor", status=1)
     assert "25006: it takes no writes" in command.spawn("serve", "--port", "0", status=1)
+
+
+@pytest.mark.parametrize(
+    ("refusing", "again", "why"),
+    [
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "ReadOnlyError"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OutOfMemoryError"),
+    ],
+)
+def test_redis_that_takes_no_writes(
+    sqlite_command: Command, redis_server: RedisServer, redis_url: str, refusing: str, again: str, why: str
+) -> None:
+    """It answers, but nobody could sign in: neither the server nor the doctor calls it in order."""
+    sqlite_command.environment["KEYTURN_REDIS_URL"] = redis_url
+    with sqlite_command.serving() as client:
+        assert client.get("/readyz").status_code == 200
+        assert redis_server.command(refusing) == "+OK"
+        try:
+            assert client.get("/readyz").json()["detail"] == "not in order: redis"
+            assert f"redis_unavailable: Redis does not answer as it should ({why})" in sqlite_command.run(
+                "doctor", status=1
+            )
+        finally:
+            assert redis_server.command(again) == "+OK"
 
 
 def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:

@@ -248,7 +248,7 @@ async def _redis(settings: Settings) -> list[Finding]:
     if settings.redis_url is None:
         return []
     try:
-        from keyturn.stores.redis import connect, faults
+        from keyturn.stores.redis import connect, ping
     except ModuleNotFoundError:
         return [Finding("redis_not_installed", "KEYTURN_REDIS_URL is set: install keyturn[redis]", fatal=True)]
     from keyturn.cli.errors import cause_of
@@ -259,10 +259,9 @@ async def _redis(settings: Settings) -> list[Finding]:
     except ValueError as error:
         return [Finding("redis_url_malformed", f"KEYTURN_REDIS_URL: {error}", fatal=True)]
     try:
-        with faults():
-            await client.ping()
+        await ping(client)
     except Unavailable as error:
-        return [Finding("redis_unavailable", f"Redis does not answer{cause_of(error)}", fatal=True)]
+        return [Finding("redis_unavailable", f"Redis does not answer as it should{cause_of(error)}", fatal=True)]
     finally:
         await client.aclose()
     return []

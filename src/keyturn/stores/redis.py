@@ -1,6 +1,6 @@
 """Redis or Valkey, where there is one: the connection, its faults, the feed of revocations.
 
-Owns: the keys and channels of revocations in Redis. Must not hold: counters (`throttle.py`), anything that cannot be lost.
+Owns: the keys and channels of revocations in Redis, and the key of its sign of life. Must not hold: counters (`throttle.py`), anything that cannot be lost.
 Only imported when a Redis URL is configured: the library takes half a second to load.
 
 Why nothing here is believed: whoever controls this Redis can deny (revoke, throttle) but never allow: no entry of the
@@ -29,6 +29,7 @@ from keyturn.stores.revocations import LONGEST, Entry, Heard, decode, encode
 ENTRIES = "keyturn:denylist"
 """Sorted set: id -> expires_at."""
 CHANNEL = "keyturn:denylist:feed"
+_SIGN = "{keyturn}:sign-of-life"
 _MALFORMED = (
     "the Redis URL is malformed: it looks like redis://user:password@host:6379/0, with `@`, `:` and `/` in the password "
     "percent-encoded"
@@ -72,6 +73,15 @@ def faults() -> Generator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as error:
         raise Unavailable("redis") from error
+
+
+async def ping(redis: Redis) -> None:
+    """Ask Redis for a sign of life, in writing: a replica, and one without memory to spare, would answer and count nobody.
+
+    Raises: Unavailable: it gives none.
+    """
+    with faults():
+        await redis.set(_SIGN, b"", ex=60)
 
 
 async def publish(redis: Redis, entries: Collection[Entry], now: float) -> None:
