@@ -32,11 +32,11 @@ from keyturn.signing import Signing
 from keyturn.sinks import tell
 from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.clock import DatabaseClock
-from keyturn.stores.engine import Clock, check_durability, open_engine, ping
+from keyturn.stores.engine import Clock, check_durability, open_engine
 from keyturn.stores.location import without_sqlalchemy
 from keyturn.stores.pruning import SqlUpkeep
 from keyturn.stores.revocations import MemoryDenylist, open_denylist
-from keyturn.stores.rights import check_rights
+from keyturn.stores.rights import check_rights, ping_for_writing
 from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
@@ -229,7 +229,7 @@ class Keyturn:
         from keyturn.stores.migrations import has_reached
 
         async def database() -> bool:
-            await ping(self.engine)
+            await ping_for_writing(self.engine)
             return True
 
         async def migrated() -> bool:

@@ -46,3 +46,22 @@ async def test_database_that_is_closed_for_maintenance(
     told = {(entry.message, vars(entry).get("fault", "").rpartition(" ")[2]) for entry in caplog.records}
     assert {("refused", "55000"), ("not ready", "55000")} <= told
     assert not any(entry.exc_info for entry in caplog.records)
+
+
+async def test_database_that_takes_no_writes(
+    postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node is not ready while it is led to a standby, and finds the way back by itself: it keeps no connection to one."""
+    node = Keyturn(
+        Settings.load(env="development", database_url=postgres_url, secret=SecretRing.generate(os.urandom(32)))
+    )
+    name = postgres_url.rpartition("/")[2]
+    async with node.lifespan():
+        assert (await node.ready())["database"]
+        postgres.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only TO on')
+        postgres.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
+        for _ in range(2):
+            assert not (await node.ready())["database"]
+        assert "25006" in [vars(entry).get("fault", "").rpartition(" ")[2] for entry in caplog.records]
+        postgres.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        assert (await node.ready())["database"]

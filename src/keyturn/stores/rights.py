@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from keyturn.core.errors import UnsafeSettings
 from keyturn.stores.engine import Engine
-from keyturn.stores.schema import metadata
+from keyturn.stores.schema import meta, metadata
 
 _TABLES = sorted(metadata.tables)
 # Tables that are not there yet will belong to whoever makes them.
@@ -30,6 +30,19 @@ async def may_only_read(engine: Engine) -> bool:
     async with engine.autocommit() as connection:
         setting = await connection.exec_driver_sql("SELECT current_setting('transaction_read_only')")
         return bool(setting.scalar_one() == "on")
+
+
+async def ping_for_writing(engine: Engine) -> None:
+    """Ask a migrated database for a sign of life, as one that takes writes; change and lock nothing.
+
+    Why in this way: PostgreSQL refuses the lock of no row where it takes no writes, and then the connection is given up with all
+    that are as old, as after any write. Asked what it is, it would answer, and a node would stay with a former primary.
+
+    Raises: Unavailable: it gives none.
+    """
+    statement = f"SELECT FROM {meta.name} LIMIT 0 FOR KEY SHARE" if engine.postgres else "SELECT 1"
+    async with engine.autocommit() as connection:
+        await connection.exec_driver_sql(statement)
 
 
 async def check_rights(engine: Engine) -> None:
