@@ -67,6 +67,24 @@ def test_database_of_a_newer_version_is_a_known_error(migrated: Command) -> None
     assert text in migrated.spawn("serve", "--port", "0", status=1)
 
 
+def test_database_that_was_restored_in_part_is_a_known_error(migrated: Command) -> None:
+    """Tables without a level are what an interrupted restore leaves; the doctor does not call it empty."""
+
+    async def forget_level() -> None:
+        engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
+        async with engine.transaction() as connection:
+            await connection.exec_driver_sql("DELETE FROM keyturn_alembic_version")
+        await engine.close()
+
+    asyncio.run(forget_level())
+    text = "database_incomplete: it has keyturn_counters, keyturn_denylist, keyturn_events and more, and no level: "
+    for arguments in (["migrate"], ["serve", "--port", "0"]):
+        error = migrated.run(*arguments, status=1)
+        assert error.startswith(f"keyturn: unsafe_settings: {text}")
+        assert error.count("\n") == 1
+    assert f"UNSAFE  {text}" in migrated.run("doctor", status=1)
+
+
 def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:
     """From an empty database to a deleted user, each step as the installed script runs it."""
     assert command.spawn("migrate").startswith("the database is at level ")

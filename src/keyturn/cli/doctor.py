@@ -200,9 +200,17 @@ async def _clock(engine: Engine) -> list[Finding]:
 
 async def _level(engine: Engine, *, migrates: bool) -> list[Finding]:
     from keyturn.settings import Finding
-    from keyturn.stores.migrations import DatabaseNewer, current_level, expected_level, refuse_newer
+    from keyturn.stores.migrations import (
+        DatabaseNewer,
+        current_level,
+        expected_level,
+        refuse_incomplete,
+        refuse_newer,
+    )
 
     level = await current_level(engine)
+    async with engine.autocommit() as connection:
+        await connection.run_sync(refuse_incomplete)
     try:
         refuse_newer(level)
     except DatabaseNewer as error:

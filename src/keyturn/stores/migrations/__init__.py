@@ -13,11 +13,12 @@ from functools import cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
-from keyturn.core.errors import KeyturnError
+from keyturn.core.errors import KeyturnError, UnsafeSettings
 from keyturn.stores.engine import AsyncConnection, Engine, open_engine
 from keyturn.stores.location import create_private_file
+from keyturn.stores.schema import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -50,7 +51,7 @@ async def migrate(database: Engine | str) -> str:
 
     Args: database: an open engine, or a URL for which one is opened and closed.
     Raises:
-        UnsafeSettings: there is no SQLite file, and none can be made.
+        UnsafeSettings: there is no SQLite file, and none can be made; or there are tables and no level.
         Unavailable: the database is at fault, or somebody else holds a table (`LOCK_NOT_AVAILABLE`); nothing has changed.
         DatabaseNewer: the database is at a level this version does not know: it is older than the database.
     """
@@ -114,6 +115,19 @@ def refuse_newer(level: str | None) -> None:
         raise DatabaseNewer(f"the database is at level {level}, which is unknown: upgrade Keyturn")
 
 
+def refuse_incomplete(connection: Connection) -> None:
+    """Refuse tables of ours without a level: a restore that was interrupted makes them first. Raises: UnsafeSettings."""
+    found = sorted(metadata.tables.keys() & inspect(connection).get_table_names())
+    if found and _level(connection) is None:
+        more = " and more" if len(found) > 3 else ""
+        raise UnsafeSettings(
+            [
+                f"database_incomplete: it has {', '.join(found[:3])}{more}, and no level: was a restore interrupted?"
+                " Restore it whole, into an empty database"
+            ]
+        )
+
+
 async def _migrate(engine: Engine) -> str:
     if engine.file is not None:
         await asyncio.to_thread(create_private_file, engine.file)
@@ -149,6 +163,7 @@ def _upgrade(connection: Connection) -> None:
     from alembic import command
 
     refuse_newer(_level(connection))
+    refuse_incomplete(connection)
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
