@@ -59,7 +59,7 @@ def connect(url: str, *, retries: int = 1) -> Redis:
             retry_on_error=[ReadOnlyError, MasterDownError],
         )
         # Connects nowhere, and takes the parameters, which no command would otherwise meet before the first login.
-        redis.connection_pool.make_connection()
+        redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except (TypeError, ValueError):
         # The cause quotes what it took for the port or a parameter: the rest of a password.
         raise ValueError(_MALFORMED) from None
