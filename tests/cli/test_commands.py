@@ -20,7 +20,7 @@ from keyturn.stores.schema import signing_keys
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from keyturn.testing import sign_in
-from tests.cli.conftest import Command
+from tests.cli.conftest import SAFE, Command
 from tests.machine import Machine
 from tests.services import PostgresServer
 
@@ -346,6 +346,14 @@ def test_redis_url_that_cannot_be_used_is_a_known_error(migrated: Command, url: 
     told = migrated.run("doctor", status=1)
     assert "UNSAFE  redis_url_malformed: " in told
     assert "sEcrEt" not in told
+
+
+def test_sqlite_file_of_another_directory_is_named(tmp_path: Path) -> None:
+    """A relative path is another file for whoever stands elsewhere: commands and doctor say which one they miss."""
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": "sqlite:///keyturn.db"})
+    told = f"the SQLite file {tmp_path / 'keyturn.db'} does not exist"
+    assert told in command.run("users", "list", status=1)
+    assert told in command.run("doctor")
 
 
 def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Command, tmp_path: Path) -> None:

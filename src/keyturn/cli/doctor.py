@@ -120,8 +120,8 @@ async def _database(settings: Settings) -> list[Finding]:
 
     try:
         async with open_database(settings) as engine:
-            if engine.missing:
-                return _missing(engine.file, migrates=settings.migrate)
+            if engine.missing and engine.file is not None:
+                return _missing(engine.file.absolute(), migrates=settings.migrate)
             await ping(engine)
             return [
                 *_permissions(engine),
@@ -163,14 +163,14 @@ async def _fitness(engine: Engine) -> list[Finding]:
     return found
 
 
-def _missing(file: Path | None, *, migrates: bool) -> list[Finding]:
+def _missing(file: Path, *, migrates: bool) -> list[Finding]:
     from keyturn.settings import Finding
     from keyturn.stores.location import why_not_created
 
-    obstacle = None if file is None else why_not_created(file)
+    obstacle = why_not_created(file)
     if obstacle is not None:
         return [Finding("database_unusable", f"the SQLite file cannot be made: {obstacle}", fatal=True)]
-    text = "the SQLite file does not exist yet" + ("" if migrates else ": run `keyturn migrate`")
+    text = f"the SQLite file {file} does not exist yet" + ("" if migrates else ": run `keyturn migrate`")
     return [Finding("database_missing", text, fatal=not migrates)]
 
 

@@ -99,8 +99,9 @@ async def why_not_migrated(engine: Engine) -> str | None:
 
     Raises: DatabaseNewer. Unavailable: the database is at fault.
     """
-    if engine.missing:
-        return "the SQLite file does not exist: run `keyturn migrate`"
+    if engine.missing and engine.file is not None:
+        # A relative path is another file for whoever stands elsewhere.
+        return f"the SQLite file {engine.file.absolute()} does not exist: run `keyturn migrate`"
     level = await current_level(engine)
     refuse_newer(level)
     return None if level == expected_level() else "run `keyturn migrate`"
