@@ -333,7 +333,12 @@ def test_settings_that_are_wrong_are_not_repeated() -> None:
     wrong = {
         "secret": [f"1:{MARK}", MARK, f"999:{MARK}", f"1:{base64url.encode(b'x' * 32)}"],
         "database_url": [f"mysql://u:{MARK}@h/d", f"{MARK}"],
-        "redis_url": [f"redis://u:{MARK}/x@h:6379", f"redis://:p@h/0?db={MARK}", f"{MARK}"],
+        "redis_url": [
+            f"redis://u:{MARK}/x@h:6379",
+            f"redis://:p@h/0?db={MARK}",
+            f"rediss://h/0?ssl_cert_reqs={MARK}",
+            f"{MARK}",
+        ],
         "ssr_keys": [f"a:{MARK}!", MARK],
         "metrics_token": [f"{MARK} \n"],
     }

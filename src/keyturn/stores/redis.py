@@ -60,7 +60,7 @@ def connect(url: str, *, retries: int = 1) -> Redis:
         )
         # Connects nowhere, and takes the parameters, which no command would otherwise meet before the first login.
         redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RedisError):
         # The cause quotes what it took for the port or a parameter: the rest of a password.
         raise ValueError(_MALFORMED) from None
     return redis
