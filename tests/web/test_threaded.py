@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -167,6 +167,26 @@ def test_application_ends_the_sessions_of_a_user(tmp_path: Path) -> None:
     finally:
         one.threaded.close()
         other.threaded.close()
+
+
+def test_call_that_would_wait_for_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sink, a hook or a directory that calls what blocks is told what to await instead; the node goes on."""
+
+    class Blocking:
+        async def emit(self, event: Event) -> None:
+            if event.type is EventType.SIGNED_IN and event.user_id is not None:
+                node.threaded.end_user_sessions(event.user_id)
+
+    node = new_node(sqlite_url(tmp_path), sinks=[Blocking()])
+    answered: Future[Answer] = Future()
+    # A daemon: should it wait for ever, the tests do not.
+    threading.Thread(target=lambda: answered.set_result(sign_up(node.wsgi, "ada@example.com")), daemon=True).start()
+    try:
+        assert answered.result(timeout=30).status == 201
+    finally:
+        node.threaded.close()
+    [told] = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert "await node.auth.end_user_sessions" in told
 
 
 def test_event_loops_of_a_host(tmp_path: Path) -> None:

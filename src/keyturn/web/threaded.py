@@ -87,9 +87,10 @@ class ThreadedNode:
     def start(self) -> None:
         """Start the node now instead of with the first request, in the process that will serve.
 
-        Raises: as `Keyturn.start`; RuntimeError: it was started before this process was forked, or is closed.
+        Raises: as `Keyturn.start`; RuntimeError: it was started before this process was forked, or is closed, or would
+            wait for itself: its own event loop asks.
         """
-        self._submit(self._start()).result()
+        self._wait_for(self._start())
 
     def authenticate(self, token: str) -> Principal:
         """Turn an access token into a principal; no I/O but for the first in a process.
@@ -114,7 +115,7 @@ class ThreadedNode:
 
         Raises: as `start`, but a dependency at fault is answered with 503. `/healthz` waits for no start, and begins none.
         """
-        return self._submit(self._respond(request, methods)).result()
+        return self._wait_for(self._respond(request, methods))
 
     async def respond_async(self, request: Request, methods: Mapping[str, Route] | None = None) -> Response:
         """Answer a request from any event loop; see `respond`.
@@ -128,7 +129,7 @@ class ThreadedNode:
 
         Raises: as `start`.
         """
-        return self._submit(self._end_user_sessions(user_id)).result()
+        return self._wait_for(self._end_user_sessions(user_id))
 
     def close(self) -> None:
         """Close the node and end the thread, for good; safe to call twice, and where it was never started."""
@@ -144,6 +145,15 @@ class ThreadedNode:
 
     def _is_running(self) -> bool:
         return self._started and self._loop is not None and self._process == os.getpid()
+
+    def _wait_for(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError(
+                "Keyturn's own event loop, on which sinks, claims and users run, would wait for itself: there call what"
+                " is a coroutine, such as `await node.auth.end_user_sessions(...)`"
+            )
+        return self._submit(work).result()
 
     def _submit(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
         try:
