@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response, Security
+from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
@@ -247,8 +248,8 @@ async def _answer(application: WebApplication, methods: Mapping[str, Route], req
 # -- who the request acts as
 
 
-def _guard_of(request: Request) -> Guard:
-    return Guard(_application_of(request).services.auth)
+def _guard_of(connection: HTTPConnection) -> Guard:
+    return Guard(_application_of(connection).services.auth)
 
 
 current_principal: Final = TokenAuth(_guard_of)
@@ -258,9 +259,9 @@ CurrentPrincipal = Annotated[Principal, Security(current_principal)]
 """Declare a parameter of this type: the route then needs a valid access token."""
 
 
-def _application_of(request: Request) -> WebApplication:
+def _application_of(connection: HTTPConnection) -> WebApplication:
     """Find the Keyturn of an application: as installed, or among its routes; looked for once."""
-    app = request.app
+    app = connection.app
     found = getattr(app.state, "keyturn", None)
     if found is None:
         endpoints = (context.endpoint for context in iter_route_contexts(app.routes))

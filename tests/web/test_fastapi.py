@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, HTTPException, Request, Security
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Security, WebSocket
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
@@ -112,6 +112,41 @@ async def test_scopes_of_a_route(guest: Browser, name: str, status: int) -> None
     if status == 403:
         assert answer.json()["code"] == "forbidden"
         assert answer.headers["www-authenticate"] == 'Bearer error="insufficient_scope", scope="admin notes"'
+
+
+@pytest.mark.parametrize(("name", "first"), [("admin", "websocket.accept"), ("Ada", "websocket.close")])
+async def test_websocket(node: Keyturn, caplog: pytest.LogCaptureFixture, name: str, first: str) -> None:
+    """A guarded WebSocket is accepted for who may come in, and closed before that for everybody else."""
+    app = host_of(node)
+
+    @app.websocket("/talk")
+    async def talk(
+        websocket: WebSocket, principal: Annotated[Principal, Security(current_principal, scopes=["admin"])]
+    ) -> None:
+        await websocket.accept()
+        await websocket.send_text(principal.user_id)
+
+    async with Browser(app) as guest:
+        signed_in = await guest.sign_up(name=name)
+        headers = [(header.encode(), value.encode()) for header, value in guest.bearer.items()]
+    sent: list[Any] = []
+
+    async def take(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    caplog.clear()
+    caplog.set_level("INFO")
+    scope = {"type": "websocket", "path": "/talk", "query_string": b"", "headers": headers, "subprotocols": []}
+    await app(scope, receive, take)
+    assert sent[0]["type"] == first
+    if name == "admin":
+        assert sent[1]["text"] == signed_in.json()["user"]["id"]
+    else:
+        assert (sent[0]["code"], sent[0]["reason"]) == (1008, "forbidden")
+        assert [vars(record)["code"] for record in caplog.records if record.msg == "refused"] == ["forbidden"]
 
 
 async def test_handler_of_the_host_goes_first(node: Keyturn) -> None:

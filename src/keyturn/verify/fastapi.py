@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Annotated, Final
 
-from fastapi import HTTPException, Request, Response, Security
+from fastapi import HTTPException, Request, Response, Security, WebSocketException
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBearer, SecurityScopes
 
@@ -42,7 +42,10 @@ BEARER: Final = _Shown(
     scheme_name="KeyturnAccessToken", bearerFormat="JWT", description="The access token.", auto_error=False
 )
 
-Source = PrincipalSource | Callable[[Request], Guard]
+Source = PrincipalSource | Callable[[HTTPConnection], Guard]
+
+_POLICY_VIOLATION: Final = 1008
+"""Spec: RFC 6455 7.4.1."""
 
 
 class PrincipalRefused(HTTPException):
@@ -65,7 +68,7 @@ class TokenAuth:
     that is passed by (Next.js CVE-2025-29927) leaves every route open.
 
     Args:
-        source: a Verifier, the Keyturn node of this process, or a function that finds the guard of a request.
+        source: a Verifier, the Keyturn node of this process, or a function that finds the guard of a request or WebSocket.
         max_age, amr: as in `Requirement`; `step_up` sets them.
         clock: seconds since the Unix epoch; see `Guard`.
     """
@@ -90,30 +93,34 @@ class TokenAuth:
         return TokenAuth(self._source, max_age=max_age, amr=amr, clock=self._clock)
 
     async def __call__(
-        self, request: Request, scopes: SecurityScopes, _shown: Annotated[object, Security(BEARER)]
+        self, connection: HTTPConnection, scopes: SecurityScopes, _shown: Annotated[object, Security(BEARER)]
     ) -> Principal:
-        """Return the principal.
+        """Return the principal of a request, or of the one that opens a WebSocket.
 
         Raises:
             PrincipalRefused: 401 `invalid_token` or `insufficient_user_authentication`, 403 `forbidden` naming the
                 scopes needed, 503 `unavailable` when no keys are to be had.
+            WebSocketException: the same for a WebSocket, which is then closed with the code as its reason.
 
         Spec: RFC 6750 3, 3.1; RFC 9470 3; OWASP ASVS 5.0 8.2.1, 8.3.1.
         """
-        headers = request.scope["headers"]
-        guard = self._guard_of(request)
+        headers = connection.scope["headers"]
+        guard = self._guard_of(connection)
         asked = scopes.scopes
         requirement = _requirement(tuple(asked), self._max_age, self._amr) if asked else self._without_scopes
         try:
             return await guard.check_async(values_of(headers, b"authorization"), requirement)
         except Refused as fault:
             refused = fault
-        _take_over(request)
-        raise PrincipalRefused(refused, refusal(refused, values_of(headers, b"x-request-id")))
+        answer = refusal(refused, values_of(headers, b"x-request-id"))
+        if connection.scope["type"] == "websocket":
+            raise WebSocketException(_POLICY_VIOLATION, refused.code)
+        _take_over(connection)
+        raise PrincipalRefused(refused, answer)
 
 
-def _always(guard: Guard) -> Callable[[Request], Guard]:
-    return lambda _request: guard
+def _always(guard: Guard) -> Callable[[HTTPConnection], Guard]:
+    return lambda _connection: guard
 
 
 # The routes of an application ask for a few different things, each of them at every request.
@@ -138,12 +145,12 @@ async def answer_refusal(_request: Request, refused: Exception) -> Response:
     return translate(refused.answer)
 
 
-def _take_over(request: Request) -> None:
+def _take_over(connection: HTTPConnection) -> None:
     """See to it that a refusal is answered with its problem document although nobody registered a handler for it.
 
     Starlette keeps the application's handlers in the scope. Should it stop to, FastAPI's own handler still answers
     with the right status and headers.
     """
-    handlers = request.scope.get("starlette.exception_handlers")
+    handlers = connection.scope.get("starlette.exception_handlers")
     if isinstance(handlers, tuple) and isinstance(handlers[0], dict):
         handlers[0].setdefault(PrincipalRefused, answer_refusal)
