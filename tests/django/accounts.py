@@ -36,6 +36,21 @@ class Member(User):
         app_label = "auth"
 
 
+class Employee(AbstractBaseUser):
+    """A user of whom the table wants more than a sign-up says."""
+
+    email: Any = models.EmailField(unique=True)
+    number: Any = models.IntegerField()
+    USERNAME_FIELD = "email"
+    objects: Any = BaseUserManager()
+
+    class Meta:
+        """As above."""
+
+        app_label = "auth"
+
+
 with connection.schema_editor() as editor:
     editor.create_model(Account)
     editor.create_model(Member)
+    editor.create_model(Employee)

@@ -14,7 +14,7 @@ from tests.django.conftest import Person
 from django.contrib.auth import authenticate, get_user_model
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import User
-from django.db import connections
+from django.db import IntegrityError, connections
 from django.test import override_settings
 
 from keyturn.core.errors import InvalidRequest, InvalidToken, Unavailable
@@ -22,7 +22,7 @@ from keyturn.core.model import Principal, SessionId
 from keyturn.django import DjangoUserDirectory
 from keyturn.django.users import from_django, to_django
 from keyturn.verify.drf import UserAuthentication
-from tests.django.accounts import Account, Member
+from tests.django.accounts import Account, Employee, Member
 from tests.web.conftest import PASSWORD
 
 pytestmark = pytest.mark.usefixtures("node")
@@ -129,6 +129,16 @@ async def test_two_sign_ups_at_once(person: Person) -> None:
     spellings = [person.email, person.email.upper(), person.email.title()] * 4
     made = await asyncio.gather(*(directory.create(spelling, None, "hash") for spelling in spellings))
     assert len([user for user in made if user is not None]) == 1
+
+
+@pytest.mark.anyio
+async def test_model_that_wants_more_than_a_sign_up_says(person: Person) -> None:
+    """That nobody can sign up is told as it is, and not as an address that is taken."""
+    with override_settings(AUTH_USER_MODEL=Employee._meta.label):
+        with pytest.raises(IntegrityError, match="number"):
+            await directory.create(person.email, None, "hash")
+        await asyncio.to_thread(Employee._default_manager.create, email=person.email, password="hash", number=1)
+        assert await directory.create(person.email.upper(), None, "hash") is None
 
 
 @pytest.mark.anyio

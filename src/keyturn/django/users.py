@@ -72,6 +72,7 @@ class DjangoUserDirectory:
 
         Raises:
             InvalidRequest: the address is not one, or the model has no room for it or for the name.
+            IntegrityError: the table wants more of a user than a sign-up says.
         """
         address = normalise_email(email)
         model = _model()
@@ -94,6 +95,9 @@ class DjangoUserDirectory:
                 with transaction.atomic():
                     made.save(force_insert=True)
             except IntegrityError:
+                # Of another column it is the project's to mend, and no address that is taken.
+                if not _users().filter(**{model.USERNAME_FIELD: address.key}).exists() and not _holders(address):
+                    raise
                 return None
             return made
 
