@@ -65,12 +65,15 @@ class KeyturnPlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Add the routes, the node's life and what `TokenPlugin` adds."""
         application = self._node.web
+        # Why exempt from the host's CSRF check: ours is stricter (`core/csrf.py`), covers the login too, and needs no token in a page.
+        csrf = app_config.csrf_config
+        opt = {"exclude_from_csrf" if csrf is None else csrf.exclude_from_csrf_key: True}
         for path, methods in by_path(application, hosted_routes(operations=self._operations)).items():
             answer = _answering(application, methods)
             # First the methods that are refused, OPTIONS among them: Litestar would add an answer of its own.
             others = [method for method in HttpMethod if method.value not in methods]
-            app_config.route_handlers.append(_forward(answer, path, others, include_in_schema=False))
-            app_config.route_handlers += [_documented(answer, path, route) for route in methods.values()]
+            app_config.route_handlers.append(_forward(answer, path, others, include_in_schema=False, opt=opt))
+            app_config.route_handlers += [_documented(answer, path, route, opt) for route in methods.values()]
         app_config.lifespan.append(lifespan_of(self._node))
         return TokenPlugin(self._node).on_app_init(app_config)
 
@@ -99,12 +102,13 @@ def _forward(answer: ASGIApp, path: str, methods: Sequence[HttpMethod], **more: 
 # -- what OpenAPI shows
 
 
-def _documented(answer: ASGIApp, path: str, route: Route) -> HTTPRouteHandler:
+def _documented(answer: ASGIApp, path: str, route: Route, opt: Mapping[str, Any]) -> HTTPRouteHandler:
     documented = DOCUMENTED[route.name]
     return _forward(
         answer,
         path,
         [HttpMethod(route.method)],
+        opt=opt,
         name=f"keyturn_{route.name}",
         operation_id=f"keyturn_{route.name}",
         operation_class=_operation_of(route, documented),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from litestar import Litestar
+from litestar import Litestar, post
+from litestar.config.csrf import CSRFConfig
 from litestar.openapi.config import OpenAPIConfig
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -54,6 +55,26 @@ async def test_path_of_litestar(fresh: Keyturn) -> None:
         session = answer.json()["session"]["id"]
         assert (await send(app, "DELETE", f"/api/auth/sessions/{session}", headers=bearer)).status == 204
         assert (await send(app, "GET", "/auth/me", headers=bearer)).status == 404
+
+
+@pytest.mark.parametrize("config", [CSRFConfig("s" * 32), CSRFConfig("s" * 32, exclude_from_csrf_key="open")])
+async def test_csrf_check_of_litestar(fresh: Keyturn, config: CSRFConfig) -> None:
+    """The routes are exempt from the host's check, whose token no login has; the host's own stay guarded."""
+
+    @post("/notes")
+    async def write() -> None:
+        """A route of the host."""
+
+    app = Litestar([write], plugins=[KeyturnPlugin(fresh)], csrf_config=config)
+    async with app.lifespan():
+        browser = Browser(app)
+        answer = await browser.sign_up()
+        assert answer.status == 201
+        assert "csrftoken" not in answer.cookies
+        assert (await browser.refresh()).status == 200
+        assert (await browser.send("GET", "/auth/refresh")).code == "method_not_allowed"
+        assert (await browser.send("POST", "/auth/refresh", safe=())).code == "csrf_refused"
+        assert (await browser.send("POST", "/notes", safe=())).status == 403
 
 
 @pytest.mark.parametrize("path", ["/auth/me/", "/auth//me", "//auth/me"])
