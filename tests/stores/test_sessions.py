@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import select
 
-from keyturn.core.model import Contact, Session
+from keyturn.core.model import Contact, RevokeReason, Session
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, Write
 from keyturn.stores.engine import Engine, open_engine
@@ -80,6 +82,19 @@ class TestInSmallGroups(SqlNodes, PresentingContract):
     """With more callers than a group takes."""
 
     group_size = 4
+
+
+@pytest.mark.parametrize("user_id", [UUID(int=7), 7, None])
+async def test_user_id_that_is_no_text(database_url: str, user_id: Any) -> None:
+    """A key as an application's table has it is refused on every database: SQLite would find no session of it and end none."""
+    async with open_database(database_url) as engine:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0)
+        holder = await sign_in(store, str(user_id))
+        for call in (store.revoke(user_id, RevokeReason.REVOKED), sign_in(store, user_id)):
+            with pytest.raises(TypeError, match=f"a user id is a text, not {type(user_id).__name__}"):
+                await call
+        assert await store.revoke(str(user_id), RevokeReason.REVOKED) == [holder.session_id]
+        await store.close()
 
 
 async def test_touch_that_waits_counts_already(database_url: str) -> None:

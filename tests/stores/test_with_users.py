@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from os import urandom
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,27 @@ async def test_user_of_a_session(both: Both) -> None:
     assert (presented.decision.outcome, presented.user) == (Outcome.ROTATE, user)
     unknown = await both.with_users.present_with_user(SessionId(bytes(16)), holder.judge())
     assert (unknown.decision.outcome, unknown.user) == (Outcome.ENDED, None)
+
+
+async def test_directory_that_tells_of_somebody_else(database_url: str) -> None:
+    """Nobody is handed a token for another user than the session's, nor for an id that is no text; nobody is signed out."""
+
+    class Mistaken(SqlUsers):
+        async def get(self, user_id: str) -> User | None:
+            return User(told, "eve@example.com")
+
+    told: Any = ""
+    async with open_database(database_url) as engine:
+        sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0)
+        apart = Apart(sessions, Mistaken(engine, denylist_lifetime=LIFETIME))
+        holder = await sign_in(sessions, "1")
+        for told in ("2", 1, None):
+            with pytest.raises(ValueError, match=rf"get\('1'\) returned the user {told!r}"):
+                await apart.present_with_user(holder.session_id, holder.judge())
+        told = "1"
+        presented = await apart.present_with_user(holder.session_id, holder.judge())
+        assert (presented.decision.outcome, presented.user) == (Outcome.ROTATE, User("1", "eve@example.com"))
+        await sessions.close()
 
 
 async def test_users_of_many_sessions(both: Both) -> None:

@@ -71,8 +71,11 @@ _DENY_SQLITE = (
 
 
 def user_lock(user_id: UserId) -> int:
-    """Return the number of the user's lock, for `Engine.transact`; see `lock_user`."""
-    named = b"keyturn:" + user_id.encode("utf-8", "surrogatepass")
+    """Return the number of the user's lock, for `Engine.transact`; see `lock_user`. Raises: TypeError: the id is no text."""
+    try:
+        named = b"keyturn:" + user_id.encode("utf-8", "surrogatepass")
+    except AttributeError:
+        raise TypeError(f"a user id is a text, not {type(user_id).__name__}: str(...) makes one of a key") from None
     return int.from_bytes(sha256(named).digest()[:8], "big") >> 1
 
 
@@ -83,8 +86,9 @@ async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
     transaction itself is that lock. Logins that take the user's row instead (`opening.open_at_once`) need no turn: what changes
     the user takes that row as well, and what only ends sessions may come before them.
     """
+    lock = user_lock(user_id)  # also where it is not needed: an id that is no text finds no session, and says nothing
     if connection.dialect.name == "postgresql":
-        await connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (user_lock(user_id),))
+        await connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (lock,))
 
 
 def unrevoked(user_id: UserId) -> ColumnElement[bool]:
