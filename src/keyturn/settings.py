@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_ignore_empty=True,
-        extra="ignore",
+        extra="forbid",
         frozen=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
@@ -164,8 +164,8 @@ class Settings(BaseSettings):
         Args:
             overrides: values that go before the environment, as the command line has them; None means not given.
 
-        Raises: UnsafeSettings: a value is not of its form, or a file cannot be read. It names the setting, and never
-            repeats the value.
+        Raises: UnsafeSettings: a value is not of its form, a file cannot be read, or an override is no setting. It names
+            the setting, and never repeats the value.
         """
         problems: list[str] = []
         try:
@@ -173,7 +173,8 @@ class Settings(BaseSettings):
         except ValidationError as fault:
             for error in fault.errors(include_url=False, include_context=False, include_input=False):
                 name = str(error["loc"][0]).upper() if error["loc"] else "?"
-                problems.append(f"{PREFIX}{name.removeprefix(PREFIX)}: {error['msg']}")
+                why = "there is no such setting" if error["type"] == "extra_forbidden" else error["msg"]
+                problems.append(f"{PREFIX}{name.removeprefix(PREFIX)}: {why}")
         # Outside the except clause: the validation error holds the secrets it was given.
         raise UnsafeSettings(problems)
 

@@ -300,6 +300,14 @@ def test_value_of_the_wrong_form(environment: pytest.MonkeyPatch, name: str, val
     assert refused.value.__context__ is None
 
 
+def test_override_that_is_no_setting(environment: pytest.MonkeyPatch) -> None:
+    """A misspelt argument is refused by its name: with the default in its place a program would run on another database."""
+    environment.setenv("KEYTURN_OTHER", "is left to whoever it is for")
+    assert Settings.load(database_url="sqlite:///own.db").database_url.get_secret_value() == "sqlite:///own.db"
+    with pytest.raises(UnsafeSettings, match=r"^KEYTURN_DATABSE_URL: there is no such setting$"):
+        Settings.load(databse_url="sqlite:///own.db")
+
+
 def test_empty_variable_is_not_set(environment: pytest.MonkeyPatch) -> None:
     """An empty variable, as compose files leave them, is none."""
     settings = load(environment, KEYTURN_BASE_URL="", KEYTURN_TRUSTED_PROXIES="", KEYTURN_SECRET="")
