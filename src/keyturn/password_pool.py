@@ -13,6 +13,7 @@ follows it then costs ten times as much, but only for the first of those that co
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -22,8 +23,10 @@ from random import uniform
 from typing import Final, ParamSpec, TypeVar
 
 from keyturn.core.errors import Unavailable
-from keyturn.tokens.password import PasswordHasher, Verified
+from keyturn.tokens.password import PasswordHasher, Verified, is_understood
 from keyturn.yielding import yield_to_others
+
+_logger = logging.getLogger(__name__)
 
 DEFAULT_QUEUE_LIMIT: Final = 64
 """Waiting hashes: about a second and a half on one core."""
@@ -108,7 +111,10 @@ class PasswordPool:
         Raises:
             Unavailable: the queue is full or the pool is closed.
         """
-        return await self._run(self._hasher.verify, stored, password)
+        verified = await self._run(self._hasher.verify, stored, password)
+        if stored and not verified.ok and not is_understood(stored):
+            _logger.error("a stored password hash is of a form that is not understood: nobody can sign in with it")
+        return verified
 
     def open(self) -> None:
         """Take work again after `close`. A new pool is open."""

@@ -65,6 +65,27 @@ async def until_taken(pool: PasswordPool, count: int) -> None:
             await anyio.lowlevel.checkpoint()
 
 
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        ("scrypt:32768:8:1$salt$0123", 1),
+        (PASSWORD, 1),
+        (PasswordHasher(PROFILE).hash(PASSWORD), 0),
+        ("pbkdf2_sha256$1$salt$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", 0),
+        ("", 0),
+        (None, 0),
+    ],
+)
+async def test_hash_that_is_not_understood(caplog: pytest.LogCaptureFixture, stored: str | None, told: int) -> None:
+    """The log tells why a whole user table cannot sign in, and nothing of what is stored; a wrong password is no news."""
+    pool = PasswordPool(PasswordHasher(PROFILE))
+    assert await pool.verify(stored, "another password") == Verified(ok=False)
+    assert [record.getMessage() for record in caplog.records if "not understood" in record.getMessage()] == [
+        "a stored password hash is of a form that is not understood: nobody can sign in with it"
+    ] * told
+    pool.close()
+
+
 async def test_password_hashed_and_verified() -> None:
     """The pool gives what the hasher gives, errors included, and frees the place."""
     pool = PasswordPool(PasswordHasher(PROFILE))

@@ -159,6 +159,11 @@ class PasswordHasher:
         return ok
 
 
+def is_understood(stored: str) -> bool:
+    """Tell whether a stored hash is of a form, and of a cost, that a password can be checked against."""
+    return _profile_of(stored) is not None or parse_imported_hash(stored) is not None
+
+
 def _argon2(memory_kib: int, passes: int, lanes: int) -> Argon2:
     return Argon2(
         time_cost=passes,
