@@ -6,12 +6,14 @@ when keys change (`signing.py`), refresh tokens.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from keyturn.background import is_cancelled
 from keyturn.core.errors import Unavailable
 from keyturn.core.model import Principal, Session, User
 from keyturn.core.policy import Policy
@@ -103,7 +105,9 @@ class AccessTokens:
         try:
             extra = dict(await self._claims(user, session))
             return sign(_scope(extra.pop("scope", None)), extra), expires_in
-        except Exception as fault:
+        except (Exception, asyncio.CancelledError) as fault:
+            if isinstance(fault, asyncio.CancelledError) and is_cancelled():
+                raise
             # The hook is the application's code: whatever it raises or returns is a fault of ours to the client, and
             # no sign-out.
             _logger.exception("claims hook failed")

@@ -22,6 +22,12 @@ def to_its_end(work: Coroutine[Any, Any, Result], among: set[asyncio.Future[Any]
     return asyncio.shield(task)
 
 
+def is_cancelled() -> bool:
+    """Say whether somebody has cancelled the task that runs; else a cancellation in it is of something that it awaits."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancel tasks until every one has ended, however it ends.
 

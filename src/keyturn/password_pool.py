@@ -22,6 +22,7 @@ from functools import partial
 from random import uniform
 from typing import Final, ParamSpec, TypeVar
 
+from keyturn.background import is_cancelled
 from keyturn.core.errors import Unavailable
 from keyturn.tokens.password import PasswordHasher, Verified, is_understood
 from keyturn.yielding import yield_to_others
@@ -157,8 +158,7 @@ class PasswordPool:
             raise Unavailable(_DEPENDENCY, self._retry_after * uniform(1.0, 3.0))  # noqa: S311 - protects nothing
 
     def _dropped_by_close(self, future: Future[_T]) -> bool:
-        task = asyncio.current_task()
-        return self._closed and future.cancelled() and task is not None and not task.cancelling()
+        return self._closed and future.cancelled() and not is_cancelled()
 
     def _finish(self, answer: asyncio.Future[_T], future: Future[_T]) -> None:
         with self._lock:

@@ -6,9 +6,11 @@ the database keeps of them (`stores/event_log.py`).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
+from keyturn.background import is_cancelled
 from keyturn.core.events import Event
 from keyturn.ports import EventSink
 
@@ -21,5 +23,7 @@ async def tell(sinks: Sequence[EventSink], *events: Event) -> None:
         for sink in sinks:
             try:
                 await sink.emit(event)
-            except Exception:
+            except (Exception, asyncio.CancelledError) as fault:
+                if isinstance(fault, asyncio.CancelledError) and is_cancelled():
+                    raise
                 _logger.exception("event sink failed", extra={"event_type": event.type.value})

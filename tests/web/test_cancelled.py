@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from keyturn.core.events import Event
+from keyturn.core.model import Session, User
 from keyturn.runtime import Keyturn
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import Browser
+from tests.services import sqlite_url
 
 pytestmark = pytest.mark.anyio
 
@@ -49,3 +52,29 @@ async def test_sinks_are_told_of_what_was_committed(database_url: str) -> None:
             logged = await connection.exec_driver_sql("SELECT type FROM keyturn_events")
             assert mail.told == Counter(row[0] for row in logged)
     assert mail.told["session_ended"] >= 2
+
+
+async def test_cancellation_that_is_nobodys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sink or a hook that awaits what somebody else has cancelled fails like any other: nobody has cancelled the request."""
+
+    async def give_up() -> None:
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        await cancelled
+
+    class Broken:
+        async def emit(self, event: Event) -> None:
+            await give_up()
+
+    async def claims(user: User, session: Session) -> dict[str, object]:
+        if user.name == "Eve":
+            await give_up()
+        return {}
+
+    node = Keyturn(settings_of(sqlite_url(tmp_path)), sinks=[Broken()], claims=claims)
+    lighten(node)
+    async with node.lifespan():
+        assert (await Browser(node.asgi).sign_up()).status == 201
+        assert "event sink failed" in caplog.messages
+        assert (await Browser(node.asgi).sign_up(name="Eve")).code == "unavailable"
+        assert "claims hook failed" in caplog.messages
