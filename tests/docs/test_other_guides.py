@@ -42,6 +42,12 @@ def test_claims_and_events_as_printed(tmp_path: Path) -> None:
         assert (answers["Ada"].status_code, answers["Bob"].status_code) == (200, 403)
 
 
+def test_test_as_printed(tmp_path: Path) -> None:
+    """The test that the guide shows passes in a directory of its own."""
+    (tmp_path / "test_app.py").write_text(blocks(APPLICATION, "Tests", "python")[0], encoding="utf-8")
+    assert "1 passed" in Shell(tmp_path).run("python -m pytest -q -p no:cacheprovider test_app.py")
+
+
 def test_methods_of_a_directory() -> None:
     """The table has every method of the port, with its parameters."""
     rows = re.findall(r"^\| `(\w+)\((.*?)\)` \|", APPLICATION, re.MULTILINE)

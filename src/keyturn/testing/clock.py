@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class FrozenClock:
-    """Tell the time that was set, in seconds since the Unix epoch; give it as `clock` to a store.
+    """Tell the time that was set, in seconds since the Unix epoch; give it as `clock` to a store, or as `database_clock` to a Keyturn.
 
     Args: now: where it starts.
     """
