@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.authentication import AuthenticationError
+from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser, SimpleUser
 from starlette.authentication import requires as starlette_requires
 from starlette.endpoints import HTTPEndpoint
-from starlette.requests import Request
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -78,9 +80,20 @@ async def test_method_of_a_class(app: Starlette) -> None:
 
 
 async def test_without_middleware() -> None:
-    """A guarded route in an application without the middleware lets nobody in."""
-    answer = await send(Starlette(routes=ROUTES), "GET", "/notes", headers=bearer(scope="notes"))
-    assert answer.code == "invalid_token"
+    """A guarded route in an application without the middleware lets nobody in, and says what is missing."""
+    with pytest.raises(RuntimeError, match="token_middleware"):
+        await send(Starlette(routes=ROUTES), "GET", "/notes", headers=bearer(scope="notes"))
+
+
+async def test_user_of_another_backend() -> None:
+    """Whom another middleware knows has no token of ours."""
+
+    class Theirs(AuthenticationBackend):
+        async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser]:
+            return AuthCredentials(["notes"]), SimpleUser("ada")
+
+    app = Starlette(routes=ROUTES, middleware=[Middleware(AuthenticationMiddleware, backend=Theirs())])
+    assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).code == "invalid_token"
 
 
 def test_fault_of_another_backend() -> None:

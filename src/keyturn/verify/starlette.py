@@ -118,6 +118,8 @@ def requires(
     Args:
         scopes: every one must be granted; none: any valid token.
         max_age, amr: as in `Requirement`.
+
+    Raises, when a request comes: RuntimeError: the application has no `token_middleware`.
     """
     requirement = Requirement(scopes, max_age, tuple(amr))
 
@@ -152,7 +154,9 @@ def _connection_among(arguments: Iterable[object]) -> HTTPConnection:
 
 
 def _refused(connection: HTTPConnection, requirement: Requirement) -> Refused | None:
-    user = connection.scope.get("user")
+    if "user" not in connection.scope:
+        raise RuntimeError("this application has no keyturn.verify.starlette.token_middleware")
+    user = connection.scope["user"]
     try:
         if not isinstance(user, TokenUser):
             raise InvalidToken("authorization_header")
