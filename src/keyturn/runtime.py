@@ -80,6 +80,7 @@ class Keyturn:
     Attributes:
         auth: the use cases.
         users: who can sign in.
+        passwords: makes the hash of a password that the application sets itself.
         clock: the database's, by which everything goes; asks nobody.
         asgi: the routes as a plain ASGI application with a lifespan of its own.
         threaded: this node on an event loop of its own, for hosts that call it from threads: Django and Flask.
