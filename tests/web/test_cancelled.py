@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keyturn.core.events import Event
+from keyturn.core.events import Event, EventType
 from keyturn.core.model import Session, User
 from keyturn.runtime import Keyturn
 from tests.attacks.conftest import lighten, settings_of
@@ -52,6 +52,28 @@ async def test_sinks_are_told_of_what_was_committed(database_url: str) -> None:
             logged = await connection.exec_driver_sql("SELECT type FROM keyturn_events")
             assert mail.told == Counter(row[0] for row in logged)
     assert mail.told["session_ended"] >= 2
+
+
+async def test_sink_that_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The end of the node waits for it no longer than for a database that hangs, and says what has been given up."""
+    entered = asyncio.Event()
+
+    class Hanging:
+        async def emit(self, event: Event) -> None:
+            if event.type is EventType.SIGNED_IN:
+                entered.set()
+                await asyncio.Event().wait()
+
+    node = Keyturn(settings_of(sqlite_url(tmp_path)), sinks=[Hanging()])
+    lighten(node)
+    async with node.lifespan():
+        asked = asyncio.ensure_future(Browser(node.asgi).sign_up())
+        await entered.wait()
+        await node.web.finish(patience=0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+    [told] = [message for message in caplog.messages if "do not end" in message]
+    assert "a sink, a claims hook or the user directory" in told
 
 
 async def test_cancellation_that_is_nobodys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

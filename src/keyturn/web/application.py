@@ -35,6 +35,8 @@ _logger = logging.getLogger(__name__)
 Observe = Callable[[str, int, float], None]
 """(route name, status, seconds) -> None; for metrics."""
 
+END_TIME: Final = 20.0
+"""Seconds that the end of a node waits for a request: a database that hangs has been given up by then."""
 _PREFLIGHT_HEADERS: Final = b"authorization, content-type, x-keyturn, x-request-id"
 _EXPOSED_HEADERS: Final = b"retry-after, www-authenticate, x-request-id"
 
@@ -94,10 +96,20 @@ class WebApplication:
         work = self._run(route, request)
         return to_its_end(work, self._under_way) if self._to_the_end else work
 
-    async def finish(self) -> None:
-        """Wait for the requests under way, also those that their host has cancelled."""
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+    async def finish(self, patience: float = END_TIME) -> None:
+        """Wait for the requests under way, also those that their host has cancelled; cancel what does not end.
+
+        Args:
+            patience: seconds.
+        """
+        until = perf_counter() + patience
+        while self._under_way and (left := until - perf_counter()) > 0:
+            await asyncio.wait(self._under_way, timeout=left)
+        if self._under_way:
+            _logger.error("requests do not end, and are given up: a sink, a claims hook or the user directory hangs")
+            for request in self._under_way:
+                request.cancel()
+            await asyncio.wait(self._under_way, timeout=1.0)
 
     async def _run(self, route: Route, request: Request) -> Response:
         started = perf_counter()
