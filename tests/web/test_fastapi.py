@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, HTTPException, Request, Security, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Security, WebSocket
 from fastapi.responses import JSONResponse
+from fastapi.security import SecurityScopes
 from pydantic import BaseModel
 
 from keyturn.core.model import Principal
@@ -39,6 +40,12 @@ async def read_notes(principal: CurrentPrincipal) -> dict[str, str]:
 async def read_admin(principal: Annotated[Principal, Security(current_principal, scopes=["admin", "notes"])]) -> str:
     """A route for a scope that few have."""
     return principal.user_id
+
+
+async def whoever(request: Request) -> Principal | None:
+    """A dependency of the host for routes that are for everybody."""
+    given = "authorization" in request.headers
+    return await current_principal(request, SecurityScopes(), None) if given else None
 
 
 def host_of(node: Keyturn) -> FastAPI:
@@ -147,6 +154,21 @@ async def test_websocket(node: Keyturn, caplog: pytest.LogCaptureFixture, name: 
     else:
         assert (sent[0]["code"], sent[0]["reason"]) == (1008, "forbidden")
         assert [vars(record)["code"] for record in caplog.records if record.msg == "refused"] == ["forbidden"]
+
+
+async def test_route_for_everybody(node: Keyturn) -> None:
+    """A host asks by itself where a token may be missing; a bad one is refused there as everywhere."""
+    app = host_of(node)
+
+    @app.get("/front")
+    async def front(principal: Annotated[Principal | None, Depends(whoever)]) -> str | None:
+        return None if principal is None else principal.user_id
+
+    async with Browser(app) as guest:
+        signed_in = await guest.sign_up()
+        assert (await guest.get("/front")).json() is None
+        assert (await guest.get("/front", headers=guest.bearer)).json() == signed_in.json()["user"]["id"]
+        assert (await guest.get("/front", headers={"authorization": "Bearer x"})).json()["code"] == "invalid_token"
 
 
 async def test_handler_of_the_host_goes_first(node: Keyturn) -> None:
