@@ -1,16 +1,17 @@
-"""Requests as they arrive: how large one may be beside its body, and how long it may take.
+"""Requests as they arrive: how large one may be beside its body, how long it may take, and how many may wait for another.
 
-Owns: those two limits on a connection. Must not hold: the limits of bodies (`web/asgi.py`), listening and draining
+Owns: those limits on a connection. Must not hold: the limits of bodies (`web/asgi.py`), listening and draining
 (`serving.py`).
 
-Why: uvicorn keeps headers and trailers of any size in memory, and waits for the rest of a request for ever. One connection
-could fill the memory of a node, and a few hundred half requests take all the connections it may have, for good.
+Why: uvicorn keeps headers and trailers of any size in memory, and however many requests one read holds, and waits for the
+rest of a request for ever. A few connections could fill the memory of a node, and a few hundred half requests take all the
+connections it may have, for good.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -18,6 +19,8 @@ HEAD_LIMIT: Final = 64 * 1024
 """Bytes of a request that are not its body: eight times what common proxies let through."""
 ARRIVAL_TIME: Final = 20.0
 """Seconds from the first byte of a request to its last: twice the time after which everybody gives a request up."""
+WAITING_LIMIT: Final = 16
+"""Requests of a connection that wait for their turn: hardly any client sends a second one before the first is answered."""
 _LINE: Final = len(":\r\n")
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -65,9 +68,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Pass a head on, unless it is too large."""
+        """Pass a head on, unless it is too large, or too many wait already."""
         if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
             self._weigh()
+        if len(self.pipeline) >= WAITING_LIMIT:
+            self._give_up()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -93,8 +98,11 @@ class BoundedProtocol(HttpToolsProtocol):
         # A read may hold a whole request, or several: how much of it is head, only what was found in it tells.
         lines = sum(len(name) + len(value) + _LINE for name, value in self.headers)
         if len(self.url) + lines > HEAD_LIMIT:
-            self._refuse()
-            raise ValueError("too large")  # the parser reads no further
+            self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        self._refuse()
+        raise ValueError("too much")  # the parser reads no further
 
     def _refuse(self) -> None:
         if not self._answering():

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from keyturn.arriving import BoundedProtocol
+from keyturn.arriving import WAITING_LIMIT, BoundedProtocol
 from keyturn.runtime import Keyturn
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
@@ -140,6 +140,19 @@ def test_head_within_the_limit(server: Server) -> None:
             while not complete(answer):
                 answer += link.recv(65536)
             assert status(answer) == 200
+
+
+def test_requests_sent_without_waiting(server: Server) -> None:
+    """A few requests at once are answered, each; thousands end the connection: each held waits in memory for its turn.
+
+    Ten connections that sent a megabyte of them, and read nothing, took a gigabyte and seven seconds of everybody's time.
+    """
+    request, last = b"GET /auth/me HTTP/1.1\r\n\r\n", b"GET /auth/me HTTP/1.1\r\nConnection: close\r\n\r\n"
+    few = exchange(server, request * 8 + last, until_closed=True)
+    assert few.count(b"HTTP/1.1 401 ") == 9
+    many = exchange(server, request * 10_000 + last, until_closed=True)
+    assert many.count(b"HTTP/1.1 ") <= WAITING_LIMIT
+    assert alive(server)
 
 
 @pytest.mark.parametrize(
