@@ -137,6 +137,7 @@ class Keyturn:
         self.threaded = ThreadedNode(self)
         self._started = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._asking: asyncio.Future[Mapping[str, bool]] | None = None
         self._late: set[asyncio.Future[bool]] = set()
 
     # -- what a host application uses
@@ -226,7 +227,15 @@ class Keyturn:
         self._started = True
 
     async def ready(self) -> Mapping[str, bool]:
-        """Ask everything this node needs; each name says whether it is in order."""
+        """Ask everything this node needs; each name says whether it is in order.
+
+        Why those who come meanwhile get the same answer: anybody may ask, and the database must not be kept busy by it.
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._ask_everything())
+        return await asyncio.shield(self._asking)
+
+    async def _ask_everything(self) -> Mapping[str, bool]:
         from keyturn.stores.migrations import has_reached
 
         async def database() -> bool:

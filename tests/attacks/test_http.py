@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from keyturn.runtime import Keyturn
 from keyturn.web.application import WebApplication
@@ -239,6 +241,26 @@ async def test_metrics_and_health_tell_strangers_nothing(sqlite_node: Keyturn) -
     assert (await send(app, "GET", "/readyz")).json() == {"status": "ready"}
     for path in ("/docs", "/openapi.json", "/redoc", "/.git/config", "/.env", "/debug", "/admin", "/"):
         assert (await send(app, "GET", path)).code == "not_found"
+
+
+async def test_readiness_asked_by_many_is_found_out_once(node: Keyturn) -> None:
+    """Two hundred at once have the database asked as one does: or they could make a node say that it is not ready."""
+    lent: list[object] = []
+    pool = node.engine.sqlalchemy.sync_engine.pool
+
+    def count(connection: object, *_: object) -> None:
+        lent.append(connection)
+
+    event.listen(pool, "checkout", count)
+    try:
+        await send(node.asgi, "GET", "/readyz")
+        alone = len(lent)
+        answers = await asyncio.gather(*(send(node.asgi, "GET", "/readyz") for _ in range(200)))
+    finally:
+        event.remove(pool, "checkout", count)
+    assert {answer.status for answer in answers} == {200}
+    assert 0 < alone < 5
+    assert len(lent) == 2 * alone
 
 
 async def test_version_and_server_are_not_told(bob: Browser) -> None:
