@@ -1,6 +1,6 @@
-"""Requests as they arrive: how large one may be beside its body, how long it may take, and how many may wait for another.
+"""Requests as they arrive: how large one may be beside its body, how long it may take, how many may wait, where one ends.
 
-Owns: those limits on a connection. Must not hold: the limits of bodies (`web/asgi.py`), listening and draining
+Owns: what ends a connection before its time. Must not hold: the limits of bodies (`web/asgi.py`), listening and draining
 (`serving.py`).
 
 Why: uvicorn keeps headers and trailers of any size in memory, and however many requests one read holds, and waits for the
@@ -23,6 +23,10 @@ WAITING_LIMIT: Final = 16
 """Requests of a connection that wait for their turn: hardly any client sends a second one before the first is answered."""
 _LINE: Final = len(":\r\n")
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def _announces_body(name: bytes, value: bytes) -> bool:
+    return name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -68,11 +72,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Pass a head on, unless it is too large, or too many wait already."""
+        """Pass a head on, unless it is too large, too many wait already, or nobody can tell where its body ends."""
         if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
             self._weigh()
         if len(self.pipeline) >= WAITING_LIMIT:
             self._give_up()
+        if self.parser.should_upgrade() and any(_announces_body(*each) for each in self.headers):
+            # Not an offer that may be passed over: uvicorn's parser would take the body for the next request.
+            raise ValueError("an offer to leave HTTP/1.1 with a body")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

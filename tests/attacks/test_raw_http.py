@@ -89,6 +89,30 @@ def test_ambiguous_framing_smuggles_nothing(server: Server, framing: bytes) -> N
     assert alive(server)
 
 
+@pytest.mark.parametrize("offer", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("framing", [b"Content-Length: %d\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n%x\r\n"])
+def test_body_under_an_offer_to_upgrade_is_no_request(server: Server, offer: bytes, framing: bytes) -> None:
+    """A parser that has left HTTP takes the body, where it comes by itself, for the next request: so none may come.
+
+    A proxy that passes offers on would give the answer to that request to the next person on the connection.
+    """
+    upgrade = b"Connection: Upgrade\r\nUpgrade: " + offer + b"\r\n"
+    smuggled = b"GET /smuggled-0123456789 HTTP/1.1\r\nX-Request-ID: smuggled-0123456789\r\nConnection: close\r\n\r\n"
+    answer = b""
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)) as link:
+        link.sendall(HEAD + upgrade + framing % len(smuggled))
+        while not complete(answer):
+            answer += link.recv(65536)
+        with suppress(OSError):
+            link.sendall(smuggled)
+            while chunk := link.recv(65536):
+                answer += chunk
+    assert status(answer) == 400
+    assert answer.count(b"HTTP/1.1 ") == 1
+    without = exchange(server, b"GET /healthz HTTP/1.1\r\n" + upgrade + b"\r\n")
+    assert status(without) == 200
+
+
 @pytest.mark.parametrize("announced", [16 * 1024 + 1, 10**9, 10**15])
 def test_huge_announced_body_is_refused_unread(server: Server, announced: int) -> None:
     """A length over the limit is a 413 before a byte of the body is sent, and the connection ends."""
