@@ -130,9 +130,15 @@ class AccessTokens:
 
 
 def _scope(value: object) -> str | None:
-    """Read what a hook gave as `scope`: a text, or several scopes in a sequence."""
+    """Read what a hook gave as `scope`: a text, or several scopes in a sequence.
+
+    Why no blank in one of several: a hook may make one of what users wrote, who would give themselves another with it.
+    """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list | tuple | set | frozenset):
-        return " ".join(sorted(map(str, value)))
+        scopes = sorted(map(str, value))
+        if any(each.split() != [each] for each in scopes):
+            raise ValueError("a scope in a list is empty or has a blank in it")
+        return " ".join(scopes)
     raise TypeError("scope is a text or a list of texts")

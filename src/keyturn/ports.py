@@ -328,7 +328,8 @@ class EventSink(Protocol):
 
 ClaimsHook = Callable[[User, Session], Awaitable[Mapping[str, object]]]
 """Adds claims to an access token, at login and at every refresh, so that a changed role arrives within one access
-lifetime. The member `scope` (a text with blanks, or a list) sets the scopes; registered claims may not be overridden."""
+lifetime. The member `scope` (a text with blanks between scopes, or a list of scopes without blanks) sets the scopes; registered
+claims may not be overridden. What users wrote belongs in a list: there a blank in it is an error."""
 
 DescribeDevice = Callable[[str], str]
 """User-Agent header -> `Firefox on Windows`."""

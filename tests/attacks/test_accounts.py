@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,14 +19,16 @@ import argon2.low_level
 import pytest
 from sqlalchemy import event
 
+from keyturn.core.model import Session, User
 from keyturn.observability import JsonFormatter
 from keyturn.password_pool import PasswordPool
 from keyturn.runtime import Keyturn
 from keyturn.stores.lanes import PostgresLane, SqliteLanes, Statement
 from keyturn.testing import FrozenClock
 from keyturn.tokens.password import PasswordHasher, PasswordProfile
-from tests.attacks.conftest import with_passwords
+from tests.attacks.conftest import lighten, settings_of, with_passwords
 from tests.attacks.support import DEVICE, PASSWORD, WRONG, Answer, Browser, query
+from tests.services import sqlite_url
 
 pytestmark = pytest.mark.anyio
 
@@ -458,6 +461,23 @@ async def test_token_carries_no_privilege_that_nobody_gave(bob: Browser) -> None
     principal = bob.token.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(principal + "=="))
     assert set(claims) == {"iss", "aud", "sub", "sid", "iat", "exp", "jti", "auth_time", "amr"}
+
+
+@pytest.mark.parametrize("blank", [" ", "\u2003"])
+async def test_scope_made_of_what_a_user_wrote(tmp_path: Path, clock: FrozenClock, blank: str) -> None:
+    """A blank in one scope of a list makes no second scope of it: no token is signed."""
+
+    async def claims(user: User, _session: Session) -> dict[str, object]:
+        return {"scope": [f"team:{user.name}", "notes"]}
+
+    node = Keyturn(settings_of(sqlite_url(tmp_path)), claims=claims, database_clock=clock)
+    lighten(node)
+    async with node.lifespan():
+        honest = Browser(node.asgi)
+        assert (await honest.sign_up(name="blue")).status == 201
+        assert node.authenticate(honest.token).scopes == {"team:blue", "notes"}
+        answer = await Browser(node.asgi).sign_up(name=f"blue{blank}admin")
+    assert answer.code == "unavailable"
 
 
 async def test_stored_markup_and_control_characters(node: Keyturn) -> None:
