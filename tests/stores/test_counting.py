@@ -12,6 +12,7 @@ from sqlalchemy import insert, text
 from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
 from keyturn.stores.counters import keyed
+from keyturn.stores.counting import TOGETHER
 from keyturn.stores.engine import Engine
 from keyturn.stores.schema import counters
 from keyturn.stores.throttle import SqlThrottle
@@ -97,6 +98,24 @@ async def test_attempts_that_share_a_counter(engine: Engine) -> None:
     accounts = [limit(f"account-{number}") for number in range(5)]
     assert await take(throttle, *([address, account] for account in accounts)) == [True, True, True, False, False]
     assert await amounts(engine, address, *accounts) == [3, 1, 1, 1, 0, 0]
+
+
+async def test_attempts_over_one_limit(engine: Engine) -> None:
+    """Those who come together are refused together: a flood of them from one address must not keep others waiting."""
+    statements: list[float] = []
+
+    def clock() -> float:
+        statements.append(1_700_000_000.0)
+        return statements[0]
+
+    throttle = SqlThrottle(engine, clock)
+    address, free = limit("address", 1), [limit("one"), limit("two")]
+    assert await throttle.take([address]) is None
+    statements.clear()
+    flood = [[address, limit(f"account-{number}")] for number in range(TOGETHER - 2)]
+    assert await take(throttle, free[:1], *flood, free[1:]) == [True, *[False] * len(flood), True]
+    assert len(statements) == 1
+    assert await amounts(engine, address, *free, *(attempt[1] for attempt in flood)) == [1, 1, 1, *[0] * len(flood)]
 
 
 async def test_last_one_taken_meanwhile(engine: Engine) -> None:

@@ -22,7 +22,7 @@ from keyturn.stores.schema import counters
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer, RedisServer
-from tests.stores.support import open_database, waited_for
+from tests.stores.support import PATIENCE, open_database, waited_for
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +129,18 @@ async def test_window_that_is_over_starts_anew(throttle: Throttle) -> None:
     with anyio.fail_after(20):
         while await throttle.take([brief]) is not None:  # noqa: ASYNC110 - the window ends by the clock
             await anyio.sleep(0.01)
+
+
+async def test_refused_while_somebody_writes(sqlite_database_url: str) -> None:
+    """Who is over a limit waits for nobody's turn at SQLite, and so keeps nobody waiting, be they ever so many."""
+    async with open_database(sqlite_database_url) as engine:
+        throttle = SqlThrottle(engine)
+        for _ in range(3):
+            assert await throttle.take([A, B]) is None
+        async with engine.transaction():
+            with anyio.fail_after(PATIENCE):
+                assert await throttle.take([B, A]) is not None
+        assert await throttle.take([B]) is None
 
 
 async def test_no_limits(throttle: Throttle) -> None:

@@ -82,6 +82,16 @@ def take_statement(count: int, now: str) -> str:
     )
 
 
+@lru_cache(maxsize=64)
+def look_statement(count: int, now: str) -> str:
+    """Look at each key, for SQLite: what is not over by now."""
+    keys = ", ".join("?" * count)
+    return (
+        f"SELECT key_hash, amount, expires_at - {now} FROM keyturn_counters"  # noqa: S608 - no input in it
+        f" WHERE key_hash IN ({keys}) AND expires_at > {now}"
+    )
+
+
 def taken(more: str, now: str) -> str:
     """Say what becomes of a counter that is there already."""
     return (

@@ -46,7 +46,12 @@ class Counted(NamedTuple):
     retry_after: float | None
     """As `Throttle.take` says."""
     user: Row
-    """The columns of a credential, the row's `xmin` and the database's clock; nulls and the clock when there is none such."""
+    """The columns of a credential, the row's `xmin` and the database's clock; nulls and the clock when there is none such, or
+    when it was not looked for, as whoever came before was refused."""
+
+
+Spent = dict[bytes, Counted]
+"""Counters that have just refused an attempt, each with what whoever needs it is told, without a user."""
 
 
 class PostgresCounting:
@@ -71,20 +76,26 @@ class PostgresCounting:
         left: Sequence[int] = range(len(group.items))
         while left:
             together, left = _disjoint(group.items, left)
-            if not await self._take(group, together):
+            spent = await self._take(group, together)
+            if spent is None:
+                spent = {}
                 for index in together:
-                    await self._take_alone(group, index)
+                    spent |= await self._take_alone(group, index)
+            left = [index for index in left if not _refuse_alike(group, index, spent)]
 
-    async def _take_alone(self, group: Group[Counting, Counted], index: int) -> None:
+    async def _take_alone(self, group: Group[Counting, Counted], index: int) -> Spent:
         for _ in range(ATTEMPTS):
-            if await self._take(group, (index,)):
-                return
+            spent = await self._take(group, (index,))
+            if spent is not None:
+                return spent
         group.fail(index, Unavailable("database"))
+        return {}
 
-    async def _take(self, group: Group[Counting, Counted], indexes: Sequence[int]) -> bool:
+    async def _take(self, group: Group[Counting, Counted], indexes: Sequence[int]) -> Spent | None:
         """Count attempts that share no counter.
 
-        Returns: False: others took the last of a limit since the statement began. It is undone, and sees so next time.
+        Returns: the counters that refused one. None: others took the last of a limit since the statement began. It is undone,
+            and sees so next time.
         """
         due = [(index, key, limit) for index in indexes for key, limit in group.items[index].due]
         columns = (
@@ -97,9 +108,10 @@ class PostgresCounting:
         text = _statement(now_sql(self._engine, self._clock))
         rows = await until_won(lambda: self._change((text, (*columns, list(indexes), wanted))))
         if rows is None:
-            return False
+            return None
         limits = {(index, key): limit for index, key, limit in due}
         found: dict[int, Counted] = {}
+        spent: Spent = {}
         for row in rows:
             index, key, rest = row[:_USER]
             wait = None if key is None else waiting(limits[index, key], rest or 0.0)
@@ -107,9 +119,11 @@ class PostgresCounting:
             # An attempt has a row for each limit that refuses it; the longest wait counts.
             if before is None or (wait or 0.0) > (before.retry_after or 0.0):
                 found[index] = Counted(wait, row[_USER:])
+            if key is not None:
+                spent[bytes(key)] = Counted(wait, (*(None for _ in row[_USER:-1]), row[-1]))
         for index, counted in found.items():
             group.answer(index, counted)
-        return True
+        return spent
 
     async def _change(self, statement: Statement) -> Sequence[Row] | None:
         async with self._engine.lane() as lane:
@@ -119,6 +133,17 @@ class PostgresCounting:
                 if getattr(error, "sqlstate", None) != _DIVISION_BY_ZERO:
                     raise
                 return None
+
+
+def _refuse_alike(group: Group[Counting, Counted], index: int, spent: Spent) -> bool:
+    """Refuse an attempt that needs a counter which has refused another one of the group; say whether it does.
+
+    Why: a flood of attempts from one address shares a counter. A statement for each would keep everybody's waiting.
+    """
+    refused = [spent[key] for key, _ in group.items[index].due if key in spent]
+    if refused:
+        group.answer(index, max(refused, key=lambda counted: counted.retry_after or 0.0))
+    return bool(refused)
 
 
 def _disjoint(items: Sequence[Counting], indexes: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:

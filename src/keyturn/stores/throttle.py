@@ -19,7 +19,16 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from keyturn.core.login import Limit
-from keyturn.stores.counters import Keyed, give_back, keyed, lifetime, now_sql, take_statement, waiting
+from keyturn.stores.counters import (
+    Keyed,
+    give_back,
+    keyed,
+    lifetime,
+    look_statement,
+    now_sql,
+    take_statement,
+    waiting,
+)
 from keyturn.stores.counting import Counted, PostgresCounting
 from keyturn.stores.engine import Clock, Engine
 from keyturn.stores.lanes import ROLLBACK, Work
@@ -54,7 +63,7 @@ class SqlThrottle:
         if not due:
             return None
         if not self._engine.postgres:
-            return await self._engine.transact(lambda: self._taking(due))
+            return await self._refusal(due) or await self._engine.transact(lambda: self._taking(due))
         return (await self._counting.take(due)).retry_after
 
     def take_and_find(self, limits: Sequence[Limit], email_key: str) -> Awaitable[Counted]:
@@ -78,6 +87,15 @@ class SqlThrottle:
                 await lane.change(give_back(due, postgres=True))
         elif due:
             await self._engine.transact(lambda: _giving_back(due))
+
+    async def _refusal(self, due: Keyed) -> float | None:
+        """Look, without a turn at writing: those who are refused anyway, be they ever so many, must keep nobody from one."""
+        statement = look_statement(len(due), now_sql(self._engine, self._clock)), [key for key, _ in due]
+        async with self._engine.lane() as lane:
+            rows = await lane.fetch(statement)
+        limits = dict(due)
+        held = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
+        return max((waiting(limit, rest) for limit, amount, rest in held if amount >= limit.amount), default=None)
 
     def _taking(self, due: Keyed) -> Work[float | None]:
         values = [value for key, limit in due for value in (key, lifetime(limit))]
