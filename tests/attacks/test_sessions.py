@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 import time
 
@@ -13,7 +14,8 @@ from keyturn.core.model import RevokeReason
 from keyturn.runtime import Keyturn
 from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock
-from tests.attacks.conftest import lighten, settings_of
+from keyturn.web import server_credential
+from tests.attacks.conftest import SSR_KEY, lighten, settings_of
 from tests.attacks.support import (
     DEVICE,
     REFRESH,
@@ -489,3 +491,22 @@ async def test_render_server_credential_is_needed(node: Keyturn, ada: Browser) -
         answer = await ada.send("POST", "/auth/ssr", headers=header)
         assert (answer.status, answer.code, answer.cookies) == (403, "forbidden", {})
     assert (await ada.refresh()).status == 200
+
+
+async def test_thief_at_a_render_server_writes_nothing_odd(node: Keyturn, ada: Browser, clock: FrozenClock) -> None:
+    """The event that names a thief holds no control character of theirs, which a terminal or a mail would obey."""
+    thief = ada.copy()
+    await confirm(ada, clock, times=2)
+    stolen = thief.jar[REFRESH]
+    body = json.dumps({"ip": "198.51.100.9\x1b[2J", "user_agent": "Mozilla/5.0 \x1b[2J\x9b31m"}).encode()
+    signed = server_credential.Signed("/auth/ssr", stolen.encode(), body)
+    credential = server_credential.authorization("next", SSR_KEY, int(clock()), signed)
+    headers = [("authorization", credential), ("cookie", f"{REFRESH}={stolen}"), ("content-type", "application/json")]
+    answer = await send(node.asgi, "POST", "/auth/ssr", headers=headers, body=body)
+    assert answer.code == "session_ended:reuse_detected"
+    ((data,),) = await query(
+        node, "SELECT data FROM keyturn_events WHERE type = 'reuse_detected' AND user_id = :user", user=ada.user_id
+    )
+    told = json.loads(data)
+    assert "Mozilla/5.0" in told["presenter_user_agent"]
+    assert all(value.isprintable() for value in told.values())

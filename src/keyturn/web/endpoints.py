@@ -21,7 +21,7 @@ from keyturn.exchange import Cookies
 from keyturn.ports import DescribeDevice
 from keyturn.web import answers, bodies, server_credential
 from keyturn.web.config import WebConfig
-from keyturn.web.messages import Header, Request, Response, parse_json
+from keyturn.web.messages import Header, Request, Response, parse_json, readable
 
 _IDLE_SECONDS: Final = re.compile(rb'\{"idle_seconds": ?((?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?)\}')
 """The refresh body as clients write it; any other spelling goes through the JSON reader."""
@@ -223,10 +223,9 @@ async def render(call: Call) -> Response:
     body = await request.model(bodies.Render)
     contact = call.contact()
     # The caller is our own server; the person's browser is whom it names.
-    user_agent = body.user_agent or ""
-    contact = contact._replace(
-        ip=body.ip or "", user_agent=user_agent, device=call.services.describe_device(user_agent)
-    )
+    user_agent = readable(body.user_agent or "")
+    device = call.services.describe_device(user_agent)
+    contact = contact._replace(ip=readable(body.ip or ""), user_agent=user_agent, device=device)
     return answers.rendered(await auth.render(cookies, contact))
 
 

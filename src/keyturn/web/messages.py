@@ -197,7 +197,11 @@ def text_of(value: bytes | None) -> str | None:
 # Browsers of one version all send the same, and a browser that comes back does.
 @lru_cache(maxsize=4096)
 def _readable(user_agent: bytes) -> str:
-    text = user_agent.decode("latin-1")
+    return readable(user_agent.decode("latin-1"))
+
+
+def readable(text: str) -> str:
+    """Replace control characters: a text of a stranger's that is stored, listed and logged."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
