@@ -77,7 +77,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._weigh()
         if len(self.pipeline) >= WAITING_LIMIT:
             self._give_up()
-        if self.parser.should_upgrade() and any(_announces_body(*each) for each in self.headers):
+        # It is None once the connection is lost, and then it calls nobody.
+        offered = self.parser.should_upgrade()  # pyright: ignore[reportOptionalMemberAccess]
+        if offered and any(_announces_body(*each) for each in self.headers):
             # Not an offer that may be passed over: uvicorn's parser would take the body for the next request.
             raise ValueError("an offer to leave HTTP/1.1 with a body")
         super().on_headers_complete()
