@@ -1,4 +1,6 @@
-"""A refresh storm over two processes on one SQLite file, while they are killed, locked out, or have no room to write."""
+"""A refresh storm over two processes on one SQLite file, while they are killed, locked out, or have no room to write, or the
+file is away.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,9 @@ from tests.chaos.databases import sqlite_events, sqlite_rows
 from tests.chaos.node import Node, Pace, settings
 from tests.chaos.storm import Storm
 from tests.chaos.wire import LoopThread
+from tests.services import wait_until
+
+_NOT_STARTED = "the worker does not start"
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +96,24 @@ def test_everybody_goes_on_when_sqlite_has_no_room_to_write(node: Node, storm: S
             resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     keep(storm.suffer("SQLite: no room on the disk", scale(1, 3), full))
+
+
+def test_everybody_goes_on_when_the_file_of_sqlite_was_away(
+    node: Node, storm: Storm, path: Path, keep: Keep, scale: Scale
+) -> None:
+    """Moved elsewhere and back, while a worker is replaced: what was acknowledged is in it, and none was made in its place."""
+
+    @contextmanager
+    def away() -> Iterator[None]:
+        refused = node.log.read_text().count(_NOT_STARTED)
+        elsewhere = path.rename(path.with_name("elsewhere.db"))
+        storm.wait_for("503", 20)
+        node.servers[0].kill()
+        wait_until(lambda: node.log.read_text().count(_NOT_STARTED) > refused, 30, "a worker that does not start")
+        assert not path.exists()
+        assert node.healthy()
+        yield
+        elsewhere.rename(path)
+        wait_until(node.serve, 30, "both workers")
+
+    keep(storm.suffer("SQLite: the file moved away, `kill -9` of a worker meanwhile", scale(1, 3), away))

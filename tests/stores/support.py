@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 
 from keyturn.stores.engine import Engine, open_engine
+from keyturn.stores.location import create_private_file
 from keyturn.stores.schema import metadata
 
 PATIENCE = 30.0
 """Seconds after which a condition that has to come true has not."""
 
 
+def open_empty(url: str, **options: Any) -> Engine:
+    """Open a database without connecting, as `open_engine`; make the file of SQLite, where there is none, without a table."""
+    engine = open_engine(url, **options)
+    if engine.file is not None:
+        create_private_file(engine.file)
+    return engine
+
+
 @asynccontextmanager
 async def open_database(url: str, *, create: bool = True) -> AsyncGenerator[Engine]:
     """Open a database, with all tables made if asked to, and close it."""
-    engine = open_engine(url)
+    engine = open_empty(url)
     try:
         if create:
             async with engine.sqlalchemy.begin() as connection:

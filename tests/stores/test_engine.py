@@ -14,7 +14,7 @@ from keyturn.core.errors import Unavailable
 from keyturn.stores import engine as engine_module
 from keyturn.stores.engine import ATTEMPTS, AsyncConnection, Engine, open_engine, until_won
 from keyturn.testing import FrozenClock
-from tests.stores.support import PATIENCE, open_database
+from tests.stores.support import PATIENCE, open_database, open_empty
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ async def test_turn_that_does_not_come(
     sqlite_database_url: str, doing: Callable[[Engine, Any], Awaitable[None]]
 ) -> None:
     """Who waits in vain for others of this process to have written is told so, as who waits for another process is."""
-    engine = open_engine(sqlite_database_url, command_timeout=0.05)
+    engine = open_empty(sqlite_database_url, command_timeout=0.05)
     async with engine.transaction(), asyncio.timeout(PATIENCE):
         with pytest.raises(Unavailable):
             await doing(engine, None)

@@ -29,7 +29,7 @@ from keyturn.stores.sql import SqlSessions
 from keyturn.testing import sign_in
 from keyturn.testing.sessions import DEVICE_ID
 from tests.services import PostgresServer
-from tests.stores.support import open_database, waited_for
+from tests.stores.support import open_database, open_empty, waited_for
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ _INDEXES_SQLITE = "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_na
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[Engine]:
     """An engine over an empty database."""
-    engine = open_engine(database_url)
+    engine = open_empty(database_url)
     yield engine
     await engine.close()
 

@@ -29,7 +29,7 @@ from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer
-from tests.stores.support import PATIENCE, eventually
+from tests.stores.support import PATIENCE, eventually, open_empty
 
 pytestmark = pytest.mark.anyio
 
@@ -253,7 +253,7 @@ async def test_sqlite_that_another_process_holds(sqlite_database_url: str) -> No
 
 async def test_pool_without_a_free_connection(sqlite_database_url: str) -> None:
     """Waiting for a connection is bounded, and then a fault. The pool is the same for both; SQLite connects in any time."""
-    engine = open_engine(sqlite_database_url, pool_size=1, connect_timeout=0.05)
+    engine = open_empty(sqlite_database_url, pool_size=1, connect_timeout=0.05)
     async with engine.autocommit():
         with pytest.raises(Unavailable), anyio.fail_after(PATIENCE / 2):
             await ping(engine)
@@ -342,7 +342,7 @@ async def test_database_of_another_encoding(postgres: PostgresServer, encoding: 
 
 async def test_sqlite_settings(sqlite_database_url: str) -> None:
     """Every connection has the write-ahead log, full synchronisation and foreign keys."""
-    engine = open_engine(sqlite_database_url)
+    engine = open_empty(sqlite_database_url)
     await check_durability(engine)
     async with engine.autocommit() as first, engine.autocommit() as second:
         for connection in (first, second):
@@ -353,7 +353,7 @@ async def test_sqlite_settings(sqlite_database_url: str) -> None:
 
 async def test_sqlite_that_may_only_be_read(sqlite_database_url: str) -> None:
     """It is refused, and one that may be written is left as it was."""
-    engine = open_engine(sqlite_database_url)
+    engine = open_empty(sqlite_database_url)
     await check_durability(engine)
     async with engine.autocommit() as connection:
         assert (await connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema")).scalar_one() == 0
@@ -393,7 +393,18 @@ async def test_url(url: str, expected: str) -> None:
     assert normalise(url).render_as_string(hide_password=False) == expected
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://h/d", "secret-that-is-no-url", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:secret?mode=memory&uri=true",
+        "mysql://h/d",
+        "secret-that-is-no-url",
+        "",
+    ],
+)
 async def test_url_that_is_not_supported(url: str) -> None:
     """It is refused, and not repeated: a password may be in it."""
     with pytest.raises(ValueError, match=r"SQLite|supported|malformed") as caught:

@@ -51,6 +51,9 @@ def _environment(given: Mapping[str, str | None]) -> dict[str, str]:
             environment[f"KEYTURN_{name.upper()}"] = value
             # A file would go before it.
             environment.pop(f"KEYTURN_{name.upper()}_FILE", None)
+    # The tables are made once, before there are workers. Why: one that is started in the place of a dead one would make an
+    # empty database where the file of SQLite is missing at the moment.
+    environment["KEYTURN_MIGRATE"] = "off"
     return environment
 
 

@@ -27,8 +27,8 @@ from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.stores.connections import READ_ONLY, hanging_up, look_after
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Turn, Work
-from keyturn.stores.location import file_of, normalise
-from keyturn.stores.sqlite import open_sqlite, set_up
+from keyturn.stores.location import address_of, file_of, normalise
+from keyturn.stores.sqlite import SqliteFile, set_up
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -74,15 +74,19 @@ class Engine:
         now_sql: the database's clock as an SQL expression, in seconds since the epoch.
     """
 
-    def __init__(self, sqlalchemy: AsyncEngine, *, keep: int = 0, write_timeout: float = 10.0) -> None:
+    def __init__(
+        self, sqlalchemy: AsyncEngine, sqlite: SqliteFile | None = None, *, keep: int = 0, write_timeout: float = 10.0
+    ) -> None:
         """Set up; `open_engine` knows the options.
 
         Args:
+            sqlite: its file; None: it is PostgreSQL.
             keep: for PostgreSQL, how many connections the lanes may keep for themselves; fewer than the pool has.
             write_timeout: for SQLite, seconds to wait for another process's write, and for one's turn in this process.
         """
         self.sqlalchemy = sqlalchemy
-        self.postgres = sqlalchemy.dialect.name == "postgresql"
+        self._sqlite = sqlite
+        self.postgres = sqlite is None
         self.now_sql = POSTGRES_NOW if self.postgres else SQLITE_NOW
         self._autocommit = sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
         self._write_timeout = write_timeout
@@ -90,18 +94,18 @@ class Engine:
         self._running: set[asyncio.Future[Any]] = set()
         self._lanes: Lanes = (
             PostgresLanes(sqlalchemy, keep)
-            if self.postgres
-            else SqliteLanes(self._connect, lambda: self._writer, write_timeout)
+            if sqlite is None
+            else SqliteLanes(sqlite, lambda: self._writer, write_timeout)
         )
 
     @property
     def file(self) -> Path | None:
         """The file of SQLite, which need not exist; None for PostgreSQL."""
-        return None if self.postgres else file_of(self.sqlalchemy.url)
+        return None if self._sqlite is None else self._sqlite.path
 
     @property
     def missing(self) -> bool:
-        """Whether it is a SQLite file that nobody has made yet: to connect would make one, which others could read."""
+        """Whether it is a SQLite file that nobody has made yet."""
         return self.file is not None and not self.file.exists()
 
     @asynccontextmanager
@@ -121,6 +125,8 @@ class Engine:
         Raises: Unavailable: the database is at fault.
         """
         with faults():
+            if self._sqlite is not None:
+                self._sqlite.ensure_lately()
             async with _lent(self._autocommit) as connection:
                 yield connection
 
@@ -131,10 +137,11 @@ class Engine:
         Raises: Unavailable: the database is at fault; when that happens at the commit, whether it took place is unknown.
         """
         with faults():
-            if self.postgres:
+            if self._sqlite is None:
                 async with _lent(self.sqlalchemy) as connection, connection.begin():
                     yield connection
                 return
+            self._sqlite.ensure_lately()
             # SQLite starts a transaction for reading and fails when it must turn into one for writing; so we start
             # one for writing at once, and queue here instead of in the busy timeout, which polls.
             async with self._writer, _lent(self._autocommit) as connection:
@@ -147,6 +154,7 @@ class Engine:
                         await connection.exec_driver_sql("ROLLBACK")
                     raise
                 await connection.exec_driver_sql("COMMIT")
+                self._sqlite.ensure()
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """Run work in a transaction, again when it lost against another one (deadlock, serialisation, busy file).
@@ -192,17 +200,10 @@ class Engine:
         await self._lanes.close()
         with hanging_up(self.sqlalchemy.sync_engine) if self.postgres else nullcontext():
             await self.sqlalchemy.dispose()
+        if self._sqlite is not None:
+            self._sqlite.forget()
         # A lock that somebody has waited for belongs to their event loop.
         self._writer = Turn(self._write_timeout)
-
-    def _connect(self, timeout: float) -> sqlite3.Connection:
-        """Open SQLite without SQLAlchemy, set up as all its connections are."""
-        (file, *_), options = self.sqlalchemy.dialect.create_connect_args(self.sqlalchemy.url)
-        connection = sqlite3.connect(
-            file, timeout=timeout, isolation_level=None, check_same_thread=False, uri=bool(options.get("uri"))
-        )
-        set_up(connection)
-        return connection
 
 
 async def until_won(once: Callable[[], Awaitable[Result]]) -> Result:
@@ -278,13 +279,15 @@ def open_engine(
         look_after(engine.sync_engine, command_timeout / 2)
         return Engine(engine, keep=pool_size // 4)
 
+    file = SqliteFile(file_of(parsed), address_of(parsed))
+
     async def connect() -> aiosqlite.Connection:
-        (file, *_), given = engine.dialect.create_connect_args(parsed)
-        return await open_sqlite(file, **{**given, "timeout": command_timeout})
+        _, given = engine.dialect.create_connect_args(parsed)
+        return await file.open(**{**given, "timeout": command_timeout, "uri": True})
 
     engine = create_async_engine(parsed, async_creator=connect, **options)
     event.listen(engine.sync_engine, "connect", set_up)
-    return Engine(engine, write_timeout=command_timeout)
+    return Engine(engine, file, write_timeout=command_timeout)
 
 
 async def check_durability(engine: Engine) -> None:

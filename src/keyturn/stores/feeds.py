@@ -7,14 +7,17 @@ Works on the drivers alone, so that a verifying service does not load SQLAlchemy
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from keyturn.stores.poolers import connect, execute_where_direct, shares_backends
 from keyturn.stores.revocations import CHANNEL, Heard, decode
+from keyturn.stores.sqlite import identity_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -36,10 +39,11 @@ _TIMEOUT = 5
 _NAME = "keyturn denylist"
 
 
-def _sqlite_path(url: str) -> str:
+def _sqlite_path(url: str) -> Path:
     quoted, _, options = url.partition("://")[2].removeprefix("/").partition("?")
     name = unquote(quoted)
-    return name.removeprefix("file:") if "uri=" in options else name
+    # One of SQLite's own URIs is quoted once more.
+    return Path(unquote(name.removeprefix("file:")) if "uri=" in options else name).absolute()
 
 
 @asynccontextmanager
@@ -62,14 +66,18 @@ async def _postgres_reader(url: str) -> AsyncGenerator[Read]:
 
 
 @asynccontextmanager
-async def _sqlite_reader(url: str) -> AsyncGenerator[Read]:
+async def _sqlite_reader(path: Path) -> AsyncGenerator[Read]:
     import aiosqlite
 
-    # mode=rw: a file that is not there is a fault, and must not come into being here.
-    address = f"file:{quote(_sqlite_path(url))}?mode=rw"
+    # mode=ro: a file that is not there is a fault, and must not come into being here. And whoever may write copies the
+    # write-ahead log into the file when they leave: into a backup, too, that was put there while that log was another file's.
+    address, name = f"{path.as_uri()}?mode=ro", str(path)
     async with aiosqlite.connect(address, uri=True, timeout=_TIMEOUT, isolation_level=None) as connection:
+        opened = identity_of(name)
 
         async def read(since: float) -> Sequence[Row]:
+            if identity_of(name) != opened:
+                raise OSError(errno.ESTALE, "the SQLite file was replaced")
             return [(row[0], row[1], row[2], row[3]) for row in await connection.execute_fetchall(_SQLITE, (since,))]
 
         yield read
@@ -162,6 +170,8 @@ class PollingFeed:
             reread: seconds between two readings of the whole table.
         """
         self._url = url
+        # Where it is now: whoever runs us may go elsewhere.
+        self._file = _sqlite_path(url) if url.startswith("sqlite") else None
         self._interval = interval
         self._overlap = overlap
         self._reread = reread
@@ -184,4 +194,4 @@ class PollingFeed:
                 await asyncio.sleep(self._interval)
 
     def _reader(self) -> AbstractAsyncContextManager[Read]:
-        return _sqlite_reader(self._url) if self._url.startswith("sqlite") else _postgres_reader(self._url)
+        return _postgres_reader(self._url) if self._file is None else _sqlite_reader(self._file)

@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from keyturn.stores.connections import ended_by_the_server
+from keyturn.stores.sqlite import SqliteFile
 
 Row = Sequence[Any]
 Statement = tuple[str, Sequence[Any]]
@@ -187,17 +188,15 @@ class SqliteLanes:
     there while it is not. Both open when first used.
 
     Args:
-        connect: opens a connection, set up like all others, that waits so many seconds for a lock.
+        file: opens connections.
         writer: gives the lock that is held while something is written, by everybody in this process.
         write_timeout: seconds to wait for another process's write.
     """
 
     postgres = False
 
-    def __init__(
-        self, connect: Callable[[float], sqlite3.Connection], writer: Callable[[], Turn], write_timeout: float
-    ) -> None:
-        self._connect = connect
+    def __init__(self, file: SqliteFile, writer: Callable[[], Turn], write_timeout: float) -> None:
+        self._file = file
         self._writer = writer
         self._write_timeout = write_timeout
         self._reading: sqlite3.Connection | None = None
@@ -209,6 +208,7 @@ class SqliteLanes:
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[SqliteLanes]:
         """Lend what everybody shares."""
+        self._file.ensure_lately()
         yield self
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
@@ -222,7 +222,7 @@ class SqliteLanes:
         if writing is not None and all(write.done() for write in self._writes) and not writing.in_transaction:
             return writing
         if self._reading is None:
-            self._reading = self._connect(_READ_TIMEOUT)
+            self._reading = self._file.connect(_READ_TIMEOUT)
         return self._reading
 
     async def change(self, statement: Statement) -> Sequence[Row]:
@@ -239,12 +239,15 @@ class SqliteLanes:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="keyturn-sqlite")
             written = self._thread.submit(self._on_thread, write)
             self._writes = [*(write for write in self._writes if not write.done()), written]
-            return await asyncio.wrap_future(written)
+            result = await asyncio.wrap_future(written)
+        # On the event loop, as the thread would have to ask for the interpreter once more.
+        self._file.ensure()
+        return result
 
     def _on_thread(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
         if self._writing is None:
             # To open it, too, may have to wait for another process: for one that repairs the file.
-            self._writing = self._connect(self._write_timeout)
+            self._writing = self._file.connect(self._write_timeout)
             _set_timeout(self._writing, _READ_TIMEOUT)
         return write(self._writing)
 

@@ -12,6 +12,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote, urlencode
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -38,6 +39,7 @@ _TAKEN = frozenset(
 )
 # Of libpq, and of no consequence: Keyturn has a timeout and a name of its own.
 _DROPPED = frozenset({"application_name", "connect_timeout"})
+_IN_MEMORY = frozenset({None, "", ":memory:", "file:", "file::memory:"})
 _IN_ENVIRONMENT = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 
 
@@ -60,7 +62,7 @@ def normalise(url: str) -> URL:
     if kind in {"postgres", "postgresql"}:
         return _postgresql(parsed)
     if kind == "sqlite":
-        if parsed.database in {None, "", ":memory:"}:
+        if parsed.database in _IN_MEMORY or parsed.query.get("mode") == "memory":
             raise ValueError("SQLite must be a file: one in memory is lost with the process")
         return parsed.set(drivername="sqlite+aiosqlite")
     raise ValueError(f"the database {kind!r} is not supported: use sqlite or postgresql")
@@ -114,9 +116,19 @@ def without_sqlalchemy(url: str) -> str:
 
 
 def file_of(url: URL) -> Path:
-    """Return the file that a URL of SQLite names, also when it is one of SQLite's own (`sqlite:///file:a.db?uri=true`)."""
+    """Return the file that a URL of SQLite names, also when it is one of SQLite's own (`sqlite:///file:a.db?uri=true`).
+
+    It is absolute: whoever runs us may go elsewhere while we run.
+    """
     name = str(url.database)
-    return Path(name.removeprefix("file:") if "uri" in url.query else name)
+    return Path(unquote(name.removeprefix("file:")) if "uri" in url.query else name).absolute()
+
+
+def address_of(url: URL) -> str:
+    """Return the URI by which SQLite opens the file of a URL, which has to be there: a connection must not make one."""
+    mode = {"mode": "ro" if url.query.get("mode") == "ro" else "rw"}
+    parameters = {**url.query, **mode} if "uri" in url.query else mode
+    return f"{file_of(url).as_uri()}?{urlencode(parameters, doseq=True)}"
 
 
 def create_private_file(path: Path) -> None:
