@@ -55,7 +55,7 @@ class Apart:
 
 
 class InTurn:
-    """`ports.Attempts`, `Openings` and `PasswordChanges` over any directory, sessions with their users, and throttle."""
+    """`ports.Attempts`, `Openings` and `Accounts` over any directory, sessions with their users, and throttle."""
 
     def __init__(
         self, sessions: SessionStore, users: UserDirectory, with_users: SessionsWithUsers, throttle: Throttle
@@ -80,6 +80,13 @@ class InTurn:
         if attempt is not None:
             await self._throttle.give_back(attempt.taken)
         return await self._with_users.open_with_user(user, admit)
+
+    async def sign_up(self, email: str, name: str | None, password_hash: str, event: Event) -> User | None:
+        """Create, then record: what comes between the two leaves a user in the application's table, and no event."""
+        user = await self._users.create(email, name, password_hash)
+        if user is not None:
+            await self._sessions.record(event._replace(user_id=user.id))
+        return user
 
     async def change_password(self, user_id: str, old: str, new: str, keep: SessionId, event: Event) -> PasswordChanged:
         """End the other sessions, change, end them again.

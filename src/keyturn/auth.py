@@ -32,6 +32,7 @@ from keyturn.core.rotation import Decision, Outcome, decide, glance, lapsed, log
 from keyturn.email import normalise_email
 from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import (
+    Accounts,
     Attempt,
     Attempts,
     Credential,
@@ -40,7 +41,6 @@ from keyturn.ports import (
     Judge,
     Listing,
     Openings,
-    PasswordChanges,
     Passwords,
     SessionStore,
     SessionsWithUsers,
@@ -71,7 +71,7 @@ class Auth:
     throttle: Throttle
     attempts: Attempts
     openings: Openings
-    password_changes: PasswordChanges
+    accounts: Accounts
     passwords: Passwords
     password_policy: PasswordPolicy
     access_tokens: AccessTokens
@@ -103,10 +103,12 @@ class Auth:
         self.passwords.reserve()
         limits = signup_limits(network(contact.ip), self.policy)
         await self._allow(await self.throttle.take(limits), limits, contact)
-        user = await self.users.create(address, name, await self.passwords.hash_chosen(accepted))
+        password_hash = await self.passwords.hash_chosen(accepted)
+        event = Event(EventType.SIGNED_UP, self.clock(), data={"ip": contact.ip})
+        user = await self.accounts.sign_up(address, name, password_hash, event)
         if user is None:
             raise Conflict("this e-mail address is taken")
-        await self._keep(EventType.SIGNED_UP, user.id, None, ip=contact.ip)
+        await tell(self.sinks, event._replace(user_id=user.id))
         return (await self._open(user, remember, device_name, contact, cookies))[0]
 
     async def log_in(
@@ -144,7 +146,10 @@ class Auth:
         verified = await self.passwords.verify(password_hash, password)
         if credential is None or not verified.ok or credential.user.disabled:
             whose = None if credential is None else credential.user.id
-            await self._keep(EventType.SIGN_IN_REFUSED, whose, None, ip=contact.ip, user_agent=contact.user_agent)
+            data = {"ip": contact.ip, "user_agent": contact.user_agent}
+            event = Event(EventType.SIGN_IN_REFUSED, self.clock(), whose, data=data)
+            await self.sessions.record(event)
+            await tell(self.sinks, event)
             raise InvalidCredentials
         if verified.needs_rehash and password_hash is not None:
             rehashed = await self.passwords.hash(password)
@@ -268,7 +273,7 @@ class Auth:
         await self.throttle.give_back(limits)
         new_hash = await self.passwords.hash_chosen(accepted)
         event = Event(EventType.PASSWORD_CHANGED, self.clock(), user.id, session.id, {"ip": contact.ip})
-        done, ended = await self.password_changes.change_password(user.id, old_hash, new_hash, session.id, event)
+        done, ended = await self.accounts.change_password(user.id, old_hash, new_hash, session.id, event)
         await self._tell_ended(user.id, RevokeReason.PASSWORD_CHANGED, ended)
         if not done:
             raise Conflict("the password was changed meanwhile")
@@ -393,8 +398,3 @@ class Auth:
             data = {"ip": contact.ip, "limit": limits[0].key[0]}
             await tell(self.sinks, Event(EventType.THROTTLED, self.clock(), data=data))
             raise Throttled(retry_after)
-
-    async def _keep(self, kind: EventType, user_id: str | None, session_id: SessionId | None, **data: str) -> None:
-        event = Event(kind, self.clock(), user_id, session_id, data)
-        await self.sessions.record(event)
-        await tell(self.sinks, event)

@@ -211,13 +211,22 @@ class PasswordChanged(NamedTuple):
     ended: Sequence[SessionId]
 
 
-class PasswordChanges(Protocol):
-    """Changing a password: whatever fails, no other session outlives it, since by then nobody can ask again."""
+class Accounts(Protocol):
+    """Accounts made and changed together with what belongs to that: a store that has users, sessions and events in one database
+    does it in one transaction, `apart.InTurn` does it for others.
+    """
+
+    async def sign_up(self, email: str, name: str | None, password_hash: str, event: Event) -> User | None:
+        """Do as `UserDirectory.create`, and record the event of the user that is created, whom it does not name yet."""
+        ...
 
     async def change_password(
         self, user_id: UserId, old: str, new: str, keep: SessionId, event: Event
     ) -> PasswordChanged:
-        """Set the hash if it still is `old`, end the user's sessions but `keep`, record the event."""
+        """Set the hash if it still is `old`, end the user's sessions but `keep`, record the event.
+
+        Whatever fails, no other session outlives the change, since by then nobody can ask again.
+        """
         ...
 
 
@@ -342,6 +351,7 @@ WallClock = Callable[[], float]
 """Seconds since the Unix epoch without asking anybody; on a node they are the database's (`stores.clock`)."""
 
 __all__ = [
+    "Accounts",
     "Admit",
     "Attempt",
     "Attempts",
@@ -359,7 +369,6 @@ __all__ = [
     "Opened",
     "Openings",
     "PasswordChanged",
-    "PasswordChanges",
     "Passwords",
     "PlanKeys",
     "Presented",

@@ -335,7 +335,7 @@ class Keyturn:
             if at_once and isinstance(throttle, SqlThrottle)
             else in_turn,
             openings=self.sessions if together else in_turn,
-            password_changes=self.users if users is None and isinstance(self.users, SqlUsers) else in_turn,
+            accounts=self.users if users is None and isinstance(self.users, SqlUsers) else in_turn,
             passwords=self.passwords,
             password_policy=PasswordPolicy(self.policy.password_min_length, ("keyturn",)),
             access_tokens=self._access_tokens(claims),

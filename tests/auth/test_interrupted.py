@@ -29,15 +29,15 @@ PASSWORD = "correct horse battery staple"
 NEW_PASSWORD = "another horse, another staple"
 CONTACT = Contact("203.0.113.7", "Mozilla/5.0", "Firefox on Windows")
 
-# The database itself fails, at the second session that a login, a logout or a change of the password ends.
+# The database itself fails: at the second session that a login, a logout or a change of the password ends, or at an event.
 _FAULT_SQLITE = (
-    """CREATE TRIGGER fault BEFORE INSERT ON keyturn_denylist
-    WHEN (SELECT count(*) FROM keyturn_denylist) > 0 BEGIN SELECT json('{'); END""",
+    """CREATE TRIGGER fault BEFORE INSERT ON {table}
+    WHEN (SELECT count(*) FROM {table}) >= {rows} BEGIN SELECT json('{{'); END""",
 )
 _FAULT_POSTGRES = (
     """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF (SELECT count(*) FROM keyturn_denylist) > 0 THEN RAISE SQLSTATE '58030'; END IF; RETURN NEW; END $$""",
-    """CREATE TRIGGER fault BEFORE INSERT ON keyturn_denylist FOR EACH ROW EXECUTE FUNCTION fail()""",
+    IF (SELECT count(*) FROM {table}) >= {rows} THEN RAISE SQLSTATE '58030'; END IF; RETURN NEW; END $$""",
+    """CREATE TRIGGER fault BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION fail()""",
 )
 
 FAULT = (Unavailable, OperationalError)
@@ -101,16 +101,16 @@ class Subject:
         return True
 
     @asynccontextmanager
-    async def fault(self) -> AsyncGenerator[None]:
-        """Let the database fail."""
+    async def fault(self, table: str = "keyturn_denylist", rows: int = 1) -> AsyncGenerator[None]:
+        """Let the database fail when a table that has so many rows is given one more."""
         engine = self.node.engine
         postgres = engine.postgres
         async with engine.autocommit() as connection:
             for statement in _FAULT_POSTGRES if postgres else _FAULT_SQLITE:
-                await connection.exec_driver_sql(statement)
+                await connection.exec_driver_sql(statement.format(table=table, rows=rows))
         yield
         async with engine.autocommit() as connection:
-            await connection.exec_driver_sql(f"DROP TRIGGER fault{' ON keyturn_denylist' if postgres else ''}")
+            await connection.exec_driver_sql(f"DROP TRIGGER fault{f' ON {table}' if postgres else ''}")
 
 
 def cookies_of(signed_in: SignedIn) -> Cookies:
@@ -179,6 +179,17 @@ async def test_password_change_that_fails_late(subject: Subject) -> None:
     subject.claims.fail = False
     assert await subject.is_alive(one)
     assert await subject.log_in(NEW_PASSWORD)
+
+
+@pytest.mark.parametrize("subject", ["own"], indirect=True)
+async def test_sign_up_again_after_a_fault(subject: Subject) -> None:
+    """A user whose event cannot be kept is not created either, so that the same address can be asked for again."""
+    async with subject.fault("keyturn_events", rows=0):
+        with pytest.raises(FAULT):
+            await subject.sign_up()
+    assert subject.sink.count(EventType.SIGNED_UP) == 0
+    created = (await subject.sign_up()).user.id
+    assert [each.user_id for each in subject.sink.seen if each.type is EventType.SIGNED_UP] == [created]
 
 
 async def test_login_that_fails_late(subject: Subject) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import event, insert, select
 
 from keyturn.core.errors import InvalidRequest, Unavailable
+from keyturn.core.events import Event, EventType
 from keyturn.core.model import User
 from keyturn.email import normalise_email
 from keyturn.ports import UserDirectory
@@ -23,6 +24,7 @@ from tests.stores.support import open_database
 pytestmark = pytest.mark.anyio
 
 LIFETIME = 610.0
+SIGNED_UP = Event(EventType.SIGNED_UP, 1.0, data={"ip": "192.0.2.1"})
 
 
 class Directory(SqlUsers):
@@ -104,6 +106,18 @@ async def test_create_and_find(users: Directory) -> None:
         assert found == (user, "hash-1")
     assert await users.find("zoe@example.com") is None
     assert await users.get(user.id) == user
+
+
+async def test_sign_up_with_its_event(users: Directory) -> None:
+    """The event names the user; where the address is taken there is neither."""
+    first = await users.sign_up("alice@example.com", None, "hash-1", SIGNED_UP)
+    second = await users.sign_up("Alice@Example.com", None, "hash-2", SIGNED_UP)
+    assert first is not None
+    assert second is None
+    async with users.engine.autocommit() as connection:
+        kept = (await connection.execute(select(events.c.type, events.c.user_id, events.c.data))).all()
+    assert [tuple(row) for row in kept] == [("signed_up", first.id, '{"ip":"192.0.2.1"}')]
+    assert [user.id for user in await users.list_users()] == [first.id]
 
 
 async def test_sign_ups_that_race_for_one_address(database_url: str) -> None:

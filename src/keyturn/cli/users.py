@@ -169,10 +169,11 @@ async def _create(email: str, name: str | None, *, from_stdin: bool) -> str:
         address = normalise_email(email).display
         policy = PasswordPolicy(tools.policy.password_min_length, ("keyturn",))
         accepted = policy.check(_password(from_stdin=from_stdin), (address, name or ""))
-        user = await tools.users.create(address, name, PasswordHasher().hash(accepted))
-        if user is None:
-            raise CommandError("conflict", "this e-mail address is taken")
+        password_hash = PasswordHasher().hash(accepted)
         async with tools.engine.autocommit() as connection:
             now = await tools.engine.read_now(connection)
-        await tools.sessions.record(Event(EventType.SIGNED_UP, now, user.id, None, {"by": "command line"}))
+        event = Event(EventType.SIGNED_UP, now, data={"by": "command line"})
+        user = await tools.users.sign_up(address, name, password_hash, event)
+        if user is None:
+            raise CommandError("conflict", "this e-mail address is taken")
         return user.id

@@ -88,6 +88,13 @@ class SqlUsers:
         Raises:
             InvalidRequest: the address is not one, or the name holds what no database takes.
         """
+        return await self._create(email, name, password_hash)
+
+    async def sign_up(self, email: str, name: str | None, password_hash: str, event: Event) -> User | None:
+        """Do as `create`, and record the event in the same transaction: see `ports.Accounts`."""
+        return await self._create(email, name, password_hash, event)
+
+    async def _create(self, email: str, name: str | None, password_hash: str, *events: Event) -> User | None:
         address = normalise_email(email)
         user = User(secrets.token_hex(_ID_LENGTH), address.display, _storable(name))
         values = {
@@ -102,7 +109,10 @@ class SqlUsers:
             now = await self._engine.read_now(connection, self._clock)
             insert: Any = postgres_insert(users) if self._engine.postgres else sqlite_insert(users)
             statement = insert.values(**values, created_at=now).on_conflict_do_nothing(index_elements=["email_key"])
-            return (await connection.execute(statement.returning(users.c.id))).one_or_none() is not None
+            created = (await connection.execute(statement.returning(users.c.id))).one_or_none() is not None
+            if created:
+                await write_events(connection, [event._replace(user_id=user.id) for event in events])
+            return created
 
         return user if await self._engine.run(work) else None
 
@@ -120,7 +130,7 @@ class SqlUsers:
     async def change_password(
         self, user_id: UserId, old: str, new: str, keep: SessionId, event: Event
     ) -> PasswordChanged:
-        """Change the hash, end the other sessions and record the event in one transaction: see `ports.PasswordChanges`."""
+        """Change the hash, end the other sessions and record the event in one transaction: see `ports.Accounts`."""
 
         async def work(connection: AsyncConnection) -> Revoked | None:
             await lock_user(connection, user_id)
