@@ -14,7 +14,7 @@ from keyturn.core.model import RevokeReason
 from keyturn.runtime import Keyturn
 from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock
-from keyturn.web import server_credential
+from keyturn.web.server_credential import Signed, authorization
 from tests.attacks.conftest import SSR_KEY, lighten, settings_of
 from tests.attacks.support import (
     DEVICE,
@@ -64,6 +64,29 @@ async def test_token_two_generations_old_ends_the_session(node: Keyturn, ada: Br
     assert ada.peer in rows[0][0]
     assert thief.peer in rows[0][0]
     assert (await ada.me()).code == "invalid_token"
+
+
+async def test_stolen_token_with_which_pages_are_rendered(node: Keyturn, ada: Browser, clock: FrozenClock) -> None:
+    """Whoever never refreshes is found out as well; the event names them, and not the render server."""
+    thief, render_server = ada.copy(), Browser(node.asgi)
+    await confirm(ada, clock, times=2)
+    body = json.dumps({"ip": thief.peer, "user_agent": thief.user_agent}).encode()
+    signed = Signed("/auth/ssr", thief.cookie.encode(), body)
+    headers = [
+        ("authorization", authorization("next", SSR_KEY, int(clock.now), signed)),
+        ("cookie", f"{REFRESH}={thief.cookie}"),
+        ("content-type", "application/json"),
+    ]
+    answer = await render_server.send("POST", "/auth/ssr", headers=headers, safe=(), body=body)
+    assert (answer.status, answer.code) == (401, "session_ended:reuse_detected")
+    assert answer.cookies == {}
+    [[data]] = await query(
+        node, "SELECT data FROM keyturn_events WHERE type = 'reuse_detected' AND user_id = :user", user=ada.user_id
+    )
+    told = json.loads(data)
+    assert (told["presenter_ip"], told["presenter_user_agent"]) == (thief.peer, thief.user_agent)
+    assert (told["holder_ip"], told["holder_user_agent"]) == (ada.peer, ada.user_agent)
+    assert await ended(ada) == "session_ended:reuse_detected"
 
 
 async def test_cookie_copied_to_another_machine_is_found_out(ada: Browser, clock: FrozenClock) -> None:
@@ -499,8 +522,8 @@ async def test_thief_at_a_render_server_writes_nothing_odd(node: Keyturn, ada: B
     await confirm(ada, clock, times=2)
     stolen = thief.jar[REFRESH]
     body = json.dumps({"ip": "198.51.100.9\x1b[2J", "user_agent": "Mozilla/5.0 \x1b[2J\x9b31m"}).encode()
-    signed = server_credential.Signed("/auth/ssr", stolen.encode(), body)
-    credential = server_credential.authorization("next", SSR_KEY, int(clock()), signed)
+    signed = Signed("/auth/ssr", stolen.encode(), body)
+    credential = authorization("next", SSR_KEY, int(clock()), signed)
     headers = [("authorization", credential), ("cookie", f"{REFRESH}={stolen}"), ("content-type", "application/json")]
     answer = await send(node.asgi, "POST", "/auth/ssr", headers=headers, body=body)
     assert answer.code == "session_ended:reuse_detected"

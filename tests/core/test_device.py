@@ -32,6 +32,7 @@ def test_label(browser: str | None, system: str | None, name: str) -> None:
     ("address", "reduced"),
     [
         ("192.0.2.1", "192.0.2.1"),
+        ("198.51.100.254", "198.51.100.254"),
         ("2001:db8::1", "2001:0db8:0000:0000::/64"),
         ("2001:DB8:0:0:ffff:ffff:ffff:ffff", "2001:0db8:0000:0000::/64"),
         ("2001:db8:0:1::1", "2001:0db8:0000:0001::/64"),
@@ -62,6 +63,15 @@ def test_drift(changes: dict[str, Any], found: Drift) -> None:
     """A new version is no new browser, another way to write an address no new network; the graver finding counts."""
     policy = Policy(user_agent_drift=Drift.NOTIFY, address_drift=Drift.REQUIRE_LOGIN)
     assert drift(SESSION, CONTACT._replace(**changes), policy) is found
+
+
+@pytest.mark.parametrize("found", Drift)
+def test_drift_of_one_kind(found: Drift) -> None:
+    """A caller who differs in one of the two meets what the policy says of that one, whatever it is."""
+    moved = CONTACT._replace(ip="203.0.113.9")
+    assert drift(SESSION, moved, Policy(user_agent_drift=Drift.OFF, address_drift=found)) is found
+    other = CONTACT._replace(user_agent="other", device="Safari on macOS")
+    assert drift(SESSION, other, Policy(user_agent_drift=found, address_drift=Drift.OFF)) is found
 
 
 def test_drift_of_which_the_user_agent_is_graver() -> None:

@@ -51,17 +51,19 @@ def test_events_of_a_login() -> None:
     assert all((event.user_id, event.session_id) == ("user", SESSION_ID) for event in new.events)
 
 
-@pytest.mark.parametrize(("count", "evicted"), [(0, 0), (1, 0), (2, 0), (3, 1), (5, 3)])
-def test_session_cap(count: int, evicted: int) -> None:
-    """The oldest go, so many that the cap holds with the new one."""
-    policy = Policy(max_sessions=3)
+@pytest.mark.parametrize(
+    ("cap", "count", "evicted"), [(3, 0, 0), (3, 1, 0), (3, 2, 0), (3, 3, 1), (3, 5, 3), (9, 7, 0), (9, 8, 0), (9, 9, 1)]
+)
+def test_session_cap(cap: int, count: int, evicted: int) -> None:
+    """The oldest go, so many that the cap holds with the new one; where there is room, nobody goes."""
+    policy = Policy(max_sessions=cap)
     sessions = live(*(NOW - 10 * i for i in range(count)))
     admission = admit(sessions, LOGIN, NOW, policy, minter([]))
     oldest = sorted(sessions, key=lambda s: s.created_at)[:evicted]
     assert [s.id for s in admission.evicted] == [s.id for s in oldest]
     assert all(s.revoked_reason is RevokeReason.EVICTED and s.revoked_at == NOW for s in admission.evicted)
     assert [event.session_id for event in admission.events[1:]] == [s.id for s in oldest]
-    assert count - evicted + 1 <= 3
+    assert count - evicted + 1 <= cap
 
 
 def test_session_cap_of_one() -> None:

@@ -11,7 +11,10 @@ import pytest
 
 from keyturn.runtime import Keyturn
 from keyturn.stores.migrations import VERSION_TABLE, expected_level
-from tests.web.conftest import METRICS_TOKEN, PASSWORD, Browser, set_cookies
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import KeyturnASGI
+from keyturn.web.config import WebConfig
+from tests.web.conftest import METRICS_TOKEN, ORIGIN, PASSWORD, Browser, set_cookies
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +59,25 @@ async def test_sign_up_and_log_in(browser: Browser) -> None:
     assert first.json()["session"]["id"] != second.json()["session"]["id"]
 
 
+async def test_session_of_a_sign_up(ada: Browser) -> None:
+    """It lasts as long as the person asked, has their name for it, and is on the device that the browser was known by."""
+    ada.email = f"second.{ada.email}"
+    answer = await ada.sign_up(remember=True, device_name="Work laptop")
+    cookies = set_cookies(answer)
+    assert "Max-Age" in cookies[REFRESH]
+    assert DEVICE not in cookies
+    [listed] = (await ada.get("/auth/sessions", headers=ada.bearer)).json()["sessions"]
+    assert listed["device_name"] == "Work laptop"
+
+
+async def test_sign_up_where_it_is_closed(node: Keyturn) -> None:
+    """There is no such route, and nobody is made."""
+    config = WebConfig(own_origins=frozenset({ORIGIN}), signup_open=False)
+    async with Browser(KeyturnASGI(WebApplication(node.services, config))) as ada:
+        assert code(await ada.sign_up()) == (404, "not_found")
+        assert code(await ada.log_in()) == (401, "invalid_credentials")
+
+
 async def test_refresh_token_only_in_its_cookie(browser: Browser) -> None:
     """The refresh token travels in one Set-Cookie and nowhere else."""
     for answer in (await browser.sign_up(), await browser.log_in(), await browser.post("/auth/refresh")):
@@ -75,6 +97,25 @@ async def test_cookies_of_a_login(ada: Browser, remember: bool) -> None:
         found = age.search(cookies[name])
         assert (found is not None) == remember
         assert found is None or 30 * 86400 - 10 <= int(found[1]) <= 30 * 86400
+
+
+async def test_cookies_of_a_strict_site(node: Keyturn) -> None:
+    """Whichever answer sets or clears them, no cookie is sent from elsewhere: a Lax one would undo the setting."""
+    config = WebConfig(own_origins=frozenset({ORIGIN}), same_site="Strict")
+    change = {"current_password": PASSWORD, "new_password": "another long and winding phrase"}
+    async with Browser(KeyturnASGI(WebApplication(node.services, config))) as ada:
+        answers = [
+            await ada.sign_up(),
+            await ada.post("/auth/refresh"),
+            await ada.log_in(),
+            await ada.post("/auth/password", json=change, headers=ada.bearer),
+            await ada.post("/auth/logout"),
+            await ada.post("/auth/refresh"),
+        ]
+    for answer in answers:
+        cookies = set_cookies(answer)
+        assert cookies.keys() >= {REFRESH, HINT}, answer.request.url
+        assert all("; SameSite=Strict" in attributes for attributes in cookies.values()), answer.request.url
 
 
 async def test_device_cookie_of_a_new_browser(browser: Browser) -> None:
@@ -301,6 +342,7 @@ async def test_jwks(browser: Browser) -> None:
         again = await browser.get("/.well-known/jwks.json", headers={"if-none-match": tag})
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["etag"] == answer.headers["etag"]
+        assert again.headers["cache-control"] == answer.headers["cache-control"]
     assert (await browser.get("/.well-known/jwks.json", headers={"if-none-match": '"x"'})).status_code == 200
 
 

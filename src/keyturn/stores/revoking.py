@@ -111,16 +111,15 @@ async def revoke_sessions(
     only: SessionId | None = None,
     keep: SessionId | None = None,
 ) -> Revoked:
-    """End a user's sessions, `only` one or all but `keep`, in the caller's transaction (of `Engine.transaction` or `run`).
+    """End a user's sessions, `only` one or all but `keep`, in the caller's transaction, which has the lock of `lock_user`.
 
     A session past its inactivity deadline ends too, with that as its reason, and is not returned: what would move the
     deadline may be on its way to the database, and the session must not survive this.
 
     Args:
-        now: the database's clock, seconds.
+        now: the database's clock, seconds, read under that lock.
         denylist_lifetime: seconds until the last access token of a session is dead.
     """
-    await lock_user(connection, user_id)
     chosen = [unrevoked(user_id), sessions.c.absolute_expires_at > now]
     if only is not None:
         chosen.append(sessions.c.id == only)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from keyturn.core.events import Event, EventType
 from keyturn.core.login import Admission, Login, admit
 from keyturn.core.model import RevokeReason, Session, SessionId
-from keyturn.core.policy import Policy
+from keyturn.core.policy import DAY, Policy
 from keyturn.core.rotation import Outcome
 from keyturn.testing.clock import FrozenClock
 from keyturn.testing.contract_base import ContractBase, hexes, stored
@@ -158,6 +158,22 @@ class OpeningContract(ContractBase):
         await sign_in(store, remember=False)
         clock.advance(3600.0)
         assert list(await store.revoke("user-1", RevokeReason.LOGOUT)) == []
+
+    async def test_revoke_at_the_absolute_end(self) -> None:
+        """What is over by itself stays as it is: not returned, not denied, not told, and its owner learns why it ended."""
+        clock = FrozenClock()
+        store = await self.make_store(clock)
+        holder = await sign_in(store)
+        for _ in range(2):
+            clock.advance(10 * DAY)
+            assert (await holder.refresh()).outcome.accepted
+        clock.advance(10 * DAY)
+        assert clock.now == (await stored(holder)).absolute_expires_at
+        assert list(await store.revoke("user-1", RevokeReason.LOGOUT)) == []
+        assert (await stored(holder)).revoked_at is None
+        assert list(await self.denied()) == []
+        assert await self.kept_events() == ["signed_in"]
+        assert (await holder.refresh()).reason is RevokeReason.ABSOLUTE
 
     async def test_revoke_while_refreshing(self) -> None:
         """A refresh commits first and is revoked, or finds the session ended: no survivor."""
