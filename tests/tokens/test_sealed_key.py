@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyturn.tokens import base64url
 from keyturn.tokens.keyring import SealedKeyError, SecretRing, SigningKey, open_sealed, seal, sealing_id
 from keyturn.tokens.sealed_key import named_kid
 
@@ -25,6 +26,16 @@ def test_key_sealed_and_opened(key: SigningKey) -> None:
     opened = open_sealed(seal(key, RING, NONCE), RING)
     assert opened == key
     assert opened.private_key.private_numbers() == key.private_key.private_numbers()
+
+
+def test_sealed_key_of_an_earlier_version() -> None:
+    """What a database holds is opened after an update; what is sealed today looks the same."""
+    held = (
+        "AQEAAAAAAAAAAAAAAAAyQWRuRlFuMTNQMzBHY09BcnoybnU5TUY1b2Y2a0VwTm9PSThEU1lteHFRelGf6YrgCAI1YyRLnplf"
+        "i3elNnsvyVtShRDjLNU2w6gqZjG4Sl33FmEEqitNiRpFOOV0lun5QAPCoaBUOU4yV5c_ZUQqWP2tYq-y2m8aMR1sO3bRGOOnpg"
+    )
+    assert open_sealed(base64url.decode(held), RING) == KEY
+    assert base64url.encode(SEALED) == held
 
 
 def test_sealed_key_holds_no_plaintext() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -385,6 +386,19 @@ async def test_metrics(ada: Browser) -> None:
     assert answer.headers["content-type"].startswith("text/plain")
     assert re.search(r'keyturn_requests_total\{route="sign_up",status="201"\} [1-9]', answer.text)
     assert ada.email not in answer.text
+
+
+async def test_metrics_that_nobody_may_see(node: Keyturn) -> None:
+    """Without a token there is no such page, whatever is counted; nor is there one where nothing is."""
+    token = {"authorization": f"Bearer {METRICS_TOKEN}"}
+    config = node.settings.web_config()
+    for services, of in (
+        (node.services, replace(config, metrics_token=None)),
+        (replace(node.services, metrics=None), config),
+    ):
+        async with Browser(KeyturnASGI(WebApplication(services, of))) as browser:
+            assert code(await browser.get("/metrics")) == (404, "not_found")
+            assert code(await browser.get("/metrics", headers=token)) == (404, "not_found")
 
 
 async def test_standard_headers_everywhere(ada: Browser) -> None:

@@ -197,3 +197,10 @@ def test_device_described(user_agent: str, name: str) -> None:
     """A user agent has a name for people, and none that is odd breaks anything."""
     warm_up()
     assert describe(user_agent) == name
+
+
+def test_devices_without_end() -> None:
+    """Callers choose the header; what is remembered of it is bounded all the same."""
+    for number in range(5000):
+        describe(f"agent/{number}")
+    assert describe.cache_info().currsize <= 4096
