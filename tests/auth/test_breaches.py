@@ -137,6 +137,14 @@ async def test_breached_password_is_not_taken_at_a_change(auth: Auth, corpus: Co
     assert corpus.asked == [digest(BREACHED)[:5], digest(PADDED)[:5]]
 
 
+async def test_corpus_of_another_spelling(corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
+    """Its address may end in a slash, and its digits may be small."""
+    corpus.body = corpus.range(digest(BREACHED)[:5]).lower()
+    with pytest.raises(PasswordRefused):
+        await make_check(f"{corpus.url}/", limit=30.0).screen(BREACHED)
+    assert kept.faults == []
+
+
 async def test_login_asks_nobody(auth: Auth, corpus: Corpus) -> None:
     """Whoever has an old password gets in: it may have been in no breach when it was chosen."""
     await sign_up(auth, GOOD)

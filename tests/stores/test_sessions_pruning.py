@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 from sqlalchemy import event, insert, select
 
@@ -17,6 +18,7 @@ from keyturn.stores.pruning import LEASE_TIME, SqlUpkeep
 from keyturn.stores.schema import counters, denylist, events, metadata, sessions
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, sign_in
+from tests.stores.support import PATIENCE
 
 pytestmark = pytest.mark.anyio
 POLICY = Policy()
@@ -74,6 +76,37 @@ async def test_expired_and_not(engine: Engine) -> None:
     assert await rows(engine, events.c.type) == ["session_ended", "signed_in", "signed_in"]
     assert await upkeep(engine, clock).prune() == 0
     await store.close()
+
+
+async def test_client_that_comes_back_late(engine: Engine) -> None:
+    """Until a day after a session's absolute end it is told why that ended, however long nobody has acted in it."""
+    clock = FrozenClock()
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+    idle, over = await sign_in(store), await sign_in(store, remember=False)
+    clock.advance(2 * DAY)
+    assert await upkeep(engine, clock).prune() == 0
+    assert (await over.refresh()).reason is RevokeReason.ABSOLUTE
+    clock.advance(26 * DAY)
+    assert await upkeep(engine, clock).prune() == 2
+    assert await rows(engine, sessions.c.id) == [idle.session_id]
+    assert (await idle.refresh()).reason is RevokeReason.INACTIVITY
+    await store.close()
+
+
+@pytest.mark.services
+async def test_row_that_somebody_holds(postgres_url: str) -> None:
+    """It is not waited for: it is left for the next time."""
+    clock = FrozenClock()
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    await deny(engine, {"held": clock.now - 1.0, "free": clock.now - 1.0})
+    async with engine.transaction() as connection:
+        await connection.execute(select(denylist).where(denylist.c.id == "held").with_for_update())
+        with anyio.fail_after(PATIENCE):
+            assert await upkeep(engine, clock).prune() == 1
+    assert await rows(engine, denylist.c.id) == ["held"]
+    assert await upkeep(engine, clock).prune() == 1
+    await engine.close()
 
 
 async def test_batches(engine: Engine) -> None:
