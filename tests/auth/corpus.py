@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +18,9 @@ def digest(password: str) -> str:
 
 
 class Corpus:
-    """One corpus on a port of its own."""
+    """One corpus on a port of its own. Args: tls: its certificate; None: it speaks plain HTTP."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[str] = []
         """The last part of each path."""
         self.headers: list[dict[str, str]] = []
@@ -34,7 +35,9 @@ class Corpus:
         self.free.set()
         """Cleared: nothing is answered until it is set."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._answerer())
-        self.url = f"http://127.0.0.1:{self._server.server_port}/range"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_port}/range"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def __enter__(self) -> Corpus:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.auth import Auth
 from keyturn.breaches import LIMIT, BreachCheck
@@ -89,6 +95,21 @@ def make_check(kept: Kept) -> Iterator[Callable[..., BreachCheck]]:
     yield make
     for check in made:
         check.close()
+
+
+def certify(directory: Path) -> Path:
+    """Make a certificate for 127.0.0.1 that nobody else has signed, in one file with its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    signed = made.add_extension(address, critical=True).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = directory / "corpus.pem"
+    path.write_bytes(private + signed.public_bytes(pem))
+    return path
 
 
 async def sign_up(auth: Auth, password: str) -> SignedIn:
@@ -193,6 +214,48 @@ async def test_corpus_at_fault_lets_the_password_pass_and_says_so(
     corpus.status, corpus.body, corpus.length = 200, None, None
     with pytest.raises(PasswordRefused):
         await check.screen(BREACHED)
+
+
+async def test_answer_of_the_usual_size(corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
+    """A padded range of the largest corpus there is has a thousand rows; the one that counts may be the last."""
+    corpus.body = b"\r\n".join([ROW] * 1000 + [corpus.range(digest(BREACHED)[:5])])
+    with pytest.raises(PasswordRefused):
+        await make_check(corpus.url, limit=30.0).screen(BREACHED)
+    assert kept.faults == []
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-sshd\r\n", b"HTTP/1.1 twohundred OK\r\n\r\n"])
+async def test_corpus_that_speaks_something_else(
+    kept: Kept, make_check: Callable[..., BreachCheck], answer: bytes
+) -> None:
+    """The password passes, and the event says that nobody was reached."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        await make_check(f"http://127.0.0.1:{port}/range", limit=30.0).screen(BREACHED)
+    assert kept.faults == ["unreachable"]
+
+
+async def test_corpus_with_a_certificate(tmp_path: Path, kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
+    """It is asked where somebody who is trusted says that it is the one; else anybody on the way could answer."""
+    certificate = certify(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with Corpus(tls) as corpus:
+        corpus.known = {BREACHED: 4711}
+        check = make_check(corpus.url, limit=30.0)
+        await check.screen(BREACHED)
+        assert (kept.faults, corpus.asked) == (["unreachable"], [])
+        check._tls.load_verify_locations(certificate)
+        with pytest.raises(PasswordRefused):
+            await check.screen(BREACHED)
+        await check.screen(GOOD)
+    assert len(kept.faults) == 1
 
 
 async def test_corpus_that_is_not_there(kept: Kept, make_check: Callable[..., BreachCheck]) -> None:

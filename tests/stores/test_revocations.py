@@ -15,6 +15,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from keyturn.core.errors import Unavailable
 from keyturn.ports import Denylist
@@ -34,6 +35,7 @@ from keyturn.stores.revocations import (
     open_denylist,
 )
 from keyturn.stores.revoking import Denied, deny_ids
+from keyturn.stores.schema import denylist as table
 from keyturn.testing import FrozenClock
 from tests.services import PostgresServer, RedisServer
 from tests.stores.support import PATIENCE, eventually, open_database
@@ -230,6 +232,17 @@ async def test_revocation_that_is_rolled_back(feed_url: tuple[str, Callable[...,
         assert "undone" not in denylist
 
 
+async def test_revoked_again(database_url: str) -> None:
+    """The later end counts, whichever came first; and it is new, so that whoever asks for that hears of it."""
+    found: list[tuple[float, float]] = []
+    async with open_database(database_url) as engine, engine.transaction() as connection:
+        for now, expires_at in ((100.0, 700.0), (200.0, 500.0), (300.0, 900.0)):
+            assert await deny_ids(connection, ["twice", "twice"], now, expires_at) == [("twice", expires_at)]
+            columns = (table.c.created_at, table.c.expires_at)
+            found += [tuple(row) for row in await connection.execute(select(*columns))]
+    assert found == [(100.0, 700.0), (200.0, 700.0), (300.0, 900.0)]
+
+
 async def test_start_twice_and_again_after_close(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:
     """Starting twice follows once; a closed denylist keeps what it knows and can be started again."""
     url, make = feed_url
@@ -265,7 +278,7 @@ async def test_database_that_is_not_there(tmp_path: object) -> None:
         await denylist.close()
 
 
-@pytest.mark.parametrize("spelling", ["{}", "file:{}?uri=true", "{}:%25"])
+@pytest.mark.parametrize("spelling", ["{}", "file:{}?uri=true", "{}:%25", "{}%23"])
 async def test_sqlite_file_by_any_name(tmp_path: Path, spelling: str) -> None:
     """It is followed as well where SQLite itself would name it so, or where its name has to be written with care."""
     url = f"sqlite:///{spelling.format(tmp_path / 'keyturn.db')}"

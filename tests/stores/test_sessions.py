@@ -10,15 +10,17 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
+from keyturn.core.events import Event, EventType
 from keyturn.core.model import Contact, RevokeReason, Session
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, Write
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.failover import start_healing
 from keyturn.stores.migrations import migrate
+from keyturn.stores.revoking import Denied
 from keyturn.stores.schema import denylist, events
 from keyturn.stores.sql import SqlSessions
-from keyturn.testing import CONTACT, FrozenClock, StoreContract, sign_in
+from keyturn.testing import CONTACT, FrozenClock, Holder, StoreContract, sign_in
 from keyturn.testing.contract_base import ContractBase
 from keyturn.testing.presenting_contract import PresentingContract
 from tests.stores.support import open_database
@@ -111,6 +113,42 @@ async def test_touch_that_waits_counts_already(database_url: str) -> None:
         clock.advance(half)
         assert (await holder.refresh(CONTACT._replace(idle_seconds=None))).outcome is Outcome.ROTATE
         await store.close()
+
+
+def hash_of(holder: Holder) -> str | None:
+    """Name a session as the event log does."""
+    return Event(EventType.SESSION_ENDED, 0.0, None, holder.session_id).session_hash
+
+
+async def test_what_an_end_leaves(database_url: str) -> None:
+    """Each has its own reason in its event, and an entry, also told to this node, until its last access token is dead."""
+    clock, told = FrozenClock(), list[Denied]()
+    async with open_database(database_url) as engine:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, on_revoked=told.extend, clock=clock)
+        idle = await sign_in(store, "user-1", remember=False)
+        evicted = await sign_in(store, "user-2")
+        clock.advance(3600.0)
+        revoked = await sign_in(store, "user-1")
+        await store.revoke("user-1", RevokeReason.PASSWORD_CHANGED)
+        ended_at = clock.now
+        clock.advance(5.0)
+        await sign_in(store, "user-2", policy=Policy(max_sessions=1))
+        async with engine.autocommit() as connection:
+            columns = (events.c.user_id, events.c.session_hash, events.c.data)
+            ends = (await connection.execute(select(*columns).where(events.c.type == "session_ended"))).all()
+            entries = (await connection.execute(select(denylist))).all()
+        await store.close()
+    assert {(user_id, hashed, data) for user_id, hashed, data in ends} == {
+        ("user-1", hash_of(idle), '{"reason":"inactivity"}'),
+        ("user-1", hash_of(revoked), '{"reason":"password_changed"}'),
+        ("user-2", hash_of(evicted), '{"reason":"evicted"}'),
+    }
+    assert {tuple(entry) for entry in entries} == {
+        (idle.session_id.hex(), ended_at, ended_at + 610.0),
+        (revoked.session_id.hex(), ended_at, ended_at + 610.0),
+        (evicted.session_id.hex(), clock.now, clock.now + 610.0),
+    }
+    assert set(told) == {(id_, expires_at) for id_, _, expires_at in entries}
 
 
 @pytest.mark.parametrize("contact", [CONTACT, OTHER], ids=["alone", "in a transaction"])

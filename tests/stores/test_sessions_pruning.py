@@ -131,7 +131,8 @@ async def test_other_node_that_prunes(engine: Engine) -> None:
     other = open_engine(engine.sqlalchemy.url.render_as_string(hide_password=False))
     async with upkeep(other, clock)._elected() as elected:
         assert elected
-        assert await upkeep(engine, clock).prune() == 0
+        for _ in range(2):
+            assert await upkeep(engine, clock).prune() == 0
     assert await upkeep(engine, clock).prune() == 1
     await other.close()
 
@@ -159,6 +160,21 @@ async def test_sqlite_node_that_died_while_pruning(sqlite_database_url: str) -> 
     clock.advance(-LEASE_TIME)
     await deny(engine, {"past": clock.now - 1000.0})
     assert await node.prune() == 1
+    await engine.close()
+
+
+async def test_sqlite_node_that_prunes_for_long(sqlite_database_url: str) -> None:
+    """Each of its batches renews its lease, so that nobody takes it for dead."""
+    clock = FrozenClock()
+    engine = open_engine(sqlite_database_url)
+    await migrate(engine)
+    node = upkeep(engine, clock)
+    async with node._elected():
+        for _ in range(3):
+            await deny(engine, {"past": clock.now - 1.0})
+            clock.advance(LEASE_TIME - 1.0)
+            assert await node._empty(denylist, denylist.c.id, denylist.c.expires_at, clock.now, 1000) == 1
+            assert await upkeep(engine, clock).prune() == 0
     await engine.close()
 
 

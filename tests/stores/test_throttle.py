@@ -280,6 +280,19 @@ async def test_redis_down(redis_server: RedisServer, redis_url: str) -> None:
         assert [await throttle.take([A]) is None for _ in range(2)] == [True, False]
 
 
+async def test_redis_window_that_has_begun(redis_url: str) -> None:
+    """A further attempt does not make it longer: who comes too often does not wait for ever."""
+    async with connect(redis_url) as redis:
+        throttle = RedisThrottle(redis)
+        assert await throttle.take([A]) is None
+        [key] = await redis.keys("*")
+        await redis.pexpire(key, 300_000)
+        assert [await throttle.take([A]) for _ in range(2)] == [None, None]
+        wait = await throttle.take([A])
+        assert wait is not None
+        assert wait <= 300.0
+
+
 async def test_redis_with_foreign_values(redis_server: RedisServer, redis_url: str) -> None:
     """Whoever writes nonsense into Redis gets a refusal, not an open door."""
     async with connect(redis_url) as redis:

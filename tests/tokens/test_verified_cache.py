@@ -51,9 +51,9 @@ def test_token_expired_in_the_cache() -> None:
     assert reason(cache, token, NOW + 610) == "expired"
 
 
-@pytest.mark.parametrize("name", [SESSION_ID.hex(), "0123456789abcdef"])
+@pytest.mark.parametrize("name", [SESSION_ID.hex(), "0123456789abcdef", KEY.kid])
 def test_token_revoked(name: str) -> None:
-    """A revoked session or token is refused at the next check, cold and warm."""
+    """A revoked session or token, or one of a key that leaked, is refused at the next check, cold and warm."""
     denylist: set[str] = set()
     cache = VerifiedTokenCache(verifier(), revoked=denylist)
     token = sign()

@@ -16,7 +16,7 @@ from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI, MetricsASGI, ensure_awaited_by
 from keyturn.web.config import WebConfig
 from keyturn.web.messages import MAX_BODY_BYTES
-from tests.web.conftest import ORIGIN
+from tests.web.conftest import ORIGIN, Browser
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +146,30 @@ async def test_body_too_slow(node: Keyturn) -> None:
 async def test_client_gone(node: Keyturn) -> None:
     """Nobody is answered when nobody is there."""
     assert await call(node.asgi, chunks=[b"{"], ending="disconnect") is None
+
+
+async def test_client_gone_before_its_turn(node: Keyturn, ada: Browser) -> None:
+    """Its token is not judged, where the server knows that nobody is there: the browser may present it again."""
+    sent: list[Any] = []
+
+    class Connection:
+        disconnected = False
+
+        async def receive(self) -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [*SAFE, (b"cookie", f"__Host-kt_refresh={ada.cookies['__Host-kt_refresh']}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/auth/refresh", "headers": headers}
+    connection = Connection()
+    await node.asgi(scope, connection.receive, send)
+    assert sent.pop(0)["status"] == 200
+    sent.clear()
+    connection.disconnected = True
+    await node.asgi(scope, connection.receive, send)
+    assert sent == []
 
 
 async def test_cancellation_passes(node: Keyturn) -> None:
