@@ -16,6 +16,7 @@ from keyturn.core.policy import Policy
 from keyturn.ports import Admit
 from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.engine import Engine
+from keyturn.stores.revoking import Denied
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import SqlThrottle
 from keyturn.stores.users import SqlUsers
@@ -33,7 +34,11 @@ class Node:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.users = SqlUsers(engine, denylist_lifetime=LIFETIME)
-        self.sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0)
+        self.denied: list[Denied] = []
+        """What it was told of its own revocations."""
+        self.sessions = SqlSessions(
+            engine, denylist_lifetime=LIFETIME, heal_time=900.0, on_revoked=self.denied.extend
+        )
         self.throttle = SqlThrottle(engine)
         self.attempts = PostgresAttempts(engine, self.throttle)
 

@@ -14,7 +14,7 @@ from keyturn.core.model import RevokeReason, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.stores.location import normalise
 from keyturn.stores.schema import denylist, events
-from tests.stores.logins import NEW, OLD, Change, Entering, Node, change_password, elsewhere, log_in, open_node
+from tests.stores.logins import LIFETIME, NEW, OLD, Change, Entering, Node, change_password, elsewhere, log_in, open_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
@@ -133,14 +133,17 @@ async def test_evicted_session_that_is_logged_out_between(node: Node, user: User
 
 
 async def test_eviction(node: Node, user: User) -> None:
-    """Evicted sessions get their ends, their entries on the denylist and their events."""
+    """Evicted sessions get their ends, their events and their entries on the denylist, of which the node is told at once."""
     for _ in range(3):
         await node.sessions.open_with_user(user, Entering(user, Policy(max_sessions=3)))
     opened = await node.sessions.open_with_user(user, Entering(user, Policy(max_sessions=1)))
     evicted = {session.id for session in opened.admission.evicted}
     assert len(evicted) == 3
     assert await node.live(user) == {opened.admission.session.id}
-    assert {row[0] for row in await node.read(denylist.c.id)} == {id_.hex() for id_ in evicted}
+    at = opened.admission.session.created_at
+    entries = await node.read(denylist.c.id, denylist.c.created_at, denylist.c.expires_at)
+    assert set(entries) == {(id_.hex(), at, at + LIFETIME) for id_ in evicted}
+    assert set(node.denied) == {(id_.hex(), at + LIFETIME) for id_ in evicted}
     kinds = [kind for (kind,) in await node.read(events.c.type)]
     assert kinds.count(EventType.SESSION_ENDED.value) == 3
 

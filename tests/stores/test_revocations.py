@@ -518,16 +518,18 @@ async def test_entries_leave_by_both_clocks() -> None:
 # -- Redis
 
 
-async def test_service_with_redis_alone(redis_url: str) -> None:
-    """A service that has only Redis knows what was published before it came, and hears what comes."""
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+async def test_service_with_redis_alone(redis_url: str, scheme: str) -> None:
+    """A service that has only Redis knows what was published before it came, and hears what comes; what is over is gone."""
     async with connect(redis_url) as redis:
         await publish(redis, [("early", time.time() + 60), ("over", time.time() - 120)], time.time())
-        async with following(open_denylist(redis_url)) as denylist:
+        async with following(open_denylist(redis_url.replace("redis", scheme, 1))) as denylist:
             assert denylist.is_current()
             assert "early" in denylist
             assert "over" not in denylist
             await publish(redis, [("live", time.time() + 60)], time.time())
             await eventually(lambda: "live" in denylist)
+        assert await redis.zrange(ENTRIES, 0, -1) == [b"early", b"live"]
         assert 0 < await redis.ttl(ENTRIES) <= LONGEST + 60
 
 
