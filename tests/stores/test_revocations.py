@@ -366,11 +366,14 @@ async def test_postgresql_ends_the_connection(postgres: PostgresServer, postgres
         await eventually(denylist.is_current)
 
 
-async def test_postgresql_that_hangs(postgres: PostgresServer, postgres_url: str) -> None:
-    """A database that keeps the connection and says nothing is found out by the heartbeat."""
+@pytest.mark.parametrize("listen", [True, False])
+async def test_postgresql_that_hangs(postgres: PostgresServer, postgres_url: str, listen: bool) -> None:
+    """A database that keeps the connection and says nothing is found out by the heartbeat, or by the next question."""
     async with open_database(postgres_url):
         pass
-    feed = PostgresFeed(postgres_url, heartbeat=0.1, patience=0.3)
+    feed: RevocationFeed = PostgresFeed(postgres_url, heartbeat=0.1, patience=0.3)
+    if not listen:
+        feed = PollingFeed(postgres_url, interval=0.02, patience=0.3)
     async with following(MemoryDenylist(feed)) as denylist:
         assert postgres._process is not None
         frozen = psutil.Process(postgres._process.pid).children()
@@ -578,6 +581,18 @@ async def test_redis_that_forgot(redis_server: RedisServer, redis_url: str, sqli
             redis_server.flush()
             async with following(open_denylist(redis_url)) as service:
                 await eventually(lambda: "kept" in service and "meanwhile" in service)
+
+
+@pytest.mark.parametrize("rest", [-30.0, 30.0], ids=["over", "not yet over"])
+async def test_redis_with_an_end_that_is_too_early(redis_url: str, sqlite_database_url: str, rest: float) -> None:
+    """A node that has the database puts it right, before a service with Redis alone goes by it."""
+    async with open_database(sqlite_database_url) as engine, connect(redis_url) as redis:
+        [entry] = await revoke(engine, "revoked")
+        await redis.zadd(ENTRIES, {"revoked": time.time() + rest})
+        async with following(open_denylist(sqlite_database_url, redis_url=redis_url)):
+            with anyio.fail_after(PATIENCE):
+                while await redis.zscore(ENTRIES, "revoked") != entry.expires_at:  # noqa: ASYNC110 - the node does it
+                    await anyio.sleep(0.01)
 
 
 async def test_redis_in_the_hands_of_an_attacker(redis_url: str, sqlite_database_url: str) -> None:

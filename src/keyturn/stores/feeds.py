@@ -160,12 +160,21 @@ class PollingFeed:
     longer than that to commit is found when the whole table is read again.
     """
 
-    def __init__(self, url: str, *, interval: float = 0.25, overlap: float = 10.0, reread: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        interval: float = 0.25,
+        patience: float = _TIMEOUT,
+        overlap: float = 10.0,
+        reread: float = 60.0,
+    ) -> None:
         """Set up.
 
         Args:
             url: of the database.
             interval: seconds between two questions.
+            patience: seconds in which the database has to answer.
             overlap: seconds that a question reaches back behind the newest row seen.
             reread: seconds between two readings of the whole table.
         """
@@ -173,6 +182,7 @@ class PollingFeed:
         # Where it is now: whoever runs us may go elsewhere.
         self._file = _sqlite_path(url) if url.startswith("sqlite") else None
         self._interval = interval
+        self._patience = patience
         self._overlap = overlap
         self._reread = reread
 
@@ -185,7 +195,7 @@ class PollingFeed:
                 whole = time.monotonic() >= reread_at
                 if whole:
                     reread_at = time.monotonic() + self._reread
-                async with asyncio.timeout(_TIMEOUT):
+                async with asyncio.timeout(self._patience):
                     rows = await read(_EVER if whole else newest - self._overlap)
                 newest = max((created_at for _, item, _, created_at in rows if item is not None), default=newest)
                 # One from before the clock was set back would hide what comes until it is that late again.

@@ -109,8 +109,8 @@ async def publish(redis: Redis, entries: Collection[Entry], now: float) -> None:
 class RedisFeed:
     """Follow what others publish. A late joiner reads the sorted set; whoever has a database also mends it.
 
-    A node with a database vouches for what it knows: whatever the sorted set lacks, because Redis restarted empty or an
-    announcement was lost, is published again. So a verifying service with Redis alone gets it too.
+    A node with a database vouches for what it knows: whatever the sorted set lacks, or has with an earlier end, because Redis
+    restarted empty or an announcement was lost, is published again. So a verifying service with Redis alone gets it too.
     """
 
     def __init__(self, url: str, *, heartbeat: float = 5.0, reread: float = 30.0, clock: WallClock = time.time) -> None:
@@ -184,9 +184,9 @@ class RedisFeed:
         rows: list[Any] = await redis.zrange(ENTRIES, 0, _MOST_LOADED - 1, withscores=True)
         found = decode("\n".join(f"{item.decode('ascii', 'replace')} {score!r}" for item, score in rows))
         if self._known is not None:
-            now = self._clock()
-            held = {item for item, expires_at in found if expires_at > now}
-            await publish(redis, [entry for entry in self._known() if entry[0] not in held], now)
+            held = dict(found)
+            lost = [entry for entry in self._known() if held.get(entry[0], 0.0) < entry[1]]
+            await publish(redis, lost, self._clock())
         return Heard(found, seconds + microseconds / 1e6)
 
     async def _publish(self, redis: Redis, entries: Collection[Entry]) -> None:

@@ -159,8 +159,8 @@ class OpeningContract(ContractBase):
         clock.advance(3600.0)
         assert list(await store.revoke("user-1", RevokeReason.LOGOUT)) == []
 
-    async def test_revoke_at_the_absolute_end(self) -> None:
-        """What is over by itself stays as it is: not returned, not denied, not told, and its owner learns why it ended."""
+    async def test_absolute_end(self) -> None:
+        """A session that is over by itself stays as it is, whoever revokes or logs in, and its owner learns why it ended."""
         clock = FrozenClock()
         store = await self.make_store(clock)
         holder = await sign_in(store)
@@ -170,9 +170,11 @@ class OpeningContract(ContractBase):
         clock.advance(10 * DAY)
         assert clock.now == (await stored(holder)).absolute_expires_at
         assert list(await store.revoke("user-1", RevokeReason.LOGOUT)) == []
+        newer = await sign_in(store, policy=Policy(max_sessions=1))
+        assert [session.id for session in (await store.list_live("user-1")).sessions] == [newer.session_id]
         assert (await stored(holder)).revoked_at is None
         assert list(await self.denied()) == []
-        assert await self.kept_events() == ["signed_in"]
+        assert await self.kept_events() == ["signed_in", "signed_in"]
         assert (await holder.refresh()).reason is RevokeReason.ABSOLUTE
 
     async def test_revoke_while_refreshing(self) -> None:
