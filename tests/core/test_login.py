@@ -52,7 +52,8 @@ def test_events_of_a_login() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cap", "count", "evicted"), [(3, 0, 0), (3, 1, 0), (3, 2, 0), (3, 3, 1), (3, 5, 3), (9, 7, 0), (9, 8, 0), (9, 9, 1)]
+    ("cap", "count", "evicted"),
+    [(3, 0, 0), (3, 1, 0), (3, 2, 0), (3, 3, 1), (3, 5, 3), (9, 7, 0), (9, 8, 0), (9, 9, 1)],
 )
 def test_session_cap(cap: int, count: int, evicted: int) -> None:
     """The oldest go, so many that the cap holds with the new one; where there is room, nobody goes."""

@@ -36,9 +36,7 @@ class Node:
         self.users = SqlUsers(engine, denylist_lifetime=LIFETIME)
         self.denied: list[Denied] = []
         """What it was told of its own revocations."""
-        self.sessions = SqlSessions(
-            engine, denylist_lifetime=LIFETIME, heal_time=900.0, on_revoked=self.denied.extend
-        )
+        self.sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0, on_revoked=self.denied.extend)
         self.throttle = SqlThrottle(engine)
         self.attempts = PostgresAttempts(engine, self.throttle)
 

@@ -14,7 +14,18 @@ from keyturn.core.model import RevokeReason, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.stores.location import normalise
 from keyturn.stores.schema import denylist, events
-from tests.stores.logins import LIFETIME, NEW, OLD, Change, Entering, Node, change_password, elsewhere, log_in, open_node
+from tests.stores.logins import (
+    LIFETIME,
+    NEW,
+    OLD,
+    Change,
+    Entering,
+    Node,
+    change_password,
+    elsewhere,
+    log_in,
+    open_node,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
