@@ -13,7 +13,9 @@ from keyturn.core.login import Limit
 from keyturn.core.model import RevokeReason, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.stores.location import normalise
-from keyturn.stores.schema import denylist, events
+from keyturn.stores.revocations import open_denylist
+from keyturn.stores.schema import denylist as entries
+from keyturn.stores.schema import events
 from tests.stores.logins import (
     LIFETIME,
     NEW,
@@ -26,6 +28,7 @@ from tests.stores.logins import (
     log_in,
     open_node,
 )
+from tests.stores.support import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
@@ -152,11 +155,23 @@ async def test_eviction(node: Node, user: User) -> None:
     assert len(evicted) == 3
     assert await node.live(user) == {opened.admission.session.id}
     at = opened.admission.session.created_at
-    entries = await node.read(denylist.c.id, denylist.c.created_at, denylist.c.expires_at)
-    assert set(entries) == {(id_.hex(), at, at + LIFETIME) for id_ in evicted}
+    denied = await node.read(entries.c.id, entries.c.created_at, entries.c.expires_at)
+    assert set(denied) == {(id_.hex(), at, at + LIFETIME) for id_ in evicted}
     assert set(node.denied) == {(id_.hex(), at + LIFETIME) for id_ in evicted}
     kinds = [kind for (kind,) in await node.read(events.c.type)]
     assert kinds.count(EventType.SESSION_ENDED.value) == 3
+
+
+async def test_eviction_of_which_other_nodes_hear(node: Node, user: User, postgres_url: str) -> None:
+    """They are told by its commit, and need not read the whole table again."""
+    evicted = (await node.sessions.open_with_user(user, Entering(user, Policy()))).admission.session
+    denylist = open_denylist(postgres_url)
+    await denylist.start()
+    try:
+        await node.sessions.open_with_user(user, Entering(user, Policy(max_sessions=1)))
+        await eventually(lambda: evicted.id.hex() in denylist)
+    finally:
+        await denylist.close()
 
 
 async def test_login_that_others_always_come_before(node: Node, user: User, postgres_url: str) -> None:
