@@ -3,7 +3,7 @@
  *
  * Owns: what is shown to whom. Must not hold: markup of its own, routes, rules.
  */
-import { Fragment, type ReactNode, useEffect, useMemo, useRef, useState } from "react";
+import { Fragment, type ReactNode, useEffect, useMemo, useRef } from "react";
 import type { AuthClient } from "../core/types.ts";
 import type { AuthState, Identity, Reason, User } from "../machine/types.ts";
 import { bind, Context, useSelected } from "./context.ts";
@@ -34,8 +34,8 @@ export type AuthProviderProps = {
  * ```
  */
 export const AuthProvider = ({ client, initialSession, children }: AuthProviderProps): ReactNode => {
-  const [identity] = useState(initialSession ?? undefined);
-  const binding = useMemo(() => bind(client, identity), [client, identity]);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: what was rendered counts until the client knows better
+  const binding = useMemo(() => bind(client, initialSession), [client]);
   useEffect(() => binding.begin(), [binding]);
   return <Context.Provider value={binding}>{children}</Context.Provider>;
 };

@@ -41,7 +41,7 @@ const render = ({ user, session }: Identity): AuthState =>
  * Nothing is written to the client here: this runs while React renders, maybe on a server where the client is shared,
  * maybe for a tree that is thrown away.
  */
-export const bind = (client: AuthClient, identity: Identity | undefined): Binding => {
+export const bind = (client: AuthClient, identity: Identity | null | undefined): Binding => {
   const first = identity ? render(identity) : client.getServerSnapshot();
   let begun = false;
   return {

@@ -289,6 +289,27 @@ describe("mounting and unmounting", () => {
     expect(world.server.count(REFRESH)).toBe(2);
   });
 
+  test("a client of another server shows whom it was rendered for, not the former one's user", async () => {
+    const page = mount(
+      <AuthProvider client={world.auth} initialSession={makeIdentity("ada")}>
+        <Status />
+      </AuthProvider>,
+    );
+    await eventually(() => expect(world.server.count(REFRESH)).toBe(1));
+    await world.auth.getToken();
+    const next = createAuthClient({ environment: makeBrowser(world.server).environment });
+    const release = world.server.hold(REFRESH);
+    page.show(
+      <AuthProvider client={next} initialSession={makeIdentity("bob")}>
+        <Status />
+      </AuthProvider>,
+    );
+    await eventually(() => expect(world.server.count(REFRESH)).toBe(2));
+    expect(page.text()).toBe("authenticated bob");
+    expect(next.getSnapshot()).toMatchObject({ user: { name: "bob" } });
+    release();
+  });
+
   test("a tree that suspends before it is mounted touches nothing", async () => {
     const gate = makeGate();
     const page = mount(
