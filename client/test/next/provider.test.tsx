@@ -61,6 +61,8 @@ test("a provider that leaves while nothing is certain leaves the document visibl
   page.show(<p>A page for everybody</p>);
   await eventually(() => expect(page.text()).toBe("A page for everybody"));
   expect(style.visibility).toBe("");
+  // Its second request goes out after that, and must not be the next test's.
+  await eventually(() => expect(asked).toHaveBeenCalledTimes(2));
 });
 
 describe("where <Anonymous> meets somebody who is signed in", () => {
