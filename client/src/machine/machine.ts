@@ -26,7 +26,7 @@ export type State = {
   /** When a person last acted, in any tab. The server has been told when that was before `at`. */
   readonly activeAt: number;
   /** The longest time to the end for want of activity that the server has granted: its inactivity timeout. */
-  readonly idleTimeout: number;
+  readonly timeout: number;
   /** The newest session known: what is older than it is late. */
   readonly seen?: Identity | undefined;
   /** Whether that has ended. */
@@ -92,14 +92,14 @@ export const INITIAL: State = {
   retryAt: 0,
   failures: 0,
   activeAt: -Infinity,
-  idleTimeout: 0,
+  timeout: 0,
 };
 
 /** A view read without asking first of which kind it is: what others have it has not. */
 type AnyView = Partial<SignedInState & { readonly reason: Reason }>;
 
 /** How long before the end to warn: never more than half of a short timeout, or the warning would never be gone. */
-const headStart = (state: State, lead: number): number => min(lead, state.idleTimeout / 2);
+const headStart = (state: State, lead: number): number => min(lead, state.timeout / 2);
 
 /** Show nothing until the server has been asked. */
 const hide = (state: State): State =>
@@ -110,7 +110,7 @@ const pass = (state: State, { at, lead }: Context): State => {
   const { session, warning: former } = state.view as AnyView;
   if (!session) return state;
   // Acts that the server has not heard of yet count.
-  const endsAt = min(max(session.inactivityEndsAt, state.activeAt + state.idleTimeout), session.absoluteEndsAt);
+  const endsAt = min(max(session.inactivityEndsAt, state.activeAt + state.timeout), session.absoluteEndsAt);
   if (at >= endsAt + SLACK) return hide(state);
   const warning: Warning | undefined =
     at < endsAt - headStart(state, lead) * (former ? HOLD : 1)
@@ -123,7 +123,7 @@ const pass = (state: State, { at, lead }: Context): State => {
 
 const rules: Rules = {
   granted(state, { answer, at, own, random }) {
-    const { view, epoch, activeAt, idleTimeout, seen, ended } = state;
+    const { view, epoch, activeAt, timeout, seen, ended } = state;
     const { session, access_token, expires_in = 0 } = answer;
     const known = seen?.session;
     const same = known?.id === session.id;
@@ -162,7 +162,7 @@ const rules: Rules = {
       // Why jitter: what began together must not refresh together. Never within a second: no hot loop.
       dueAt: at + max(1000, lifetime * (0.85 + 0.1 * random)),
       activeAt,
-      idleTimeout: same ? max(idleTimeout, idle) : idle,
+      timeout: same ? max(timeout, idle) : idle,
       seen: { user, session },
     };
   },
@@ -218,7 +218,7 @@ export const step = (state: State, event: Event): State =>
   pass((rules[event.type] as (state: State, event: Event) => State)(state, event), event);
 
 /** What has happened from one state to the next. */
-export const news = (former: State, { view, failures, error, seen, ended }: State): readonly News[] => {
+export const news = (former: State, { view, error, seen, ended }: State): readonly News[] => {
   const { user, reason, warning } = view as AnyView;
   const known = !former.ended && former.seen?.user.id;
   return [
@@ -227,7 +227,7 @@ export const news = (former: State, { view, failures, error, seen, ended }: Stat
       seen !== former.seen && user && (view as SignedInState),
     ],
     ["signedOut", ended && !former.ended && reason !== "never" && (view as { reason: Reason })],
-    ["degraded", failures && !former.failures && { error }],
+    ["degraded", error && !former.error && { error }],
     ["idleWarning", (former.view as AnyView).warning?.kind !== warning?.kind && warning],
     ["change", former.view !== view],
   ];

@@ -295,6 +295,23 @@ describe("network", () => {
     expect(await asked).toMatchObject({ code: "timeout", retryable: true });
   });
 
+  it("tells of an outage once, however often the network comes and goes in it", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.server.handlers.set(REFRESH, () => problem("unavailable", 503));
+    for (let turn = 0; turn < 3; turn++) {
+      await Promise.all([tab.client.renew("secret-token-1").catch(() => {}), world.run(1_000)]);
+      await tab.line(false);
+      await tab.line(true);
+    }
+    expect(world.server.count(REFRESH)).toBeGreaterThan(3);
+    expect(tab.names()).toEqual(["signedIn", "degraded"]);
+    world.server.handlers.clear();
+    await world.run(60_000);
+    await Promise.all([tab.client.renew("secret-token-1"), world.run(50)]);
+    expect(tab.names()).toEqual(["signedIn", "degraded", "refreshed"]);
+  });
+
   it("retries at once when the network is back", async () => {
     const world = new World();
     const tab = await world.signedIn();
