@@ -16,7 +16,7 @@ import {
   step,
   usable,
 } from "../machine/machine.ts";
-import type { AuthEvents, Identity, SignedInState, User } from "../machine/types.ts";
+import type { AuthEvents, Identity, User } from "../machine/types.ts";
 import { isAnswer, isMessage } from "./check.ts";
 import { AuthError, accept } from "./errors.ts";
 import type { AuthClient, AuthClientOptions, Channel, Environment, Target, TokenOptions } from "./types.ts";
@@ -68,7 +68,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   // it is the same in all of them.
   const skew = () => now() - environment.Date.now();
   const offline = () => navigator?.onLine === false;
-  const awake = () => (document as Page).visibilityState !== "hidden" && !offline();
+  const awake = () => !(document as Page).hidden && !offline();
 
   /**
    * Do what a browser may refuse, where nothing depends on it: storage is blocked or full, the document has no origin of
@@ -139,16 +139,23 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         }),
     );
 
-  /** Ask for a token and take it, unless what was asked for is void by then, or before. */
-  const ask = async (path: string, body: object, counts: () => boolean) => {
+  /**
+   * Ask for a token and take it, unless what was asked for is void by then, or before. `late` sees to the cookie of an
+   * answer that came after another session had begun, or the former one ended.
+   */
+  const ask = async (path: string, body: object, counts: () => boolean, late: () => unknown) => {
     // The server would sign in whom nobody waits for any more.
     if (!counts()) throw new AuthError("session_changed");
     const at = now();
+    const { epoch } = state;
     const answer = await (await post(path, JSON.stringify(body))).json().catch(() => {});
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
     if (counts()) dispatch({ type: "granted", answer, at });
     // Void before, or because a listener has signed out at once.
-    if (state.token !== answer.access_token) throw new AuthError("session_changed");
+    if (state.token !== answer.access_token) {
+      if (state.epoch !== epoch) await late();
+      throw new AuthError("session_changed");
+    }
   };
 
   /**
@@ -208,10 +215,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
           if (state.token !== token) return;
           // Infinite, in JSON null, when nobody has acted: a refresh is no person.
           const body = { idle_seconds: Math.round((now() - state.activeAt) / 1000) };
-          await ask("/refresh", body, counts).catch((error: AuthError) => {
+          // Late it may have brought back the cookie of the session that was left: the server removes it.
+          await ask("/refresh", body, counts, glance).catch((error: AuthError) => {
             if (counts()) dispatch(error.reason ? { type: "ended", reason: error.reason } : { type: "failed", error });
-            // It came too late and may have brought back the cookie of the session that was left: the server removes it.
-            else glance();
           });
         }),
       );
@@ -257,13 +263,18 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       // Under a lock of its own: nobody waits for one for as long as two requests may take.
       await pay();
       await locked(async () => {
-        await ask(path, body, counts);
+        await ask(path, body, counts, () => {
+          // Late, and nobody else is there: the person has logged out since, and nobody waits for this session.
+          if (!state.ended) return;
+          note(OWED, "{}");
+          return settle("{}");
+        });
         // What is still owed is void: the server ends the former session of this browser when it opens the next one.
         note(OWED, "");
       });
     });
     act(true);
-    return (state.view as SignedInState).user;
+    return (state.seen as Identity).user;
   };
 
   const logout: AuthClient["logout"] = ({ everywhere = false } = {}) => {
@@ -309,7 +320,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const hear = ({ data }: { data?: unknown }) => {
     // Never later than now: the date may have been set back on the way.
-    if (isMessage(data)) dispatch({ ...data, at: Math.min(data.at + skew(), now()), own: false });
+    if (isMessage(data)) dispatch({ ...data, at: Math.min(now(), data.at + skew()), own: false });
   };
 
   // -- The application's requests
@@ -327,7 +338,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   const challenged: AuthClient["challenged"] = (challenge) =>
-    /insufficient_user_authentication/.test(challenge as string) && emit("stepUp", { challenge });
+    /insufficient_user/.test(challenge as string) && emit("stepUp", { challenge });
 
   const authFetch = async (input: Target, init: RequestInit = {}): Promise<Response> => {
     const headers = new Headers(init.headers ?? input.headers);

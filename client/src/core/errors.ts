@@ -62,9 +62,8 @@ export class AuthError extends Error {
       name: "AuthError",
       code,
       status,
-      // session_behind; unexpected_answer, whatever its status: it was not this server that said so.
-      retryable:
-        /behind|answer/.test(code) || status > 499 || status === 429 || (!status && code !== "session_changed"),
+      // session_behind; unexpected_answer, whatever its status: it was not this server that said so; 429 and above.
+      retryable: /behind|answer/.test(code) || status > 428 || (!status && code !== "session_changed"),
     });
   }
 }

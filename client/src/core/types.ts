@@ -43,7 +43,7 @@ export type Environment = {
   /** Where the events of the page and of the person arrive: wherever there is a `document`. */
   addEventListener(name: string, listener: (event: Event) => void, options: AddEventListenerOptions): void;
   /** Without it (server, edge, worker) `start` does nothing. */
-  readonly document?: { cookie: string; readonly visibilityState: string; readonly baseURI?: string };
+  readonly document?: { cookie: string; readonly hidden: boolean; readonly baseURI?: string };
   /** `"null"` in a document that has none of its own (a sandboxed frame, a `data:` address), whatever its address. */
   readonly origin?: string;
   readonly location?: { readonly href: string; readonly origin: string; readonly hostname: string };

@@ -167,7 +167,7 @@ export const makeBrowser = (server: Server, { hint = true } = {}) => {
     }
   }
 
-  const document = { cookie: hint ? "kt_hint=1" : "", visibilityState: "visible" };
+  const document = { cookie: hint ? "kt_hint=1" : "", hidden: false };
   const environment: Environment = {
     async fetch(input, init) {
       const response = await fetch(input, init);

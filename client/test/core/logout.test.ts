@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import type { Locks } from "../../src/core/types.ts";
 import { ADA, BOB, json, problem, settle, type Tab, World } from "./world.ts";
 
 const LOGOUT = "/auth/logout";
@@ -63,6 +64,101 @@ describe("login", () => {
     await world.run(10_000);
     expect(await login).toMatchObject({ name: "AuthError" });
     expect(tab.status).toBe("anonymous");
+  });
+
+  it.each([
+    ["here", "logout"],
+    ["in another tab", "logout_other_tab"],
+  ])(
+    "that the server grants after the person has logged out %s is ended again, before the next one",
+    async (_, reason) => {
+      const world = new World();
+      const [tab, other] = [await world.signedIn(), await world.signedIn()];
+      let release = () => {};
+      world.server.handlers.set("/auth/login", () => {
+        // The next ones are answered at once.
+        world.server.handlers.delete("/auth/login");
+        return new Promise((resolve) => {
+          release = () => {
+            world.server.open(BOB);
+            resolve(json(world.server.answer()));
+          };
+        });
+      });
+      const late = tab.client.login({ email: BOB.email, password: "x" }).catch((error) => error);
+      await world.run(10);
+      await (reason === "logout" ? tab : other).client.logout();
+      await world.run(10);
+      expect(tab.state).toEqual({ status: "anonymous", reason });
+      const next = world.login(tab);
+      release();
+      expect(await late).toMatchObject({ name: "AuthError", code: "session_changed" });
+      expect(await next).toEqual(ADA);
+      expect(world.server.calls.map(({ path }) => path).slice(-4)).toEqual([
+        "/auth/login",
+        LOGOUT,
+        LOGOUT,
+        "/auth/login",
+      ]);
+      expect(tab.state.user).toEqual(ADA);
+    },
+  );
+
+  it("whose late session the server could not end at once is ended later", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    let release = (_: Response) => {};
+    world.server.handlers.set("/auth/login", () => new Promise((resolve) => (release = resolve)));
+    const late = tab.client.login({ email: BOB.email, password: "x" }).catch((error) => error);
+    await world.run(10);
+    await tab.client.logout();
+    world.server.handlers.set(LOGOUT, () => problem("unavailable", 503));
+    world.server.open(BOB);
+    release(json(world.server.answer()));
+    expect(await late).toMatchObject({ code: "session_changed" });
+    world.server.handlers.delete(LOGOUT);
+    tab.fire("focus");
+    await world.run(31_000);
+    expect(world.server.session).toBeNull();
+    expect(tab.state).toEqual({ status: "anonymous", reason: "logout" });
+  });
+
+  it("of a page that went into the page cache meanwhile is kept: nobody has logged out", async () => {
+    const world = new World();
+    const tab = world.open();
+    tab.client.start();
+    let release = (_: Response) => {};
+    world.server.handlers.set("/auth/login", () => new Promise((resolve) => (release = resolve)));
+    const login = tab.client.login({ email: ADA.email, password: "x" }).catch((error) => error);
+    await world.run(10);
+    tab.fire("pagehide", { persisted: true });
+    world.server.open();
+    release(json(world.server.answer()));
+    await login;
+    tab.fire("pageshow", { persisted: true });
+    await world.run(50);
+    expect(world.server.count(LOGOUT)).toBe(0);
+    expect(tab.state.user).toEqual(ADA);
+  });
+
+  it("returns whom it signed in, though another tab logs out before the browser has taken the lock back", async () => {
+    const world = new World();
+    const [tab, other] = [world.open(), world.open()];
+    const { locks } = tab.environment.navigator as { locks: Locks };
+    Object.defineProperty(tab.environment.navigator, "locks", {
+      value: {
+        request: (...request: Parameters<Locks["request"]>) =>
+          locks.request(...request).then(() => new Promise<void>((resolve) => world.setTimeout(resolve, 20))),
+      },
+    });
+    for (const { client } of [tab, other]) client.start();
+    const login = tab.client.login({ email: ADA.email, password: "x" });
+    await world.run(5);
+    expect(tab.status).toBe("authenticated");
+    void other.client.logout();
+    await world.run(50);
+    expect(tab.status).toBe("anonymous");
+    expect(await login).toEqual(ADA);
   });
 
   it.each([

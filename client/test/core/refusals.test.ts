@@ -1,6 +1,6 @@
 /** A browser, or an application's own code, that refuses or throws: nothing of the client may stay behind half done. */
 import { describe, expect, it, vi } from "vitest";
-import { ADA, problem, settle, type Tab, World } from "./world.ts";
+import { ADA, json, problem, settle, type Tab, World } from "./world.ts";
 
 const LOGOUT = "/auth/logout";
 const BODY = { email: ADA.email, password: "correct horse battery" };
@@ -78,6 +78,21 @@ describe("a browser that refuses", () => {
     await tab.client.logout();
     expect(tab.state).toEqual({ status: "anonymous", reason: "logout" });
     expect(await world.login(tab)).toEqual(ADA);
+  });
+
+  it("to keep notes: ends the session of a login that comes after a logout all the same", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    Object.defineProperty(tab.environment, "localStorage", { get: refuse });
+    let release = (_: Response) => {};
+    world.server.handlers.set("/auth/login", () => new Promise((resolve) => (release = resolve)));
+    const late = tab.client.login(BODY).catch((error) => error);
+    await world.run(10);
+    await tab.client.logout();
+    world.server.open();
+    release(json(world.server.answer()));
+    expect(await late).toMatchObject({ code: "session_changed" });
+    expect(world.server.session).toBeNull();
   });
 
   it.each(["SecurityError", "InvalidStateError"])(

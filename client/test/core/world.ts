@@ -373,8 +373,8 @@ const environmentOf = (tab: Tab): Environment => {
       get baseURI() {
         return tab.base;
       },
-      get visibilityState() {
-        return tab.hidden ? "hidden" : "visible";
+      get hidden() {
+        return tab.hidden;
       },
     },
     location: { href: `${ORIGIN}/page`, origin: ORIGIN, hostname: "app.example" },

@@ -104,6 +104,28 @@ def test_refresh_in_flight_at_logout_does_not_harm_the_next_login(tabs: Tabs) ->
         first.is_signed_in(EVE)
 
 
+@pytest.mark.parametrize("where", ["same tab", "other tab"])
+def test_login_in_flight_at_logout_signs_nobody_in(tabs: Tabs, where: str) -> None:
+    """Its late answer brings a cookie of a session that nobody wants any more: the client ends that one, too."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    hold = tabs.site.proxy.hold("/auth/signup")
+    first.begin(f"auth.signup({{ email: '{EVE}', password: '{PASSWORD}' }}).catch(error => error.code)")
+    hold.wait()
+    leaving = first if where == "same tab" else second
+    leaving.run("auth.logout()")
+    hold.release()
+    assert first.finish() == "session_changed"
+    assert tabs.cookie is None
+    assert len(tabs.site.happened(EventType.SESSION_ENDED)) == 2
+    for tab in (first, second, tabs.open()):
+        tab.shows(status="anonymous")
+    # It is not in the way of the next one.
+    second.enter("login", EVE)
+    for tab in (first, second):
+        tab.is_signed_in(EVE)
+
+
 def test_logout_in_flight_in_one_tab_does_not_harm_a_login_in_another(tabs: Tabs) -> None:
     """The answer of a logout removes the cookies, also new ones, so a login waits until it is there."""
     first = tabs.sign_up(ADA)
