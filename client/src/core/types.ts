@@ -60,17 +60,17 @@ export type Locks = {
 
 export type AuthClientOptions = {
   /** Where the server's routes are, without a slash at the end; default `/auth`. */
-  baseUrl?: string;
+  baseUrl?: string | undefined;
   /** The origins whose requests through `auth.fetch` get the access token; default the page's own. */
-  apiOrigins?: readonly string[];
+  apiOrigins?: readonly string[] | undefined;
   /** Seconds before the end of the session at which a warning starts; default 60. */
-  idleWarning?: number;
+  idleWarning?: number | undefined;
   /** The browser; default `globalThis`. For tests and unusual hosts. */
-  environment?: Environment;
+  environment?: Environment | undefined;
 };
 
 export type TokenOptions = {
-  /** Seconds the token has to last at least, where its lifetime allows. */
+  /** Seconds the token has to last at least; default 10. Never more than a twentieth of its lifetime is asked for. */
   minTtl?: number | undefined;
   signal?: AbortSignal | null | undefined;
 };
@@ -103,7 +103,7 @@ export type AuthClient = {
   login(body: LoginBody): Promise<User>;
   signup(body: SignupBody): Promise<User>;
   /** Sign out here at once; the server is told when it can be reached. */
-  logout(options?: { everywhere?: boolean }): Promise<void>;
+  logout(options?: { everywhere?: boolean | undefined }): Promise<void>;
   readonly sessions: {
     list(): Promise<readonly ListedSession[]>;
     /** End one of the user's sessions; ending this one is a logout. */

@@ -19,9 +19,9 @@ type Read = {
 
 export type AuthRewritesOptions = {
   /** Where the Next.js server reaches the Keyturn server; default `KEYTURN_URL`. */
-  url?: string;
+  url?: string | undefined;
   /** Where the server's routes are; default `KEYTURN_BASE_PATH` or `/auth`. */
-  basePath?: string;
+  basePath?: string | undefined;
 };
 
 /**

@@ -28,7 +28,7 @@ type Asked = Request & { readonly nextUrl?: { readonly basePath: string } };
  * ```
  */
 export const authGate =
-  ({ login = "/login" }: { login?: string } = {}) =>
+  ({ login = "/login" }: { login?: string | undefined } = {}) =>
   (request: Asked): Response | undefined => {
     const { headers, method, nextUrl: { basePath } = { basePath: "" } } = request;
     // Server Actions and what the router fetches are answered by the page, which redirects by itself: a redirect on the

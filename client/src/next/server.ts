@@ -33,9 +33,9 @@ export const getSession = async (): Promise<Identity | null> => (await rendered(
 
 export type RequireUserOptions = {
   /** Where to go on after the login: the path of the page that asks, which Next.js does not tell it. */
-  returnTo?: string;
+  returnTo?: string | undefined;
   /** The login page; default `/login`. */
-  login?: string;
+  login?: string | undefined;
 };
 
 /**

@@ -103,7 +103,7 @@ export const useSession = (): Session | null => useSelected(sessionOf);
  * }
  * ```
  */
-export const useIdle = ({ warnAt }: { warnAt?: number } = {}): Idle => {
+export const useIdle = ({ warnAt }: { warnAt?: number | undefined } = {}): Idle => {
   const { client } = useBinding();
   const warning = useSelected(warningOf);
   const [, count] = useReducer((counted: number) => counted + 1, 0);

@@ -4,7 +4,7 @@ import { AuthError, type AuthState, createAuthClient, type Reason } from "keytur
 import { attachAuth } from "keyturn/axios";
 import { Anonymous, authGate, AuthProvider as NextAuthProvider, safeReturnTo, withAuthRewrites } from "keyturn/next";
 import { getSession, requireUser, serverFetch } from "keyturn/next/server";
-import { AuthProvider, SignedIn, useAuth, useUser } from "keyturn/react";
+import { AuthProvider, SignedIn, useAuth, useIdle, useUser } from "keyturn/react";
 
 const auth = createAuthClient({ baseUrl: "/auth", apiOrigins: ["https://api.example"] });
 const state: AuthState = auth.getSnapshot();
@@ -44,6 +44,15 @@ const explain = (error: unknown): string => {
   }
 };
 explain(null);
+
+// What may be left away may be undefined, as settings read from an environment are.
+declare const none: undefined;
+createAuthClient({ baseUrl: none, apiOrigins: none, idleWarning: none, environment: none });
+auth.logout({ everywhere: none });
+withAuthRewrites({}, { url: none, basePath: none });
+authGate({ login: none });
+requireUser({ returnTo: none, login: none });
+export const useNoHeadStart = () => useIdle({ warnAt: none });
 
 attachAuth(axios.create(), auth) satisfies () => void;
 
