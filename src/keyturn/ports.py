@@ -118,7 +118,7 @@ class Attempt(NamedTuple):
     """What is known of a login before its password is checked."""
 
     credential: Credential | None
-    """None: there is no such user."""
+    """None: there is no such user, or the attempt is refused and nobody was looked for."""
     known_device: bool
     """The user has had a session on the device."""
     taken: Sequence[Limit]

@@ -299,7 +299,7 @@ async def test_attempt_that_is_not_made(both: Both, device_id: bytes | None) -> 
 
 
 async def test_fifty_attempts_at_once(both: Both) -> None:
-    """On a limit of ten exactly ten are let through, and all find their user."""
+    """On a limit of ten exactly ten are let through, and each of them finds its user."""
     user = await both.create()
     limit = Limit(("race",), 10, 900.0)
 
@@ -308,7 +308,7 @@ async def test_fifty_attempts_at_once(both: Both) -> None:
 
     begun = await asyncio.gather(*(both.attempts.begin(user.email, None, partial(limits, own)) for own in range(50)))
     assert [each.retry_after for each in begun].count(None) == 10
-    assert {each.credential for each in begun} == {(user, "hash-1")}
+    assert {each.credential for each in begun if each.retry_after is None} == {(user, "hash-1")}
 
 
 async def test_login_from_its_attempt_on(both: Both) -> None:
