@@ -131,6 +131,9 @@ async def test_what_an_end_leaves(database_url: str) -> None:
         revoked = await sign_in(store, "user-1")
         await store.revoke("user-1", RevokeReason.PASSWORD_CHANGED)
         ended_at = clock.now
+        session, _ = await store.get(revoked.session_id)
+        assert session is not None
+        assert session.revoked_at == ended_at
         clock.advance(5.0)
         await sign_in(store, "user-2", policy=Policy(max_sessions=1))
         async with engine.autocommit() as connection:
