@@ -284,7 +284,7 @@ class Keyturn:
 
         `start` may follow, also on another event loop: an application's tests start and close it again and again.
         """
-        self._started = False
+        self._started, self._asking = False, None
         await self.web.finish()
         tasks, self._tasks = self._tasks, []
         await end(tasks)

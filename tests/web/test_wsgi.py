@@ -307,7 +307,7 @@ def test_node_that_cannot_start(tmp_path: Path) -> None:
         answer = call(node.wsgi, path="/auth/refresh", HTTP_COOKIE="__Host-kt_refresh=x")
         assert (code(answer), answer.all("retry-after")) == ("unavailable", ["1"])
         assert answer.all("set-cookie") == []
-        database.unlink()
+        database.rename(tmp_path / "elsewhere.db")  # and not deleted: the next file might be taken for it
         assert sign_up(node.wsgi, "ada@example.com").status == 201
     finally:
         node.threaded.close()

@@ -209,13 +209,21 @@ class ThreadedNode:
     async def _start(self) -> None:
         starting = self._starting
         if starting is None:
-            starting = self._starting = asyncio.create_task(self.node.start())
+            starting = self._starting = asyncio.create_task(self._start_node())
             starting.add_done_callback(self._has_started)
         try:
             await asyncio.shield(starting)
         except Unavailable as fault:
             # Each waiter gets an error of its own: one that several requests raise gathers what each writes on it.
             raise Unavailable(fault.dependency) from fault
+
+    async def _start_node(self) -> None:
+        try:
+            await self.node.start()
+        except BaseException:
+            # By the next try another file may stand in the place of the one that was opened.
+            await self.node.close()
+            raise
 
     def _has_started(self, starting: asyncio.Task[None]) -> None:
         self._starting = None
