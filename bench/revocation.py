@@ -24,8 +24,8 @@ from keyturn.core.login import Login, admit
 from keyturn.core.model import Contact, NewToken, RevokeReason, SessionId
 from keyturn.core.policy import Policy
 from keyturn.stores.engine import open_engine
+from keyturn.stores.migrations import migrate
 from keyturn.stores.revocations import MemoryDenylist, open_denylist
-from keyturn.stores.schema import metadata
 from keyturn.stores.sql import SqlSessions
 from tests.services import PostgresServer, RedisServer, remove_leftovers, sqlite_url
 
@@ -75,8 +75,7 @@ async def open_session(store: SqlSessions, number: int) -> SessionId:
 async def node(case: Case) -> AsyncGenerator[SqlSessions]:
     """Open this process's node: its sessions and its denylist, which announces to Redis if there is one."""
     engine = open_engine(case.database)
-    async with engine.sqlalchemy.begin() as connection:
-        await connection.run_sync(metadata.create_all)
+    await migrate(engine)
     denylist = open_denylist(case.database, redis_url=case.redis, listen=case.listen)
     await denylist.start()
     store = SqlSessions(

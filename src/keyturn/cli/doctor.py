@@ -26,7 +26,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Also print every number of the policy and why.")] = False,
 ) -> None:
-    """Say what is unsafe in this configuration; exit with 1 if production would not start with it."""
+    """Say what is unsafe in this configuration; exit with 1 if production would not start with it, or not sign anybody in."""
     import sys
 
     from keyturn.cli.tools import run
@@ -54,7 +54,9 @@ def doctor(
         for finding in findings:
             say(f"{'UNSAFE' if finding.fatal else 'note'}  {finding.code}: {finding.text}")
         say(
-            "unsafe: production would not start" if unsafe else "safe: nothing that would keep production from starting"
+            "unsafe: production would not start, or not sign anybody in"
+            if unsafe
+            else "safe: nothing that would keep production from starting"
         )
     if unsafe:
         sys.exit(1)
