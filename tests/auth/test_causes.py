@@ -16,6 +16,13 @@ pytestmark = pytest.mark.anyio
 
 LOGIN = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
 REFRESH = {"cookie": f"__Host-kt_refresh={'x' * 120}"}
+_CUT = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'"
+
+
+def node_and_database(url: str) -> tuple[Keyturn, str]:
+    """Make a node, and name the database that it will use."""
+    settings = Settings.load(env="development", database_url=url, secret=SecretRing.generate(os.urandom(32)))
+    return Keyturn(settings), url.rpartition("/")[2]
 
 
 async def answer(node: Keyturn, path: str, **sent: object) -> int:
@@ -30,13 +37,10 @@ async def test_database_that_is_closed_for_maintenance(
     postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A database that takes no connections, as during a restore, is 503 and no error of ours; each line names the driver's code."""
-    node = Keyturn(
-        Settings.load(env="development", database_url=postgres_url, secret=SecretRing.generate(os.urandom(32)))
-    )
-    name = postgres_url.rpartition("/")[2]
+    node, name = node_and_database(postgres_url)
     async with node.lifespan():
         postgres.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        postgres.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
+        postgres.execute(_CUT.format(name=name))
         # The first may meet a connection of before.
         for _ in range(2):
             assert await answer(node, "/auth/login", json=LOGIN) == 503
@@ -52,14 +56,11 @@ async def test_database_that_takes_no_writes(
     postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A node is not ready while it is led to a standby, and finds the way back by itself: it keeps no connection to one."""
-    node = Keyturn(
-        Settings.load(env="development", database_url=postgres_url, secret=SecretRing.generate(os.urandom(32)))
-    )
-    name = postgres_url.rpartition("/")[2]
+    node, name = node_and_database(postgres_url)
     async with node.lifespan():
         assert (await node.ready())["database"]
         postgres.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only TO on')
-        postgres.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
+        postgres.execute(_CUT.format(name=name))
         for _ in range(2):
             assert not (await node.ready())["database"]
         assert "25006" in [vars(entry).get("fault", "").rpartition(" ")[2] for entry in caplog.records]
