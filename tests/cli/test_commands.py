@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Executable, text, update
 
 from keyturn.core.login import attempt_limits
 from keyturn.core.policy import Policy
@@ -35,6 +35,18 @@ def migrated(command: Command) -> Command:
     return command
 
 
+def change(command: Command, statement: Executable) -> None:
+    """Change a command's database behind its back."""
+
+    async def execute() -> None:
+        engine = open_engine(command.environment["KEYTURN_DATABASE_URL"])
+        async with engine.transaction() as connection:
+            await connection.execute(statement)
+        await engine.close()
+
+    asyncio.run(execute())
+
+
 def create_user(command: Command, email: str = EMAIL) -> str:
     """Create a user and return the id."""
     return command.run("users", "create", email, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
@@ -50,39 +62,25 @@ def test_migrate_makes_the_tables_and_does_nothing_when_they_are_there(command: 
 
 def test_database_of_a_newer_version_is_a_known_error(migrated: Command) -> None:
     """No command touches what a later version has made, and doctor does not call it safe."""
-
-    async def raise_level() -> None:
-        engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
-        async with engine.transaction() as connection:
-            await connection.exec_driver_sql("UPDATE keyturn_alembic_version SET version_num = '9999'")
-        await engine.close()
-
-    asyncio.run(raise_level())
-    text = "database_newer: the database is at level 9999, which is unknown: upgrade Keyturn"
+    change(migrated, text("UPDATE keyturn_alembic_version SET version_num = '9999'"))
+    told = "database_newer: the database is at level 9999, which is unknown: upgrade Keyturn"
     for arguments in (["migrate"], ["users", "list"], ["prune"]):
-        assert migrated.run(*arguments, status=1) == f"keyturn: {text}\n"
-    assert text in migrated.spawn("serve", "--port", "0", status=1)
-    assert f"UNSAFE  {text}" in migrated.run("doctor", status=1)
+        assert migrated.run(*arguments, status=1) == f"keyturn: {told}\n"
+    assert told in migrated.spawn("serve", "--port", "0", status=1)
+    assert f"UNSAFE  {told}" in migrated.run("doctor", status=1)
     migrated.environment["KEYTURN_MIGRATE"] = "off"
-    assert text in migrated.spawn("serve", "--port", "0", status=1)
+    assert told in migrated.spawn("serve", "--port", "0", status=1)
 
 
 def test_database_that_was_restored_in_part_is_a_known_error(migrated: Command) -> None:
     """Tables without a level are what an interrupted restore leaves; the doctor does not call it empty."""
-
-    async def forget_level() -> None:
-        engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
-        async with engine.transaction() as connection:
-            await connection.exec_driver_sql("DELETE FROM keyturn_alembic_version")
-        await engine.close()
-
-    asyncio.run(forget_level())
-    text = "database_incomplete: it has keyturn_counters, keyturn_denylist, keyturn_events and more, and no level: "
+    change(migrated, text("DELETE FROM keyturn_alembic_version"))
+    told = "database_incomplete: it has keyturn_counters, keyturn_denylist, keyturn_events and more, and no level: "
     for arguments in (["migrate"], ["serve", "--port", "0"]):
         error = migrated.run(*arguments, status=1)
-        assert error.startswith(f"keyturn: unsafe_settings: {text}")
+        assert error.startswith(f"keyturn: unsafe_settings: {told}")
         assert error.count("\n") == 1
-    assert f"UNSAFE  {text}" in migrated.run("doctor", status=1)
+    assert f"UNSAFE  {told}" in migrated.run("doctor", status=1)
 
 
 def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:
@@ -239,15 +237,7 @@ def test_another_secret_is_a_known_error_of_every_command_that_opens_the_keys(mi
 def test_signing_key_that_does_not_open_beside_others_is_left_out(migrated: Command) -> None:
     """As one row that was changed: the list and a server go on without it, and doctor tells."""
     first = migrated.json("keys", "rotate")
-
-    async def damage() -> None:
-        engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
-        async with engine.transaction() as connection:
-            here = signing_keys.c.kid == first["kid"]
-            await connection.execute(update(signing_keys).where(here).values(sealed=b"garbage"))
-        await engine.close()
-
-    asyncio.run(damage())
+    change(migrated, update(signing_keys).where(signing_keys.c.kid == first["kid"]).values(sealed=b"garbage"))
     [left] = migrated.json("keys", "list")
     assert left["kid"] != first["kid"]
     result = migrated.json("doctor")
