@@ -123,7 +123,7 @@ async def _database(settings: Settings) -> list[Finding]:
     try:
         async with open_database(settings) as engine:
             if engine.missing and engine.file is not None:
-                return _missing(engine.file.absolute(), migrates=settings.migrate)
+                return _missing(engine.file, migrates=settings.migrate)
             await ping(engine)
             return [
                 *_permissions(engine),

@@ -6,7 +6,7 @@ Owns: which rights on which tables a node needs. Must not hold: who grants them 
 from __future__ import annotations
 
 from keyturn.core.errors import UnsafeSettings
-from keyturn.stores.engine import Engine
+from keyturn.stores.engine import Engine, ping
 from keyturn.stores.schema import meta, metadata
 
 _TABLES = sorted(metadata.tables)
@@ -40,9 +40,11 @@ async def ping_for_writing(engine: Engine) -> None:
 
     Raises: Unavailable: it gives none.
     """
-    statement = f"SELECT FROM {meta.name} LIMIT 0 FOR KEY SHARE" if engine.postgres else "SELECT 1"
+    if not engine.postgres:
+        await ping(engine)
+        return
     async with engine.autocommit() as connection:
-        await connection.exec_driver_sql(statement)
+        await connection.exec_driver_sql(f"SELECT FROM {meta.name} LIMIT 0 FOR KEY SHARE")
 
 
 async def check_rights(engine: Engine) -> None:

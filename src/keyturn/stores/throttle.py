@@ -31,7 +31,7 @@ from keyturn.stores.counters import (
 )
 from keyturn.stores.counting import Counted, PostgresCounting
 from keyturn.stores.engine import Clock, Engine
-from keyturn.stores.lanes import ROLLBACK, Work
+from keyturn.stores.lanes import ROLLBACK, Row, Work
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -93,20 +93,22 @@ class SqlThrottle:
         statement = look_statement(len(due), now_sql(self._engine, self._clock)), [key for key, _ in due]
         async with self._engine.lane() as lane:
             rows = await lane.fetch(statement)
-        limits = dict(due)
-        held = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
-        return max((waiting(limit, rest) for limit, amount, rest in held if amount >= limit.amount), default=None)
+        return _longest_wait(due, rows, more=1)
 
     def _taking(self, due: Keyed) -> Work[float | None]:
         values = [value for key, limit in due for value in (key, lifetime(limit))]
-        limits = dict(due)
         rows = yield take_statement(len(due), now_sql(self._engine, self._clock)), values
-        taken = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
-        waits = [waiting(limit, rest) for limit, amount, rest in taken if amount > limit.amount]
-        if not waits:
-            return None
-        yield ROLLBACK
-        return max(waits)
+        wait = _longest_wait(due, rows)
+        if wait is not None:
+            yield ROLLBACK
+        return wait
+
+
+def _longest_wait(due: Keyed, rows: Sequence[Row], more: int = 0) -> float | None:
+    """Return the seconds until every counter has room, if one is over its limit. Args: more: attempts it does not count yet."""
+    limits = dict(due)
+    held = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
+    return max((waiting(limit, rest) for limit, amount, rest in held if amount + more > limit.amount), default=None)
 
 
 def _giving_back(due: Keyed) -> Work[None]:

@@ -95,6 +95,7 @@ class Verifier:
             InvalidToken: for every token that must not be believed, revoked ones included.
             Unavailable: nobody can tell: the server has not answered yet.
         """
+        # Not a `for`: to begin one takes a tenth of the check of a token that was seen before.
         waited = 0
         while True:
             try:

@@ -101,7 +101,7 @@ async def why_not_migrated(engine: Engine) -> str | None:
     """
     if engine.missing and engine.file is not None:
         # A relative path is another file for whoever stands elsewhere.
-        return f"the SQLite file {engine.file.absolute()} does not exist: run `keyturn migrate`"
+        return f"the SQLite file {engine.file} does not exist: run `keyturn migrate`"
     level = await current_level(engine)
     refuse_newer(level)
     return None if level == expected_level() else "run `keyturn migrate`"
