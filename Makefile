@@ -136,7 +136,7 @@ chaos: services ## Kill, restart and cut off servers and databases, at full leng
 
 .PHONY: bench
 bench: PROGRAMS := valgrind
-bench: services ## The benchmarks; every figure is a ratio within one run
+bench: services $(NODE_STAMP) ## The benchmarks; every figure is a ratio within one run
 	$(BIN)/python -m bench
 
 # The tests start their own servers and only need the programs. A package may come with a service

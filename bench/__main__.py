@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from bench import access_token, frameworks, growth, instructions, latency, login, refresh, revocation, start
 from bench.figures import Figure, table
+from bench.peers import rates as peers
 
 
 def _access_token(quick: bool) -> list[Figure]:
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Figure]]] = {
     "login": lambda quick: login.run(quick=quick),
     "access_token": _access_token,
     "frameworks": lambda quick: frameworks.run(quick=quick),
+    "peers": lambda quick: peers.run(quick=quick),
     "growth": lambda quick: asyncio.run(growth.measure(quick=quick)),
     "revocation": lambda quick: revocation.measure(*([3] if quick else [])),
     "start": lambda quick: start.measure(*([1] if quick else [])),

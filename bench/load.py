@@ -117,6 +117,12 @@ class Connection(asyncio.Protocol, ABC):
     def take(self, answer: bytes, now: float) -> float:
         """Take a whole answer; return for how long to wait before the next request."""
 
+    def is_whole(self, data: bytes) -> bool:
+        """Say whether an answer has come to its end; the server writes its headers in small letters."""
+        end = data.find(b"\r\n\r\n")
+        at = data.find(_LENGTH, 0, end)
+        return end >= 0 and (at < 0 or len(data) >= end + 4 + int(data[at + len(_LENGTH) : data.index(b"\r", at)]))
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = transport
@@ -136,9 +142,7 @@ class Connection(asyncio.Protocol, ABC):
         """Take an answer when it is complete, and go on."""
         if self._received:
             data = self._received + data
-        end = data.find(b"\r\n\r\n")
-        at = data.find(_LENGTH, 0, end)
-        if end < 0 or (at >= 0 and len(data) < end + 4 + int(data[at + len(_LENGTH) : data.index(b"\r", at)])):
+        if not self.is_whole(data):
             self._received = data
             return
         self._received = b""
@@ -160,7 +164,7 @@ class Connection(asyncio.Protocol, ABC):
 
 
 class Refreshing(Connection):
-    """Present one jar after the other."""
+    """Present one jar after the other, as our own browser package does."""
 
     def __init__(self, tally: Tally, group: dict[str, Any], jars: deque[Jar]) -> None:
         super().__init__(tally, group.get("pause", 0.0))
@@ -174,20 +178,69 @@ class Refreshing(Connection):
             self.tally.waits += 1
             asyncio.get_running_loop().call_later(wait, self.go_on)
             return
-        self.write(b"%b%b%b" % (_REFRESH_HEAD, self._jars[0][0], _REFRESH_TAIL))
+        self.write(self.request(self._jars[0][0]))
 
     def take(self, answer: bytes, now: float) -> float:
-        """Put the new cookie into the jar; an answer without one is no `confirm`."""
+        """Put the new token into the jar; an answer without one is no `confirm`."""
         jar = self._jars.popleft()
-        status, at = answer[9:12], answer.find(_SET_COOKIE)
-        if status == b"200" and at >= 0:
+        status, token = answer[9:12], self.renewed(answer, jar[0])
+        if status == b"200" and token:
             self.tally.answer(self._sent_at, now)
-            jar[0] = answer[at + len(_SET_COOKIE) : answer.index(b";", at)]
+            jar[0] = token
         else:
-            self.tally.refused[f"{status.decode()}{'' if at >= 0 else ' without a cookie'}"] += 1
+            self.tally.refused[f"{status.decode()}{'' if token else ' without a token'}"] += 1
         jar[1] = now + self._ripe_after
         self._jars.append(jar)
         return 0.0
+
+    def request(self, token: bytes) -> bytes:
+        """Write the request that presents a token."""
+        return b"%b%b%b" % (_REFRESH_HEAD, token, _REFRESH_TAIL)
+
+    def renewed(self, answer: bytes, token: bytes) -> bytes:
+        """Read the next token out of an answer; empty when there is none."""
+        return _between(answer, _SET_COOKIE, b";")
+
+
+class _Peer(Refreshing):
+    """Refreshes at another system."""
+
+    def is_whole(self, data: bytes) -> bool:
+        """Say whether an answer has come to its end, by its length or its last chunk."""
+        head, blank, body = data.partition(b"\r\n\r\n")
+        head = head.lower()
+        if b"\r\ntransfer-encoding: chunked" in head:
+            return body.endswith(b"0\r\n\r\n")
+        return bool(blank) and len(body) >= int(_between(head + b"\r", _LENGTH, b"\r"))
+
+
+class SimpleJwt(_Peer):
+    """simplejwt's way: refresh tokens travel in bodies."""
+
+    def request(self, token: bytes) -> bytes:
+        """Write the request that presents a token."""
+        body = b'{"refresh":"%b"}' % token
+        return b"POST /api/token/refresh HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (
+            _COMMON.encode(),
+            len(body),
+            body,
+        )
+
+    def renewed(self, answer: bytes, token: bytes) -> bytes:
+        """Read the next token out of an answer; empty when there is none."""
+        return _between(answer, b'"refresh":"', b'"')
+
+
+class BetterAuth(_Peer):
+    """better-auth's way: the session's cookie stays the same, and buys an access token."""
+
+    def request(self, token: bytes) -> bytes:
+        """Write the request that presents the cookie."""
+        return b"GET /api/auth/token HTTP/1.1\r\n%bCookie: %b\r\n\r\n" % (_COMMON.encode(), token)
+
+    def renewed(self, answer: bytes, token: bytes) -> bytes:
+        """Keep the cookie when there is an access token; empty when there is none."""
+        return token if _between(answer, b'"token":"', b'"') else b""
 
 
 class LoggingIn(Connection):
@@ -222,7 +275,14 @@ class LoggingIn(Connection):
         return float(answer[at + 13 : answer.index(b"\r", at)]) if at >= 0 else 0.0
 
 
-_KINDS: Final[dict[str, type[Refreshing] | type[LoggingIn]]] = {"refresh": Refreshing, "login": LoggingIn}
+_REFRESHING: Final = {"refresh": Refreshing, "simplejwt": SimpleJwt, "better-auth": BetterAuth}
+_KINDS: Final[dict[str, type[Refreshing] | type[LoggingIn]]] = {**_REFRESHING, "login": LoggingIn}
+
+
+def _between(text: bytes, before: bytes, after: bytes) -> bytes:
+    """Return what stands between two marks; empty when the first is missing."""
+    at = text.find(before)
+    return text[at + len(before) : text.index(after, at + len(before))] if at >= 0 else b""
 
 
 def _same(connection: Connection) -> Connection:
@@ -260,7 +320,7 @@ class Load:
         name, number = group["jars"], group["connections"]
         made: list[Connection] = []
         shares: list[deque[Any]] = [deque() for _ in range(number)]
-        items: Any = self._jars[name] if group["kind"] == "refresh" else self._files[name]
+        items: Any = self._jars[name] if group["kind"] in _REFRESHING else self._files[name]
         for index, item in enumerate(items):
             shares[index % number].append(item)
         for index, share in enumerate(shares):
@@ -274,7 +334,7 @@ class Load:
     def _gather_jars(self, groups: list[dict[str, Any]]) -> None:
         """Bring the jars back in the order in which they ripen."""
         for group in groups:
-            if group["kind"] == "refresh":
+            if group["kind"] in _REFRESHING:
                 self._jars[group["jars"]] = deque(sorted(self._jars[group["jars"]], key=lambda jar: float(jar[1])))
 
 

@@ -24,25 +24,38 @@ LEAST = {"postgresql": 0.5, "sqlite": 0.55}
 AIM = {"postgresql": 0.65, "sqlite": 0.7}
 
 
-def storm(server: Server, jars: str) -> dict[str, Any]:
-    """Describe the load: so many connections, each with its share of the jars, `bare` or a node's."""
-    group = {"kind": "refresh", "port": server.port, "jars": jars, "connections": CONNECTIONS}
-    # The baseline looks at no token, so none needs to ripen for it.
-    return {**group, "ripe_after": 0.0 if jars == "bare" else RIPE_AFTER}
+def storm(server: Server, jars: str, kind: str = "refresh") -> dict[str, Any]:
+    """Describe the load: so many connections, each with its share of the jars, `bare`, a node's or a peer's."""
+    group = {"kind": kind, "port": server.port, "jars": jars, "connections": CONNECTIONS}
+    # The baseline looks at no token, and a peer's may be used at once, so none needs to ripen for them.
+    return {**group, "ripe_after": RIPE_AFTER if kind == "refresh" and jars != "bare" else 0.0}
 
 
-class _Variant:
-    def __init__(self, start: Callable[[], Server], jars: str) -> None:
+class Variant:
+    """A server that is measured in turn with others.
+
+    Args:
+        start: starts it anew for each round.
+        jars, kind: as for `storm`.
+
+    Attributes:
+        rates: refreshes a second, in each round.
+        cpu: microseconds of its processor time for each refresh, in each round.
+    """
+
+    def __init__(self, start: Callable[[], Server], jars: str, kind: str = "refresh") -> None:
         self.start = start
         self.jars = jars
+        self.kind = kind
         self.rates: list[float] = []
         self.cpu: list[float] = []
         self.answered = 0
         self.results: list[dict[str, Any]] = []
 
     def run(self, load: Load, seconds: float, warm_up: float) -> None:
+        """Measure one round."""
         server = self.start()
-        group = storm(server, self.jars)
+        group = storm(server, self.jars, self.kind)
         results = load.run(group, seconds=warm_up, warm_up=0.0)
         before = server.cpu_seconds()
         results += load.run(group, seconds=seconds, warm_up=0.0)
@@ -63,12 +76,12 @@ def measure(database: str, *, quick: bool = False) -> list[Figure]:
     with Bench() as bench:
         variables = environment(bench.postgres() if database == "postgresql" else bench.sqlite())
         load = bench.load()
-        variants = {"bare": _Variant(bench.bare, "bare")}
+        variants = {"bare": Variant(bench.bare, "bare")}
         load.load("bare", asyncio.run(seed(variables, count)).tokens)
         # What was seeded for the baseline stays untouched: it is not in the sum of generations.
         for name in ("groups", "no groups") if database == "postgresql" else ("groups",):
             load.load(name, asyncio.run(seed(variables, count)).tokens)
-            variants[name] = _Variant(partial(bench.node, variables, groups=name == "groups"), name)
+            variants[name] = Variant(partial(bench.node, variables, groups=name == "groups"), name)
         for _ in range(rounds):
             for variant in variants.values():
                 variant.run(load, seconds, warm_up)
@@ -79,7 +92,7 @@ def measure(database: str, *, quick: bool = False) -> list[Figure]:
     return list(_figures(database, variants))
 
 
-def _figures(database: str, variants: dict[str, _Variant]) -> Sequence[Figure]:
+def _figures(database: str, variants: dict[str, Variant]) -> Sequence[Figure]:
     bare, groups = variants["bare"], variants["groups"]
     ratios = [one / other for one, other in zip(groups.rates, bare.rates, strict=True)]
     cpu = [one / other for one, other in zip(bare.cpu, groups.cpu, strict=True)]

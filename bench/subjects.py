@@ -62,15 +62,15 @@ class Server:
     """A server process on a free port.
 
     Args:
-        under: a program that runs Python, with its options.
+        command: what starts it; it prints its port, and answers at `/healthz`.
 
     Attributes:
         port: where it listens.
     """
 
-    def __init__(self, *command: str, variables: dict[str, str] | None = None, under: Sequence[str] = ()) -> None:
+    def __init__(self, *command: str, variables: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [*under, sys.executable, "-m", *command],
+            command,
             cwd=ROOT,
             env={**os.environ, **(variables or {})},
             stdout=subprocess.PIPE,
@@ -90,9 +90,9 @@ class Server:
         return self._process.pid
 
     def cpu_seconds(self) -> float:
-        """Return the processor time the server has used so far."""
-        times = self._measured.cpu_times()
-        return float(times.user + times.system)
+        """Return the processor time the server has used so far, with the processes it has started."""
+        times = [each.cpu_times() for each in (self._measured, *self._measured.children(recursive=True))]
+        return float(sum(each.user + each.system for each in times))
 
     def _answers(self) -> bool:
         if self._process.poll() is not None:
@@ -170,12 +170,13 @@ class Bench:
         return sqlite_url(self.directory)
 
     def bare(self, *, under: Sequence[str] = ()) -> Server:
-        """Start the baseline. Args: under: as for `Server`."""
-        return self._server("bench.bare", under=under)
+        """Start the baseline. Args: under: a program that runs Python, with its options."""
+        return self.server(*under, sys.executable, "-m", "bench.bare")
 
     def node(self, variables: dict[str, str], *, groups: bool = True, under: Sequence[str] = ()) -> Server:
-        """Start a node of Keyturn. Args: under: as for `Server`."""
-        return self._server("bench.node", *(() if groups else ("--without-groups",)), variables=variables, under=under)
+        """Start a node of Keyturn. Args: under: as for `bare`."""
+        options = () if groups else ("--without-groups",)
+        return self.server(*under, sys.executable, "-m", "bench.node", *options, variables=variables)
 
     def load(self) -> Load:
         """Start the load."""
@@ -183,8 +184,9 @@ class Bench:
         self._stack.callback(load.close)
         return load
 
-    def _server(self, *command: str, variables: dict[str, str] | None = None, under: Sequence[str] = ()) -> Server:
-        server = Server(*command, variables=variables, under=under)
+    def server(self, *command: str, variables: dict[str, str] | None = None) -> Server:
+        """Start any server. Args: as for `Server`."""
+        server = Server(*command, variables=variables)
         self._stack.callback(server.close)
         return server
 
