@@ -251,10 +251,10 @@ class Auth:
 
     async def change_password(
         self, principal: Principal, current: str, new: str, cookies: Cookies, contact: Contact
-    ) -> str | None:
+    ) -> SignedIn | None:
         """Change the password, end all other sessions, and give this one a new refresh token.
 
-        Returns: the new refresh token for the browser's cookie; None when that stays as it is, also since none can be had now.
+        Returns: this session, refreshed; None when the browser's cookie stays as it is, also since no token can be had now.
         It is a child like any other: making it current at once would sign out a browser with a refresh in flight.
 
         Raises: InvalidToken. InvalidRequest: the new password does not pass. InvalidCredentials: the current one is wrong.
@@ -280,7 +280,7 @@ class Auth:
         await tell(self.sinks, event)
         with suppress(Refused):
             if [token.session_id for token in self._authentic(cookies)] == [session.id]:
-                return (await self.refresh(cookies, contact)).refresh_token
+                return await self.refresh(cookies, contact)
         return None
 
     async def end_user_sessions(self, user_id: str, reason: RevokeReason = RevokeReason.REVOKED) -> int:

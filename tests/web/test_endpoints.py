@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from keyturn.core.model import Session, User
 from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
 from keyturn.stores.migrations import VERSION_TABLE, expected_level
+from keyturn.stores.users import SqlUsers
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.config import WebConfig
+from tests.services import sqlite_url
 from tests.web.conftest import METRICS_TOKEN, ORIGIN, PASSWORD, Browser, set_cookies
 
 pytestmark = pytest.mark.anyio
@@ -299,6 +305,27 @@ async def test_password_changed(ada: Browser, application: Any) -> None:
         assert (code(ended), ended.json()["reason"]) == ((401, "session_ended"), "password_changed")
     assert (await ada.post("/auth/refresh")).status_code == 200
     assert code(await ada.log_in()) == (401, "invalid_credentials")
+
+
+async def test_password_changed_just_before_the_user_is_disabled(tmp_path: Path) -> None:
+    """A change that is done is no error: nobody could ask for it again with the password of before."""
+
+    async def disable_after_the_change(user: User, _session: Session) -> Mapping[str, object]:
+        if changing:
+            assert isinstance(node.users, SqlUsers)
+            await node.users.set_disabled(user.id, disabled=True)
+        return {}
+
+    changing = False
+    settings = Settings.load(env="development", database_url=sqlite_url(tmp_path), base_url=ORIGIN, trusted_proxies=1)
+    node = Keyturn(settings, claims=disable_after_the_change)
+    async with node.lifespan(), Browser(node.asgi) as ada:
+        await ada.sign_up()
+        changing = True
+        body = {"current_password": PASSWORD, "new_password": "another long and winding phrase"}
+        answer = await ada.post("/auth/password", json=body, headers=ada.bearer)
+        assert (answer.status_code, set_cookies(answer).keys()) == (204, {REFRESH, HINT})
+        assert code(await ada.post("/auth/refresh")) == (401, "session_ended")
 
 
 async def test_password_changed_beside_the_cookie_of_another(ada: Browser, application: Any) -> None:

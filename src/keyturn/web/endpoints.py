@@ -195,16 +195,16 @@ async def end_other_sessions(call: Call) -> Response:
 
 async def change_password(call: Call) -> Response:
     """Change the password; all other sessions end and this one gets a new refresh token."""
-    auth = call.services.auth
     principal = call.principal()
     body = await call.request.model(bodies.ChangePassword)
-    token = await auth.change_password(
+    renewed = await call.services.auth.change_password(
         principal, body.current_password, body.new_password, call.cookies(), call.contact()
     )
-    if token is None:
+    # What the cookie needs is known by now: the password is changed, and to ask anybody could only make that an error.
+    if renewed is None or renewed.refresh_token is None:
         return answers.nothing()
-    _, session = await auth.me(principal)
-    return answers.nothing(*answers.refresh_cookies(token, session, auth.clock(), call.config.same_site))
+    same_site = call.config.same_site
+    return answers.nothing(*answers.refresh_cookies(renewed.refresh_token, renewed.session, renewed.now, same_site))
 
 
 # -- with a server credential
