@@ -49,7 +49,7 @@ def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) 
         scopes: every one must be granted; none: any valid token.
         max_age, amr: as in `Requirement`.
     """
-    requirement = Requirement(scopes, max_age, tuple(amr))
+    requirement = Requirement(scopes, max_age, amr)
 
     def decorate(view: View) -> View:
         @wraps(view)

@@ -131,7 +131,7 @@ def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) 
         scopes: every one must be granted; none: any valid token.
         max_age, amr: as in `Requirement`.
     """
-    requirement = Requirement(scopes, max_age, tuple(amr))
+    requirement = Requirement(scopes, max_age, amr)
 
     class TokenPermission(BasePermission):
         def has_permission(self, request: Request, view: object) -> bool:

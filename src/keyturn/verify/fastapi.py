@@ -24,7 +24,7 @@ from fastapi.security import HTTPBearer, SecurityScopes
 from keyturn.core.errors import Refused
 from keyturn.core.model import Principal
 from keyturn.ports import PrincipalSource, WallClock
-from keyturn.verify.guard import ANYBODY, Guard, Requirement, refusal
+from keyturn.verify.guard import Guard, Requirement, refusal
 from keyturn.wire import Response as Answer
 from keyturn.wire import values_of
 
@@ -84,13 +84,17 @@ class TokenAuth:
         self._source: Final = source
         self._guard_of: Final = source if callable(source) else _always(Guard(source, clock=clock))
         self._clock: Final = clock
+        alone = Requirement(max_age=max_age, amr=amr)  # raises when the program starts, not later
         self._max_age: Final = max_age
-        self._amr: Final = tuple(amr)
-        self._without_scopes: Final = _requirement((), max_age, self._amr)  # raises when the program starts, not later
+        self._amr: Final = alone.amr
+        self._without_scopes: Final = alone
 
     def step_up(self, *, max_age: int | None = None, amr: Sequence[str] = ()) -> TokenAuth:
         """Return the dependency of a route that also needs a fresh or a stronger sign-in.  Spec: RFC 9470."""
-        return TokenAuth(self._source, max_age=max_age, amr=amr, clock=self._clock)
+        more = Requirement(max_age=max_age, amr=amr)
+        youngest = min((age for age in (self._max_age, max_age) if age is not None), default=None)
+        both = tuple(dict.fromkeys((*self._amr, *more.amr)))
+        return TokenAuth(self._source, max_age=youngest, amr=both, clock=self._clock)
 
     async def __call__(
         self, connection: HTTPConnection, scopes: SecurityScopes, _shown: Annotated[object, Security(BEARER)]
@@ -124,10 +128,7 @@ def _always(guard: Guard) -> Callable[[HTTPConnection], Guard]:
 
 
 # The routes of an application ask for a few different things, each of them at every request.
-@lru_cache(maxsize=256)
-def _requirement(scopes: tuple[str, ...], max_age: int | None, amr: tuple[str, ...]) -> Requirement:
-    requirement = Requirement(scopes, max_age, amr)
-    return ANYBODY if requirement == ANYBODY else requirement
+_requirement = lru_cache(maxsize=256)(Requirement)
 
 
 def translate(answer: Answer) -> Response:

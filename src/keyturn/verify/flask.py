@@ -66,7 +66,7 @@ def requires(
         scopes: every one must be granted; none: any valid token.
         max_age, amr: as in `Requirement`.
     """
-    requirement = Requirement(scopes, max_age, tuple(amr))
+    requirement = Requirement(scopes, max_age, amr)
 
     def decorate(view: Callable[Parameters, Any]) -> Callable[Parameters, Any]:
         @wraps(view)

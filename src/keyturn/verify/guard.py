@@ -36,9 +36,9 @@ class Requirement:
     Raises: ValueError: something in it is no scope, no method or no age. TypeError: a text where several are meant.
     """
 
-    scopes: tuple[str, ...] = ()
+    scopes: Sequence[str] = ()
     max_age: int | None = None
-    amr: tuple[str, ...] = ()
+    amr: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse what could not be written into a challenge."""

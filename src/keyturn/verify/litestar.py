@@ -102,7 +102,7 @@ def requires(
 
     Raises, when it is called: PrincipalRefused; RuntimeError: the application has no TokenPlugin.
     """
-    requirement = Requirement(scopes, max_age, tuple(amr))
+    requirement = Requirement(scopes, max_age, amr)
 
     def guard(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
         found = connection.scope.get("auth")

@@ -52,7 +52,7 @@ class TokenAuth(HttpBearer):
 
     def __init__(self, *scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) -> None:
         super().__init__()
-        self._requirement: Final = Requirement(scopes, max_age, tuple(amr))
+        self._requirement: Final = Requirement(scopes, max_age, amr)
         # An async operation then awaits what is called, instead of giving it a thread; a sync one takes either.
         self.is_async = True
 

@@ -121,7 +121,7 @@ def requires(
 
     Raises, when a request comes: RuntimeError: the application has no `token_middleware`.
     """
-    requirement = Requirement(scopes, max_age, tuple(amr))
+    requirement = Requirement(scopes, max_age, amr)
 
     def decorate(endpoint: Callable[Parameters, Any]) -> Callable[Parameters, Any]:
         @wraps(endpoint)
