@@ -99,3 +99,25 @@ async def test_touches_beside_a_locked_session(postgres_url: str) -> None:
             await seen(2)
         await seen(3)
         await store.close()
+
+
+async def test_end_beside_a_locked_session(postgres_url: str) -> None:
+    """A store that is closed while it writes tries no more, whatever is left to write."""
+
+    def writing() -> bool:
+        return any("Touches" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+    clock = FrozenClock()
+    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as operator:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, touch_period=0.0)
+        holder = await sign_in(store)
+        clock.advance(SETTLED)
+        async with locked(operator, [holder]):
+            await holder.refresh()
+            while not writing():
+                await asyncio.sleep(0)
+            await store.close()
+            for _ in range(50):
+                async with operator.autocommit() as connection:
+                    await connection.exec_driver_sql("SELECT 1")
+                assert not writing()

@@ -67,11 +67,12 @@ class Touches:
 
     async def close(self) -> None:
         """Write what waits, one last time; a fault of the database is logged and does not hold up the end."""
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        # Only now: what leaves something behind winds the timer again.
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._flushing is not None:
-            await asyncio.wait([self._flushing])
         await self._flush_quietly()
 
     def _later(self, session: Session) -> Session:
