@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import cached_property
 from random import uniform
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keyturn.access import AccessTokens
 from keyturn.apart import Apart, InTurn
@@ -50,6 +50,7 @@ from keyturn.tokens.refresh_token import RefreshTokens
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.endpoints import Services
+from keyturn.web.hosting import lifespan_of
 from keyturn.web.threaded import ThreadedNode
 from keyturn.web.wsgi import KeyturnWSGI
 from keyturn.wire import name_of
@@ -136,6 +137,7 @@ class Keyturn:
         self.auth = self._auth(secrets, users, claims, throttle)
         self.threaded = ThreadedNode(self)
         self._started = False
+        self._starting = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._asking: asyncio.Future[Mapping[str, bool]] | None = None
         self._late: set[asyncio.Future[bool]] = set()
@@ -175,14 +177,9 @@ class Keyturn:
         """The routes as a plain WSGI application, with whose first request this node starts."""
         return KeyturnWSGI(self.threaded)
 
-    @asynccontextmanager
-    async def lifespan(self, _app: Any = None) -> AsyncGenerator[None]:
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
         """Run the node around a host application: `FastAPI(lifespan=keyturn.lifespan)`."""
-        try:
-            await self.start()
-            yield
-        finally:
-            await self.close()
+        return lifespan_of(self)(app)
 
     def authenticate(self, token: str) -> Principal:
         """Turn an access token into a principal; no I/O. Raises: InvalidToken. Unavailable: it was not started."""
@@ -203,10 +200,14 @@ class Keyturn:
             SecretDoesNotFit: the signing keys in it are sealed under another secret.
             Unavailable: a dependency is at fault.
         """
+        async with self._starting:
+            if not self._started:
+                await self._start()
+                self._started = True
+
+    async def _start(self) -> None:
         from keyturn.stores.migrations import migrate, why_not_migrated
 
-        if self._started:
-            return
         if self.settings.migrate:
             await migrate(self.engine)
         elif obstacle := await why_not_migrated(self.engine):
@@ -224,7 +225,6 @@ class Keyturn:
             # A fifth of a second of work that the first login would wait for; `/healthz` need not.
             asyncio.create_task(asyncio.to_thread(warm_up), name="keyturn warm-up"),
         ]
-        self._started = True
 
     async def ready(self) -> Mapping[str, bool]:
         """Ask everything this node needs; each name says whether it is in order.
@@ -284,7 +284,7 @@ class Keyturn:
 
         `start` may follow, also on another event loop: an application's tests start and close it again and again.
         """
-        self._started, self._asking = False, None
+        self._started, self._starting, self._asking = False, asyncio.Lock(), None
         await self.web.finish()
         tasks, self._tasks = self._tasks, []
         await end(tasks)

@@ -75,3 +75,15 @@ def test_whatever_waits(database_url: str, redis: bool, request: pytest.FixtureR
 
     for number in range(LIVES):
         asyncio.run(live(number))
+
+
+@pytest.mark.anyio
+async def test_starts_that_come_together(database_url: str) -> None:
+    """Two parts of an application may start a node at once: it is started once, and its end leaves nothing behind."""
+    before = asyncio.all_tasks()
+    node = Keyturn(settings_of(database_url, denylist=True))
+    await asyncio.gather(node.start(), node.start())
+    upkeep = [task for task in asyncio.all_tasks() - before if task.get_name() == "keyturn upkeep"]
+    await node.close()
+    assert len(upkeep) == 1
+    assert upkeep[0].done()
