@@ -76,7 +76,9 @@ class Keyturn:
         claims: adds claims and scopes to each access token.
         database_clock: stands in for the database's clock. Only for tests.
 
-    Raises: UnsafeSettings, UnsafePolicy: naming every finding; production refuses to start with any of them.
+    Raises:
+        ValueError: a setting is malformed: a number, a URL.
+        UnsafeSettings, UnsafePolicy: naming every finding; production refuses to start with any of them.
 
     Attributes:
         auth: the use cases.

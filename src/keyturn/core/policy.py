@@ -138,7 +138,7 @@ class Policy:
             return
         for broken, code, text in self._inequalities():
             if broken:
-                yield Problem(code, text, relaxable=True)
+                yield Problem(code, text, relaxable=code not in _NEVER_RELAXED)
         if not 8 <= self.password_min_length <= 64:
             yield Problem("password_min_length", "password_min_length must be 8 to 64", relaxable=False)
 
@@ -152,6 +152,8 @@ class Policy:
             need = f"access_lifetime {access:g} s must be at least 2 settle_time"
             yield (access < 2 * settle, "access_too_short", need)
         yield (self.access_lifetime > HOUR, "access_too_long", "access_lifetime must be at most 3600 s")
+        text = f"clock_leeway must be at most {LONGEST_LEEWAY:g} s"
+        yield (self.clock_leeway > LONGEST_LEEWAY, "leeway_too_long", text)
         yield (self.ssr_lifetime > self.access_lifetime, "ssr_too_long", "ssr_lifetime must not exceed access_lifetime")
         yield (self.remembered_absolute_lifetime > 30 * DAY, "absolute_too_long", "no session may outlive 30 days")
         text = "a session nobody asked to remember lasts at most 24 h"
@@ -166,6 +168,8 @@ class Policy:
             yield (too_short, "inactivity_too_short", f"{name} {idle:g} s must be at least 2 access_lifetime")
 
 
+_NEVER_RELAXED = frozenset({"access_too_long", "leeway_too_long"})
+"""What no verifier would take: every request would be a 401."""
 _MAY_BE_ZERO = frozenset({"settle_time", "tail_time", "clock_leeway", "touch_interval", "key_publish_lead"})
 
 
