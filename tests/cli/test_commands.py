@@ -321,6 +321,15 @@ def test_database_url_that_cannot_be_used_is_a_known_error(sqlite_command: Comma
     assert "sEcrEt" not in told
 
 
+def test_bcrypt_that_is_not_installed(migrated: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who counts on imported hashes learns at the start what is missing, and not at the first login."""
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
+    migrated.environment["KEYTURN_IMPORTED_BCRYPT_ROUNDS"] = "12"
+    error = migrated.run("serve", "--port", "0", status=1)
+    assert error == "keyturn: not_installed: bcrypt: install keyturn[bcrypt]\n"
+    assert "UNSAFE  bcrypt_not_installed: " in migrated.run("doctor", status=1)
+
+
 @pytest.mark.parametrize(
     "url", ["redis://user:sEcrEt/x@127.0.0.1:6379", "redis://:sEcrEt@127.0.0.1/0?nothing=1", "http://:sEcrEt@127.0.0.1"]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from keyturn.tokens import imported_hash
 from keyturn.tokens.imported_hash import ImportCosts, parse_imported_hash
-from keyturn.tokens.password import OWASP, PasswordHasher, PasswordProfile, Verified
+from keyturn.tokens.password import OWASP, PasswordHasher, PasswordProfile, Verified, is_understood
 from keyturn.tokens.password_policy import PasswordFault, PasswordPolicy, PasswordRefused, normal_password
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "spec" / "vectors" / "password.json").read_text())
@@ -206,6 +207,17 @@ def test_bcrypt_of_a_digest() -> None:
     assert not hasher.verify(of_digest, digest).ok
     assert not hasher.verify(of_digest.removeprefix("bcrypt_sha256$"), password).ok
     assert not hasher.verify(of_digest.replace("bcrypt_sha256$", "bcrypt_sha512$"), password).ok
+
+
+def test_bcrypt_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash that nothing here can check is none that is understood, and no error; to count on them is one at the start."""
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
+    stored = STORED["bcrypt 2b"]
+    assert not is_understood(stored)
+    assert HASHER.verify(stored, PASSWORD) == HASHER.verify(None, PASSWORD)
+    with pytest.raises(ModuleNotFoundError, match=r"keyturn\[bcrypt\]"):
+        ImportCosts(bcrypt_rounds=12)
+    assert ImportCosts(pbkdf2_iterations=600_000).bcrypt_rounds == 0
 
 
 @pytest.mark.parametrize(

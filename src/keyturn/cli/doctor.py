@@ -71,7 +71,14 @@ async def gather(settings: Settings) -> list[Finding]:
     if not settings.production:
         text = "KEYTURN_ENV is development: a server here refuses nothing of what is listed"
         found.append(Finding("development", text, fatal=True))
-    return [*found, *_ports(settings), *_unknown(), *await _database(settings), *await _redis(settings)]
+    return [
+        *found,
+        *_ports(settings),
+        *_unknown(),
+        *_packages(settings),
+        *await _database(settings),
+        *await _redis(settings),
+    ]
 
 
 def _ports(settings: Settings) -> list[Finding]:
@@ -111,6 +118,17 @@ def _unknown() -> list[Finding]:
                 Finding("unknown_setting", f"{name} is no setting, and not read{''.join(guesses)}", fatal=False)
             )
     return found
+
+
+def _packages(settings: Settings) -> list[Finding]:
+    """Name what has to be installed for these settings, and is not."""
+    from keyturn.settings import Finding
+    from keyturn.tokens.imported_hash import has_bcrypt
+
+    if settings.imported_bcrypt_rounds is None or has_bcrypt():
+        return []
+    text = "KEYTURN_IMPORTED_BCRYPT_ROUNDS is set: install keyturn[bcrypt]"
+    return [Finding("bcrypt_not_installed", text, fatal=True)]
 
 
 async def _database(settings: Settings) -> list[Finding]:

@@ -87,7 +87,7 @@ def make_node(settings: Settings) -> Keyturn:
     except ValueError as error:
         raise CommandError("invalid_settings", str(error)) from error
     except ModuleNotFoundError as error:
-        raise CommandError("not_installed", f"{error.name}: install keyturn[redis]") from error
+        raise CommandError("not_installed", f"{error.name}: install keyturn[{error.name}]") from error
 
 
 def run(work: Coroutine[object, object, Result]) -> Result:

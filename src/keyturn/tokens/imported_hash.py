@@ -16,6 +16,7 @@ from base64 import b64decode
 from dataclasses import dataclass
 from hashlib import pbkdf2_hmac, sha256
 from hmac import compare_digest
+from importlib.util import find_spec
 from typing import Final, Protocol
 
 BCRYPT_MAX_BYTES: Final = 72
@@ -41,7 +42,9 @@ class ImportCosts:
     pbkdf2_iterations: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse costs that no hash may have."""
+        """Refuse costs that no hash may have. Raises: ValueError. ModuleNotFoundError: bcrypt is not installed."""
+        if self.bcrypt_rounds and not has_bcrypt():
+            raise ModuleNotFoundError("No module named 'bcrypt': install keyturn[bcrypt]", name="bcrypt")
         if self.bcrypt_rounds and not 4 <= self.bcrypt_rounds <= 16:
             raise ValueError("bcrypt_rounds is 4 to 16, or 0 for none")
         if not 0 <= self.pbkdf2_iterations < 10_000_000:
@@ -58,6 +61,11 @@ class ImportCosts:
         iterations = done.iterations if isinstance(done, Pbkdf2Hash) else 0
         if self.pbkdf2_iterations > iterations:
             pbkdf2_hmac("sha256", _FILLER, _FILLER, self.pbkdf2_iterations - iterations)
+
+
+def has_bcrypt() -> bool:
+    """Say whether bcrypt is installed, which is an extra."""
+    return find_spec("bcrypt") is not None
 
 
 class ImportedHash(Protocol):
@@ -102,8 +110,8 @@ class Pbkdf2Hash:
 
 
 def parse_imported_hash(stored: str) -> BcryptHash | Pbkdf2Hash | None:
-    """Return the parsed hash, or None for a format or a cost that is not imported."""
-    if match := _BCRYPT.fullmatch(stored):
+    """Return the parsed hash, or None for a format or a cost that is not imported, or that nothing here can check."""
+    if (match := _BCRYPT.fullmatch(stored)) and has_bcrypt():
         return BcryptHash(match[2], int(match[3]), digested=match[1] is not None)
     if match := _PBKDF2.fullmatch(stored):
         return Pbkdf2Hash(int(match[1]), match[2].encode("utf-8"), b64decode(match[3]))
@@ -111,6 +119,6 @@ def parse_imported_hash(stored: str) -> BcryptHash | Pbkdf2Hash | None:
 
 
 def _bcrypt_check(password: bytes, stored: str) -> bool:
-    import bcrypt  # an extra: only installations with imported hashes have it
+    import bcrypt
 
     return bcrypt.checkpw(password, stored.encode("ascii"))
