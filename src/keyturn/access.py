@@ -75,7 +75,7 @@ class AccessTokens:
     async def issue(self, user: User, session: Session, *, lifetime: float, entropy: bytes) -> tuple[str, int]:
         """Sign an access token for a session; return it with its lifetime in whole seconds.
 
-        It never outlives the session.
+        It never outlives the session's absolute lifetime by more than a second.
 
         Args:
             lifetime: seconds.

@@ -91,8 +91,8 @@ class InTurn:
     async def change_password(self, user_id: str, old: str, new: str, keep: SessionId, event: Event) -> PasswordChanged:
         """End the other sessions, change, end them again.
 
-        Why before, too: after the change the old password is no good for a second try, so a fault between the two would leave
-        whoever knew it signed in. Those that are ended for a change that then fails have been asked to go.
+        Why before as well: once the password is changed nobody can ask again with the old one, so a fault after it would leave
+        those sessions open. Where the change then fails they have ended all the same, as the user wanted.
         """
         reason = RevokeReason.PASSWORD_CHANGED
         ended = await self._sessions.revoke(user_id, reason, keep=keep)

@@ -31,8 +31,8 @@ def is_cancelled() -> bool:
 async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancel tasks until every one has ended, however it ends.
 
-    Why more than once: a driver may take a cancellation that comes together with one of its own time-outs for that, and
-    swallow it. A task that catches such faults to go on would then go on for ever, and whoever waits for its end with it.
+    Why more than once: a driver whose own time-out comes at the same moment may swallow our cancellation. A task that
+    catches faults and goes on would then never end, nor would whoever waits for it.
     """
     pending = set(tasks)
     while pending:

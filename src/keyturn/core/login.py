@@ -28,7 +28,7 @@ class Login(NamedTuple):
     amr: tuple[str, ...]
     remember: bool
     new_device: bool = False
-    """The user is known, and has never signed in on this device."""
+    """The user is known, and has no session on this device, live or ended, that is still kept."""
 
 
 class Admission(NamedTuple):
@@ -85,7 +85,7 @@ def admit(live: Sequence[Session], login: Login, now: float, policy: Policy, min
 
 
 class Limit(NamedTuple):
-    """A counter that an attempt takes one from: at most `amount` per `window` seconds; None: until it is reset."""
+    """A counter that an attempt takes one from: at most `amount` per `window` seconds; None: until it is reset, or a year."""
 
     key: tuple[str, ...]
     amount: int

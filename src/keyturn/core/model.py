@@ -45,7 +45,7 @@ class Session(NamedTuple):
     id: SessionId
     user_id: UserId
     generation: int
-    """How many tokens were confirmed after the first; at most 2**32 - 1."""
+    """The number of the current token: 0 for the first, one more at each confirmation. A heal skips some; at most 2**32 - 1."""
     token_hash: bytes
     """SHA-256 of the last confirmed refresh token, 32 bytes. Its first 8 are the fingerprint its children carry."""
     previous_hash: bytes | None

@@ -260,7 +260,7 @@ def _active(session: Session, active_at: float, now: float, policy: Policy) -> S
 def _advance(
     session: Session, presented: PresentedToken, contact: Contact, active_at: float, now: float, policy: Policy
 ) -> tuple[Session, tuple[Event, ...]]:
-    """Make the presented token current, and the caller the one last seen, in one step: copying a session takes a while."""
+    """Make the presented token current and its caller the one last seen, with one `_replace`: each copies the whole session."""
     # A heal skips generations: the token between is unknown, so nothing is accepted as the tail of this one.
     healed = presented.generation > session.generation + 1
     after = session._replace(

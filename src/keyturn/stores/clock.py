@@ -55,8 +55,8 @@ class DatabaseClock:
     async def read(self) -> float:
         """Ask the database; return by how many seconds this machine's date is ahead of its clock, at the very least.
 
-        Its answer was true at some moment between the question and its arrival: so it gives two bounds, and a slow answer,
-        which says little, undoes nothing that a quick one has said.
+        The answer was true at some moment between the question and its arrival, which bounds the clock from both sides. A
+        slow answer bounds it loosely, and so changes nothing that a quick one has said.
 
         Raises: Unavailable: the database is at fault. The clock goes on from what is known.
         """

@@ -83,7 +83,7 @@ class _Beginning:
 
 
 def ended_by_the_server(connection: asyncpg.Connection, error: BaseException) -> ConnectionResetError | None:
-    """Say what an error means by which the driver shows its surprise, in whatever state it was, that a connection has ended."""
+    """Return a ConnectionResetError where the driver raised this because the connection has ended; None: for another reason."""
     from asyncpg.exceptions import InterfaceError, InternalClientError
 
     closed: bool = connection.is_closed()  # type: ignore[no-untyped-call]

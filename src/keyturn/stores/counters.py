@@ -27,7 +27,7 @@ GIVEN_BACK = (
     "amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
     " expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END"
 )
-"""What becomes of a counter to which `given.taken` is given back: everything where that is 0, so that pruning finds it over."""
+"""What becomes of a counter to which `given.taken` is given back: that much less. 0 empties it, and leaves it to pruning."""
 
 Keyed = Sequence[tuple[bytes, Limit]]
 

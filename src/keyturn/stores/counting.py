@@ -27,8 +27,7 @@ _USER: Final = 3
 TOGETHER: Final = 16
 """Attempts, or logins, in a statement at most."""
 STATEMENTS: Final = 4
-"""Statements under way at most: one that waits for a counter which somebody has locked keeps those who come later waiting
-only when there are as many such."""
+"""Statements under way at most. Whoever comes later waits only when all of these wait for counters that somebody has locked."""
 
 
 class Counting(NamedTuple):
@@ -46,8 +45,8 @@ class Counted(NamedTuple):
     retry_after: float | None
     """As `Throttle.take` says."""
     user: Row
-    """The columns of a credential, the row's `xmin` and the database's clock; nulls and the clock when there is none such, or
-    when it was not looked for, as whoever came before was refused."""
+    """The columns of a credential, the row's `xmin` and the database's clock. All but the clock are null when there is no such
+    user, and when nobody was looked for because an attempt before this one was refused."""
 
 
 Spent = dict[bytes, Counted]

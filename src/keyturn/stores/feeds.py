@@ -69,8 +69,8 @@ async def _postgres_reader(url: str) -> AsyncGenerator[Read]:
 async def _sqlite_reader(path: Path) -> AsyncGenerator[Read]:
     import aiosqlite
 
-    # mode=ro: a file that is not there is a fault, and must not come into being here. And whoever may write copies the
-    # write-ahead log into the file when they leave: into a backup, too, that was put there while that log was another file's.
+    # mode=ro: a file that is not there is a fault, and must not come into being here. And a writer copies the write-ahead log
+    # into the file when it closes: into the wrong one, where a backup has taken its place meanwhile.
     address, name = f"{path.as_uri()}?mode=ro", str(path)
     async with aiosqlite.connect(address, uri=True, timeout=_TIMEOUT, isolation_level=None) as connection:
         opened = identity_of(name)

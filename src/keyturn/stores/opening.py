@@ -29,9 +29,9 @@ from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, session_of, values_of
 from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 
-# The reason is there for the index: see `revoking.unrevoked`. The user is a query of its own, so that PostgreSQL plans for
-# just any user. Of one who has very many ended sessions it would expect as many that have not ended, and rather take the
-# index by absolute end, which leads to everybody's.
+# The reason is there for the index: see `revoking.unrevoked`. The user is a subquery, so that PostgreSQL plans for any user:
+# for one with very many ended sessions it would expect as many live ones, and take the index by absolute end, which holds
+# everybody's.
 LIVE = (
     "s.user_id = (SELECT {user}) AND s.revoked_at IS NULL AND s.revoked_reason IS NULL"
     " AND s.inactivity_expires_at > clock.now AND s.absolute_expires_at > clock.now"

@@ -216,8 +216,8 @@ class Presenter:
     def _answer(self, group: Group[Presentation, Presented], judged: _Judged, lost: set[SessionId]) -> Sequence[int]:
         """Answer those whose decision is true; return the others.
 
-        Why the next group begins first: to answer a group takes the event loop milliseconds. What has gathered meanwhile is
-        at the database during that time; otherwise it would be read after it, and the event loop then wait for its commit.
+        Why the next group begins first: to answer this one takes the event loop milliseconds, in which the database can
+        already work on what has gathered.
         """
         group.step_aside()
         again: list[int] = []

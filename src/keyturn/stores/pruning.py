@@ -65,7 +65,7 @@ class SqlUpkeep:
     async def _empty(
         self, table: Table, key: Column[object], time: ColumnElement[float], before: float, batch: int
     ) -> int:
-        """Delete the rows whose time is before the given one; a time that is null never is."""
+        """Delete the rows whose time is before the given one."""
         chosen = select(key).where(time < before).limit(batch)
         # Rows that a refresh or another transaction holds are left for the next time instead of waited for.
         chosen = chosen.with_for_update(skip_locked=True)

@@ -94,9 +94,8 @@ async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
 def unrevoked(user_id: UserId) -> ColumnElement[bool]:
     """Return the condition on a user's sessions that nobody has ended, for which there is an index.
 
-    Why the reason too, though it is null whenever the time is: the index depends on it. It does not depend on the time,
-    for which the hot path asks as well: where PostgreSQL believes that hardly any session is not revoked, it would look for
-    a session by going through the whole index.
+    Why the reason too, though it is null whenever the time is: the partial index is on it. Were it on the time, for which the
+    hot path asks as well, PostgreSQL might go through the whole index for one session, where it believes that few are live.
     """
     return and_(sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None), sessions.c.revoked_reason.is_(None))
 

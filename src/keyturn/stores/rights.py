@@ -35,8 +35,8 @@ async def may_only_read(engine: Engine) -> bool:
 async def ping_for_writing(engine: Engine) -> None:
     """Ask a migrated database for a sign of life, as one that takes writes; change and lock nothing.
 
-    Why in this way: PostgreSQL refuses the lock of no row where it takes no writes, and then the connection is given up with all
-    that are as old, as after any write. Asked what it is, it would answer, and a node would stay with a former primary.
+    Why a lock of no row: a server that takes no writes refuses it, and this connection and all as old are given up, as after
+    any write that was refused. A plain question a former primary would still answer, and a node would stay with it.
 
     Raises: Unavailable: it gives none.
     """

@@ -112,7 +112,7 @@ counters = Table(
     Column("expires_at", _Seconds),
     Index("keyturn_counters_expires", "expires_at"),
 )
-"""Attempts. `expires_at` null: until it is reset (consecutive failures)."""
+"""Attempts. A counter without a window is over after `counters.LONGEST_WINDOW`, or when it is reset."""
 
 signing_keys = Table(
     "keyturn_signing_keys",

@@ -168,7 +168,7 @@ class SqlSessions:
         return ended
 
     async def knows_device(self, user_id: UserId, device_id: bytes) -> bool:
-        """Say whether this user ever had a session on this device. Raises: Unavailable: the database is at fault."""
+        """Say whether this user has a session on this device, live or ended and still kept. Raises: Unavailable: the database is at fault."""
         async with self._engine.lane() as lane:
             return await has_device(lane, user_id, device_id)
 

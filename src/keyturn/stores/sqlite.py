@@ -64,8 +64,8 @@ class SqliteFile:
     async def open(self, **options: Any) -> aiosqlite.Connection:
         """Open it for SQLAlchemy, and leave no thread behind where that fails. Raises: as `connect`.
 
-        Why: the driver tells the thread to end and does not wait, and its last word to an event loop that is closed by then is a
-        traceback on standard error: as of a command that cannot open the file.
+        Why wait for the thread: it reports to the event loop, which a command that cannot open the file has closed by then, and
+        so prints a traceback.
         """
         import aiosqlite
 

@@ -19,8 +19,8 @@ DEFAULT_MAX_AGE: Final = 300.0
 LONGEST_MAX_AGE: Final = 3600.0
 """Why: a withdrawn key must not be believed for as long as a cache in between likes."""
 KEEP_TIME: Final = 86400.0
-"""Seconds for which keys are used while the server cannot be reached: an outage of a day ends nobody's work, and a
-withdrawn key does not live on for ever by keeping us from the news."""
+"""Seconds for which keys are used while the server cannot be reached: long enough for an outage of a day, and not for ever, or
+whoever cuts us off could keep a withdrawn key alive."""
 _FIRST_PAUSE: Final = 1.0
 
 _MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=(\d{1,9})(?:$|[,\s])", re.IGNORECASE)

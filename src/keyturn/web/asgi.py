@@ -184,8 +184,8 @@ def ensure_awaited_by(receive: object, monotonic: Callable[[], float] = time.mon
     Raises, when called: ClientGone: the client has closed its connection. Unavailable: the request is older than the time
     after which everybody has given it up, whether or not a proxy has passed that on.
 
-    ASGI tells that only to whoever waits for it, at the cost of a task per request. uvicorn, which serves us, has noted it
-    on the object whose method `receive` is; under another server, or behind a middleware, nobody is taken for gone.
+    ASGI tells a disconnect only to whoever awaits `receive`, which takes a task per request. uvicorn also notes it on the
+    object whose method `receive` is; under another server, or behind a middleware, no client counts as gone.
     """
     cycle = getattr(receive, "__self__", None)
     given_up_at = monotonic() + REQUEST_LIMIT

@@ -110,7 +110,7 @@ def _headers(environ: Environ) -> list[Header]:
 
 
 def _unjoined(header: Header) -> Iterable[Header]:
-    """Yield a header as it is; twice when it may be several that a server has joined, so that no cookie in it is the only one.
+    """Yield a header once; twice when a server may have joined it from several: each cookie then has two values, and is refused.
 
     Why: WSGI servers join headers of one name with a comma, and a comma may also be in the value of a cookie that a
     sibling subdomain has planted. Whether one of ours was sent once, twice or not at all cannot be told then, so none is

@@ -36,7 +36,7 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:migrate', 0))"
 _BOUNDED = "SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', '5s', true)"
 
 
-# Alembic keeps what it is doing in globals: two migrations in one process must not be under way at once.
+# Alembic keeps what it is doing in globals: two migrations of one event loop must not be under way at once.
 _ALONE: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
