@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from keyturn.core.errors import Refused
+    from keyturn.core.errors import InvalidToken, Refused, Unavailable, UnsafePolicy, UnsafeSettings
     from keyturn.core.events import Event, EventType
     from keyturn.core.model import Principal, Session, User
     from keyturn.core.policy import Policy
@@ -22,12 +22,16 @@ __version__ = "0.1.0"
 __all__ = [
     "Event",
     "EventType",
+    "InvalidToken",
     "Keyturn",
     "Policy",
     "Principal",
     "Refused",
     "Session",
     "Settings",
+    "Unavailable",
+    "UnsafePolicy",
+    "UnsafeSettings",
     "User",
     "__version__",
 ]
@@ -35,12 +39,16 @@ __all__ = [
 _HOMES = {
     "Event": "keyturn.core.events",
     "EventType": "keyturn.core.events",
+    "InvalidToken": "keyturn.core.errors",
     "Keyturn": "keyturn.runtime",
     "Policy": "keyturn.core.policy",
     "Principal": "keyturn.core.model",
     "Refused": "keyturn.core.errors",
     "Session": "keyturn.core.model",
     "Settings": "keyturn.settings",
+    "Unavailable": "keyturn.core.errors",
+    "UnsafePolicy": "keyturn.core.errors",
+    "UnsafeSettings": "keyturn.core.errors",
     "User": "keyturn.core.model",
 }
 

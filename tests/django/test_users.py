@@ -21,7 +21,7 @@ from keyturn.core.errors import InvalidRequest, InvalidToken, Unavailable
 from keyturn.core.model import Principal, SessionId
 from keyturn.django import DjangoUserDirectory
 from keyturn.django.users import from_django, to_django
-from keyturn.verify.drf import UserAuthentication
+from keyturn.verify.drf import PrincipalRefused, UserAuthentication
 from tests.django.accounts import Account, Employee, Member
 from tests.web.conftest import PASSWORD
 
@@ -206,3 +206,9 @@ async def test_database_that_is_gone(person: Person) -> None:
         database.rmdir()
         aside.rename(database)
     assert await directory.find(person.email) is None
+
+
+def test_wait_that_rest_framework_is_told() -> None:
+    """It is what our own answer says: the whole seconds after which a retry makes sense, and never too few."""
+    waits = [PrincipalRefused(Unavailable("keys", seconds)).wait for seconds in (0.2, 1.0, 1.4)]
+    assert waits == [1, 1, 2]

@@ -157,7 +157,7 @@ def _parse(content: bytes) -> Stored:
     if len(content) > _MAX_SIZE:
         raise ValueError("not ours")
     document = json.loads(content)
-    if not isinstance(document, dict) or document.pop("version", None) != _VERSION or set(document) != set(_FIELDS):
+    if not isinstance(document, dict) or document.pop("version", None) != _VERSION or set(document) != set(Stored._fields):
         raise ValueError("not ours")
     user = document["user"]
     texts = [document[name] for name in ("server", "session_id", "reason")]
@@ -173,6 +173,3 @@ def _parse(content: bytes) -> Stored:
     if not all(type(number) in {int, float} and isfinite(number) for number in numbers):
         raise ValueError("not a number")
     return Stored(**document)
-
-
-_FIELDS: Final = Stored._fields

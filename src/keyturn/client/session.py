@@ -275,8 +275,9 @@ class Session:
 
     def _forget(self) -> None:
         """Forget the session without telling the server, where it lives on until it expires."""
-        while not self._store.replace(held := self._load(), held.signed_out("logout")):
-            pass
+        held = self._load()
+        while not self._store.replace(held, held.signed_out("logout")):
+            held = self._load()
         self._adopt(held.signed_out("logout"))
 
     def _adopt(self, stored: Stored) -> None:

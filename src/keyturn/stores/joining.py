@@ -73,7 +73,7 @@ async def join(engine: Engine, terms: Terms, group: Group[Joining, Joined]) -> N
             group.fail(index, error)
     if not admitted:
         return
-    statement = _STATEMENT, _values(admitted, terms)
+    statement = _STATEMENT, _values(admitted)
 
     async def once() -> set[str]:
         async with engine.lane() as lane:
@@ -90,7 +90,7 @@ async def join(engine: Engine, terms: Terms, group: Group[Joining, Joined]) -> N
         group.answer(index, Opened(admission, item.credential) if user_id in claimed else None)
 
 
-def _values(admitted: dict[str, tuple[int, Joining, float, Admission]], terms: Terms) -> Sequence[Sequence[object]]:
+def _values(admitted: dict[str, tuple[int, Joining, float, Admission]]) -> Sequence[Sequence[object]]:
     entries: list[Sequence[object]] = []
     kept: list[Sequence[object]] = []
     given: list[Sequence[object]] = []

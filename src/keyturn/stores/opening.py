@@ -157,7 +157,7 @@ def opening(user_id: UserId, admit: Admit, taken: Keyed, terms: Terms, *, postgr
         statement, denied = denial(ids, read_at, read_at + terms.denylist_lifetime, postgres=postgres)
         yield statement
     if postgres:
-        yield _OPEN_POSTGRES, _values(admission, terms)
+        yield _OPEN_POSTGRES, _values(admission)
     else:
         yield _OPEN_SQLITE, tuple(values_of(admission.session).values())
         for row in event_rows(admission.events):
@@ -179,7 +179,7 @@ async def open_at_once(lane: Lane, user_id: UserId, admit: Admit, taken: Keyed, 
             return None
         *_, version, read_at = rows[0]
         admission = admit([session_of(row) for row in rows if row[0] is not None], read_at)
-        values: Sequence[object] = (*_values(admission, terms), version)
+        values: Sequence[object] = (*_values(admission), version)
         denied: Sequence[Denied] = ()
         queries, answer = _ADMIT, _ADMITTED
         if admission.evicted:
@@ -198,7 +198,7 @@ def _written(queries: str, values: Sequence[object], taken: Keyed, answer: str) 
     return f"WITH {queries} {answer}", values
 
 
-def _values(admission: Admission, terms: Terms) -> Sequence[object]:
+def _values(admission: Admission) -> Sequence[object]:
     return *values_of(admission.session).values(), *columns_of(event_rows(admission.events), len(EVENT_TYPES))
 
 
