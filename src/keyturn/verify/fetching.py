@@ -34,7 +34,8 @@ class KeySource:
 
     Args:
         url: of the JWK set.
-        timeout: seconds for each step of a request; the whole of it takes at most twice as long.
+        timeout: seconds for each step of a request, and from its beginning to the end of the body. The server is trusted not
+            to send the head a byte at a time.
         allow_http: believe http from another machine, for development.
 
     Raises:
