@@ -153,13 +153,13 @@ class Throttled(Refused):
 
 
 class Unavailable(Refused):
-    """A dependency is at fault: never a sign-out. `dependency` is for logs and metrics."""
+    """A dependency is at fault: never a sign-out. `dependency` is for logs and metrics; only `detail` is in the answer."""
 
     code, status, title, client = ("unavailable", 503, "A dependency is unavailable", "retry")
     retryable = True
 
-    def __init__(self, dependency: str, retry_after: float = 1.0) -> None:
-        super().__init__(retry_after=retry_after)
+    def __init__(self, dependency: str, retry_after: float = 1.0, *, detail: str = "") -> None:
+        super().__init__(detail, retry_after=retry_after)
         self.dependency = dependency
 
 

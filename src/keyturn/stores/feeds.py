@@ -118,7 +118,8 @@ class PostgresFeed:
                 async with aclosing(self._listen(connection)) as batches:
                     async for heard in batches:
                         yield heard
-        async with aclosing(PollingFeed(self._url)()) as batches:
+        polling = PollingFeed(self._url, patience=self._patience, reread=self._reread)
+        async with aclosing(polling()) as batches:
             async for heard in batches:
                 yield heard
 

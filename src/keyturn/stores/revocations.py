@@ -241,7 +241,7 @@ def open_denylist(
         redis_url: where a node with a database announces its revocations too, for services with Redis alone.
         listen: False: the table is polled, as it is anyway where a pooler is seen to lose LISTEN.
         interval: seconds between two polls.
-        on_learned: as for `MemoryDenylist`.
+        on_learned, clock: as for `MemoryDenylist`.
 
     Raises:
         ValueError: another kind of URL.

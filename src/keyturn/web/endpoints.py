@@ -256,9 +256,7 @@ async def readyz(call: Call) -> Response:
     """Say whether everything the node needs is in order."""
     failing = sorted(name for name, in_order in (await call.services.ready()).items() if not in_order)
     if failing:
-        fault = Unavailable(failing[0])
-        fault.detail = "not in order: " + ", ".join(failing)
-        raise fault
+        raise Unavailable(failing[0], detail="not in order: " + ", ".join(failing))
     return answers.ok({"status": "ready"})
 
 
