@@ -3,7 +3,7 @@
 Owns: listening sockets, signals, the drain of one process. Must not hold: the other processes (`workers.py`), what the
 application does (`runtime.py`), options and their texts (`cli`).
 
-How a process ends (SIGTERM or SIGINT), in this order:
+How a process ends (SIGTERM, SIGINT, or SIGHUP when its terminal goes), in this order:
 1. the kernel lets no new connection in: a filter on the listening socket drops SYN packets, so a client that comes now
    tries again a second later and finds the next process, or is refused. Where the system has no such filter this step
    is left out;
@@ -25,7 +25,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Any, NamedTuple
@@ -50,7 +50,6 @@ DRAIN_TIME = 60.0
 KEEP_ALIVE_TIME = 65.0
 """Longer than the 60 s of common proxies, so that the proxy closes first and never meets a connection just closed."""
 _LAST_PORT = 65535
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class CannotListen(KeyturnError):
@@ -94,6 +93,14 @@ def port_of(listener: socket.socket) -> int:
     """Return the TCP port of a bound socket."""
     port: int = listener.getsockname()[1]
     return port
+
+
+def stop_signals() -> Sequence[signal.Signals]:
+    """Return the signals that end a server: SIGHUP too, unless whoever started it has that ignored, as `nohup` does."""
+    asked = [signal.SIGTERM, signal.SIGINT]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        asked.append(signal.SIGHUP)
+    return asked
 
 
 # -- step 1: no new connection
@@ -165,7 +172,7 @@ class DrainingServer(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """Take the stop signals while serving, and do not die of them afterwards."""
         handler = self.handle_exit if self._lifeline is None else signal.SIG_IGN
-        previous = {number: signal.signal(number, handler) for number in _STOP_SIGNALS}
+        previous = {number: signal.signal(number, handler) for number in stop_signals()}
         try:
             yield
         finally:

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from keyturn.core.errors import KeyturnError
-from keyturn.serving import DRAIN_TIME, ASGIApplication, Lifespan, Listeners, serve_here, turn_away
+from keyturn.serving import DRAIN_TIME, ASGIApplication, Lifespan, Listeners, serve_here, stop_signals, turn_away
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ Factory = Callable[[], Served]
 
 
 class Supervisor:
-    """Run worker processes until SIGTERM or SIGINT.
+    """Run worker processes until a stop signal.
 
     Args:
         factory: `module:function`, called in each worker.
@@ -87,7 +87,7 @@ class Supervisor:
 
         Workers take up to `DRAIN_TIME` to end; one that still runs a little later is killed.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
         first = [self._spawn(index) for index in range(self._count)]
         self._workers = first.copy()
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lifeline", type=int, required=True)
     options = parser.parse_args(arguments)
     # Until the server takes over, a stop signal to the whole group must not kill a worker that starts.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
     metrics = None if options.metrics is None else socket.socket(fileno=options.metrics)
     listeners = Listeners(socket.socket(fileno=options.web), metrics)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,10 +19,10 @@ from tests.services import wait_until
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
-def server(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server process and its port."""
-    command = [sys.executable, "-m", "tests.cli.storm_server", str(request.param)]
+@contextmanager
+def running(workers: int, *before: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a server, by a command that others may stand before, and lend its process and its port."""
+    command = [*before, sys.executable, "-m", "tests.cli.storm_server", str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     assert process.stdout is not None
     try:
@@ -33,19 +34,30 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[st
         process.stdout.close()
 
 
+@pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
+def server(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server process and its port."""
+    with running(request.param) as served:
+        yield served
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("whole_group", [False, True], ids=["to the process", "to the group"])
-def test_no_request_is_cut_when_the_server_is_terminated_in_a_storm(
-    server: tuple[subprocess.Popen[str], int], whole_group: bool
+def test_no_request_is_cut_when_the_server_is_told_to_end_in_a_storm(
+    server: tuple[subprocess.Popen[str], int], number: signal.Signals, whole_group: bool
 ) -> None:
-    """Everything that was sent gets a full answer; afterwards connections are refused; the status is 0."""
+    """Everything that was sent gets a full answer; afterwards connections are refused; the status is 0.
+
+    SIGHUP comes to the group when its terminal is closed.
+    """
     process, port = server
     storm = Storm(port)
     storm.begin()
     wait_until(lambda: storm.outcomes["full"] > 200, 30, "the storm")
     if whole_group:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, number)
     else:
-        process.terminate()
+        process.send_signal(number)
     assert process.wait(30) == 0
     storm.end()
 
@@ -71,3 +83,17 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
     assert storm.ask_once() == "full"
     process.terminate()
     assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_server_that_was_started_to_outlive_its_terminal(workers: int) -> None:
+    """By `nohup`, which has SIGHUP ignored: it serves on, and still ends when told to."""
+    with running(workers, "nohup") as (process, port):
+        storm = Storm(port)
+        assert storm.ask_once() == "full"
+        os.killpg(process.pid, signal.SIGHUP)
+        storm.begin()
+        wait_until(lambda: storm.outcomes["full"] > 200, 30, "the storm")
+        process.terminate()
+        assert process.wait(30) == 0
+        storm.end()
