@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -14,11 +15,14 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from keyturn.core.errors import Unavailable
+from keyturn.core.events import Event, EventType
 from keyturn.core.login import Limit
 from keyturn.ports import Throttle
 from keyturn.stores.counters import REPRIEVE, keyed
+from keyturn.stores.lanes import Work
 from keyturn.stores.redis import connect
 from keyturn.stores.schema import counters
+from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer, RedisServer
@@ -140,6 +144,38 @@ async def test_refused_while_somebody_writes(sqlite_database_url: str) -> None:
             with anyio.fail_after(PATIENCE):
                 assert await throttle.take([B, A]) is not None
         assert await throttle.take([B]) is None
+
+
+async def test_write_beside_a_flood_of_wrong_passwords(sqlite_database_url: str) -> None:
+    """Whoever wants to write to SQLite waits for one turn of the attempts and one of their events, be there ever so many."""
+    written: list[str] = []
+    refused = Event(EventType.SIGN_IN_REFUSED, 1.0)
+
+    def work() -> Work[None]:
+        yield "SELECT 1", ()
+        written.append("another's")
+
+    async with open_database(sqlite_database_url) as engine, anyio.create_task_group() as tasks:
+        throttle, sessions = SqlThrottle(engine), SqlSessions(engine, denylist_lifetime=730.0, heal_time=900.0)
+
+        async def take() -> None:
+            await throttle.take([B])
+            written.append("an attempt")
+
+        async def record() -> None:
+            await sessions.record(refused)
+            written.append("an event")
+
+        async with engine.transaction():
+            for count in (1, 40):
+                for _ in range(count):
+                    tasks.start_soon(take)
+                    tasks.start_soon(record)
+                await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(engine.transact, work)
+            await anyio.wait_all_tasks_blocked()
+    assert written.index("another's") <= 2
+    assert Counter(written) == {"an attempt": 41, "an event": 41, "another's": 1}
 
 
 async def test_no_limits(throttle: Throttle) -> None:

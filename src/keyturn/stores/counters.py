@@ -74,11 +74,11 @@ def waiting(limit: Limit, rest: float) -> float:
 
 @lru_cache(maxsize=64)
 def take_statement(count: int, now: str) -> str:
-    """Take one from each key, for SQLite: the caller undoes it when that was too much."""
+    """Take one from each key, for SQLite: the caller has looked."""
     rows = ", ".join(f"(?{2 * i + 1}, 1, {now} + ?{2 * i + 2})" for i in range(count))
     return (
         f"INSERT INTO keyturn_counters AS held (key_hash, amount, expires_at) VALUES {rows}"  # noqa: S608 - no input in it
-        f"{taken('held.amount + 1', now)} RETURNING key_hash, amount, expires_at - {now}"
+        f"{taken('held.amount + 1', now)}"
     )
 
 

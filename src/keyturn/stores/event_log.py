@@ -13,6 +13,7 @@ from sqlalchemy import insert
 
 from keyturn.core.events import Event
 from keyturn.stores.engine import AsyncConnection
+from keyturn.stores.lanes import Work
 from keyturn.stores.schema import events as table
 
 _INSERT = insert(table)
@@ -27,6 +28,16 @@ class EventRow(NamedTuple):
     user_id: str | None
     session_hash: str | None
     data: str
+
+
+_NAMES = ", ".join(EventRow._fields)
+_INSERT_SQLITE = f"INSERT INTO {table.name} ({_NAMES}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - no input in it
+
+
+def recording(events: Iterable[Event]) -> Work[None]:
+    """Do as `write_events`, in SQLite, in a visit to the thread that writes."""
+    for row in event_rows(events):
+        yield _INSERT_SQLITE, row
 
 
 async def write_events(connection: AsyncConnection, events: Iterable[Event]) -> None:

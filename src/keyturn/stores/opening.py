@@ -22,7 +22,7 @@ from keyturn.ports import Admit, Credential, Opened
 from keyturn.stores.arrays import columns_of, unnest
 from keyturn.stores.counters import Beside, Keyed, give_back
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
-from keyturn.stores.event_log import EventRow, event_rows
+from keyturn.stores.event_log import EventRow, event_rows, recording
 from keyturn.stores.lanes import Lane, Row, Statement, Work
 from keyturn.stores.revoking import Denied, denial, denying
 from keyturn.stores.schema import events, sessions, users
@@ -71,7 +71,6 @@ _OPEN_POSTGRES = (
     f"INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT * FROM {_KEPT}"
 )
 _OPEN_SQLITE = f"INSERT INTO {sessions.name} ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"
-_EVENT_SQLITE = f"INSERT INTO {events.name} ({_EVENT_NAMES}) VALUES ({', '.join('?' * len(EventRow._fields))})"
 
 # What follows is for `open_at_once`. Whatever row of the user is the newest when nobody else holds it, PostgreSQL looks at
 # its `xmin`, the transaction that wrote it, again; `claimed` has a row exactly when it still is the one that was read, and
@@ -160,8 +159,7 @@ def opening(user_id: UserId, admit: Admit, taken: Keyed, terms: Terms, *, postgr
         yield _OPEN_POSTGRES, _values(admission)
     else:
         yield _OPEN_SQLITE, tuple(values_of(admission.session).values())
-        for row in event_rows(admission.events):
-            yield _EVENT_SQLITE, row
+        yield from recording(admission.events)
     if taken:
         yield give_back(taken, postgres=postgres)
     return Opening(Opened(admission, _credential(rows)), denied)

@@ -19,7 +19,7 @@ from keyturn.ports import Admit, Attempt, Judge, Listing, Opened, Presented
 from keyturn.stores.counters import keyed
 from keyturn.stores.counting import STATEMENTS, TOGETHER
 from keyturn.stores.engine import AsyncConnection, Clock, Engine, until_won
-from keyturn.stores.event_log import write_events
+from keyturn.stores.event_log import recording, write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.joining import Joined, Joining, join, joining
@@ -78,6 +78,8 @@ class SqlSessions:
             presenter.present, size=group_size, at_once=_GROUPS_AT_ONCE if engine.postgres else 1
         )
         self._joinings: Gatherer[Joining, Joined] = Gatherer(self._join, size=TOGETHER, at_once=STATEMENTS, worth=None)
+        # Why together: a flood of wrong passwords has an event each, and SQLite one writer, whose turn logins wait for too.
+        self._recordings: Gatherer[Sequence[Event], None] = Gatherer(self._record)
 
     async def present(self, session_id: SessionId, judge: Judge) -> Decision:
         """Read, judge, and make the decision true: see `ports.SessionStore`.
@@ -176,12 +178,22 @@ class SqlSessions:
         """Keep events that belong to no session write. Raises: Unavailable: the database is at fault."""
         kept = [event for event in events if event.kept]
         if kept:
-            await self._engine.run(lambda connection: write_events(connection, kept))
+            await self._recordings.call(kept)
+
+    async def _record(self, group: Group[Sequence[Event], None]) -> None:
+        events = [event for kept in group.items for event in kept]
+        if self._engine.postgres:
+            await self._engine.run(lambda connection: write_events(connection, events))
+        else:
+            await self._engine.transact(lambda: recording(events))
+        for index in range(len(group.items)):
+            group.answer(index, None)
 
     async def close(self) -> None:
         """Finish every presentation under way and write what waits; the engine stays open."""
         await self._presentations.drain()
         await self._joinings.drain()
+        await self._recordings.drain()
         await self._touches.close()
 
     async def _live(self, connection: AsyncConnection, user_id: UserId) -> tuple[Sequence[Session], float]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keyturn.core.login import Limit
 from keyturn.stores.counters import (
@@ -31,14 +31,19 @@ from keyturn.stores.counters import (
 )
 from keyturn.stores.counting import Counted, PostgresCounting
 from keyturn.stores.engine import Clock, Engine
-from keyturn.stores.lanes import ROLLBACK, Row, Work
+from keyturn.stores.group_commit import Gatherer, Group
+from keyturn.stores.lanes import ROLLBACK, Row, Statement, Work
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
+TOGETHER: Final = 64
+"""Attempts that are counted in one turn at writing to SQLite, at most: more keep whoever writes next waiting."""
+
+
 class SqlThrottle:
-    """Count in the database: one statement takes from every limit, and is undone when one is over.
+    """Count in the database: from every limit or from none, by one statement or, in SQLite, in one transaction.
 
     A caller who is over a limit changes nothing that has to reach the disk.
     """
@@ -52,6 +57,9 @@ class SqlThrottle:
         self._engine = engine
         self._clock = clock
         self._counting = PostgresCounting(engine, clock)
+        # Why: before the first is counted, all of a flood find room. A turn at writing for each kept everybody's logins waiting
+        # for seconds: a turn takes as long as the event loop is busy with the others.
+        self._turns: Gatherer[Keyed, float | None] = Gatherer(self._take_together, size=TOGETHER, worth=None)
 
     async def take(self, limits: Sequence[Limit]) -> float | None:
         """Take one from every limit, or from none. See `ports.Throttle`.
@@ -63,7 +71,7 @@ class SqlThrottle:
         if not due:
             return None
         if not self._engine.postgres:
-            return await self._refusal(due) or await self._engine.transact(lambda: self._taking(due))
+            return await self._refusal(due) or await self._turns.call(due)
         return (await self._counting.take(due)).retry_after
 
     def take_and_find(self, limits: Sequence[Limit], email_key: str) -> Awaitable[Counted]:
@@ -90,25 +98,36 @@ class SqlThrottle:
 
     async def _refusal(self, due: Keyed) -> float | None:
         """Look, without a turn at writing: those who are refused anyway, be they ever so many, must keep nobody from one."""
-        statement = look_statement(len(due), now_sql(self._engine, self._clock)), [key for key, _ in due]
         async with self._engine.lane() as lane:
-            rows = await lane.fetch(statement)
-        return _longest_wait(due, rows, more=1)
+            rows = await lane.fetch(self._look(due))
+        return _longest_wait(due, rows)
 
-    def _taking(self, due: Keyed) -> Work[float | None]:
-        values = [value for key, limit in due for value in (key, lifetime(limit))]
-        rows = yield take_statement(len(due), now_sql(self._engine, self._clock)), values
-        wait = _longest_wait(due, rows)
-        if wait is not None:
+    async def _take_together(self, group: Group[Keyed, float | None]) -> None:
+        waits = await self._engine.transact(lambda: self._taking(group.items))
+        for index, wait in enumerate(waits):
+            group.answer(index, wait)
+
+    def _taking(self, attempts: Sequence[Keyed]) -> Work[Sequence[float | None]]:
+        waits: list[float | None] = []
+        for due in attempts:
+            wait = _longest_wait(due, (yield self._look(due)))
+            if wait is None:
+                values = [value for key, limit in due for value in (key, lifetime(limit))]
+                yield take_statement(len(due), now_sql(self._engine, self._clock)), values
+            waits.append(wait)
+        if None not in waits:
             yield ROLLBACK
-        return wait
+        return waits
+
+    def _look(self, due: Keyed) -> Statement:
+        return look_statement(len(due), now_sql(self._engine, self._clock)), [key for key, _ in due]
 
 
-def _longest_wait(due: Keyed, rows: Sequence[Row], more: int = 0) -> float | None:
-    """Return the seconds until every counter has room, if one is over its limit. Args: more: attempts it does not count yet."""
+def _longest_wait(due: Keyed, rows: Sequence[Row]) -> float | None:
+    """Return the seconds until every counter has room for one more, if one has none."""
     limits = dict(due)
     held = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
-    return max((waiting(limit, rest) for limit, amount, rest in held if amount + more > limit.amount), default=None)
+    return max((waiting(limit, rest) for limit, amount, rest in held if amount >= limit.amount), default=None)
 
 
 def _giving_back(due: Keyed) -> Work[None]:
