@@ -100,10 +100,10 @@ class Auth:
         """
         address, _ = normalise_email(email)
         accepted = self.password_policy.check(password, (address, name or ""))
-        self.passwords.reserve()
+        self.passwords.reserve(contact.ip)
         limits = signup_limits(network(contact.ip), self.policy)
         await self._allow(await self.throttle.take(limits), limits, contact)
-        password_hash = await self.passwords.hash_chosen(accepted)
+        password_hash = await self.passwords.hash_chosen(accepted, contact.ip)
         event = Event(EventType.SIGNED_UP, self.clock(), data={"ip": contact.ip})
         user = await self.accounts.sign_up(address, name, password_hash, event)
         if user is None:
@@ -130,20 +130,20 @@ class Auth:
         Spec: OWASP ASVS 5.0 6.3.1, 6.3.8 (no user enumeration), 7.2.4 (a new session at each login).
         """
         # Before anything else: turning a flood away must cost next to nothing.
-        self.passwords.reserve()
+        self.passwords.reserve(contact.ip)
         address, account = normalise_email(email)
         device_id = self._device(cookies)
 
         def limits(known: bool) -> Sequence[Limit]:
             # The queue may have filled up since.
-            self.passwords.reserve()
+            self.passwords.reserve(contact.ip)
             return attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)
 
         attempt = await self.attempts.begin(address, device_id, limits)
         await self._allow(attempt.retry_after, attempt.taken, contact)
         credential = attempt.credential
         password_hash = None if credential is None else credential.password_hash
-        verified = await self.passwords.verify(password_hash, password)
+        verified = await self.passwords.verify(password_hash, password, contact.ip)
         if credential is None or not verified.ok or credential.user.disabled:
             whose = None if credential is None else credential.user.id
             data = {"ip": contact.ip, "user_agent": contact.user_agent}
@@ -152,7 +152,7 @@ class Auth:
             await tell(self.sinks, event)
             raise InvalidCredentials
         if verified.needs_rehash and password_hash is not None:
-            rehashed = await self.passwords.hash(password)
+            rehashed = await self.passwords.hash(password, contact.ip)
             await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
             password_hash = rehashed
         opened, found = await self._open(credential.user, remember, device_name, contact, cookies, attempt)
@@ -265,13 +265,13 @@ class Auth:
         user, session = await self.me(principal)
         accepted = self.password_policy.check(new, (user.email, user.name or ""))
         limits = attempt_limits(normalise_email(user.email)[1], network(contact.ip), session.device_id, self.policy)
-        self.passwords.reserve()
+        self.passwords.reserve(contact.ip)
         await self._allow(await self.throttle.take(limits), limits, contact)
         old_hash = await self.users.get_password_hash(user.id)
-        if not (await self.passwords.verify(old_hash, current)).ok or old_hash is None:
+        if not (await self.passwords.verify(old_hash, current, contact.ip)).ok or old_hash is None:
             raise InvalidCredentials
         await self.throttle.give_back(limits)
-        new_hash = await self.passwords.hash_chosen(accepted)
+        new_hash = await self.passwords.hash_chosen(accepted, contact.ip)
         event = Event(EventType.PASSWORD_CHANGED, self.clock(), user.id, session.id, {"ip": contact.ip})
         done, ended = await self.accounts.change_password(user.id, old_hash, new_hash, session.id, event)
         await self._tell_ended(user.id, RevokeReason.PASSWORD_CHANGED, ended)

@@ -8,6 +8,8 @@ take the memory of the node and the time of `/refresh`; so the queue is short, w
 not fit is told to come back, and the threads yield to everything else. While some wait,
 results are handed over a few at a time: a hash empties the processor's caches, and what
 follows it then costs ten times as much, but only for the first of those that come together.
+
+Networks take turns: `docs/decisions/0034-turns-at-the-password-queue.md`.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ import asyncio
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from random import uniform
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from keyturn.background import is_cancelled
+from keyturn.core.device import network
 from keyturn.core.errors import Unavailable
 from keyturn.tokens.password import PasswordHasher, Verified, is_understood
 from keyturn.yielding import yield_to_others
@@ -35,6 +39,7 @@ TOGETHER: Final = 4
 """Results that are handed over at once, at most. More keep the event loop from refreshes (decision 0020), and the first waits for the last."""
 _DEPENDENCY: Final = "password_hashing"
 
+_Job = tuple[Future[Any], Callable[[], Any]]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -45,6 +50,9 @@ async def pass_all(_password: str) -> None:
 
 class PasswordPool:
     """Hash and verify passwords off the event loop, a bounded number at a time.
+
+    Whoever asks for one may say for which address. The networks that wait take turns, and one of which as many wait as
+    there are places left is told to come back. Without an address, as on a local socket, nobody can be told apart.
 
     Args:
         hasher: does the work.
@@ -75,6 +83,8 @@ class PasswordPool:
         self._screen: Final = screen
         self._lock: Final = threading.Lock()
         self._taken = 0
+        self._waiting: Final[dict[str, deque[_Job]]] = {}
+        """What waits for a thread, by network, in the order of their turns."""
         self._done: list[Callable[[], None]] = []
         self._closed = False
         self._executor = self._threads_of_its_own()
@@ -84,35 +94,35 @@ class PasswordPool:
         """How many hashes run or wait now."""
         return self._taken
 
-    def reserve(self) -> None:
+    def reserve(self, address: str = "") -> None:
         """Raise `Unavailable` when there is no room, before anything is done for the caller."""
         with self._lock:
-            self._refuse_when_full()
+            self._refuse_when_full(network(address))
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, address: str = "") -> str:
         """Return the hash of a password.
 
         Raises:
             Unavailable: the queue is full or the pool is closed.
             PasswordRefused: the password is too long or no text.
         """
-        return await self._run(self._hasher.hash, password)
+        return await self._run(address, self._hasher.hash, password)
 
-    async def hash_chosen(self, password: str) -> str:
+    async def hash_chosen(self, password: str, address: str = "") -> str:
         """Return the hash of a password that passes the screen; it waits there in no slot of this pool.
 
         Raises: as `hash`, and what the screen raises.
         """
         await self._screen(password)
-        return await self.hash(password)
+        return await self.hash(password, address)
 
-    async def verify(self, stored: str | None, password: str) -> Verified:
+    async def verify(self, stored: str | None, password: str, address: str = "") -> Verified:
         """Check a password; see `PasswordHasher.verify`.
 
         Raises:
             Unavailable: the queue is full or the pool is closed.
         """
-        verified = await self._run(self._hasher.verify, stored, password)
+        verified = await self._run(address, self._hasher.verify, stored, password)
         if stored and not verified.ok and not is_understood(stored):
             _logger.error("a stored password hash is of a form that is not understood: nobody can sign in with it")
         return verified
@@ -127,23 +137,30 @@ class PasswordPool:
         """Refuse new work and what still waits, and return when the running hashes are done."""
         with self._lock:
             self._closed = True
+            waiting = [future for jobs in self._waiting.values() for future, _ in jobs]
+        for future in waiting:
+            future.cancel()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _threads_of_its_own(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="keyturn-password", initializer=yield_to_others)
 
-    async def _run(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def _run(self, address: str, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        whose, future = network(address), Future[_T]()
+        job = future, partial(work, *args, **kwargs)
         with self._lock:
-            self._refuse_when_full()
+            self._refuse_when_full(whose)
             try:
-                future = self._executor.submit(work, *args, **kwargs)
+                # A turn for whoever has waited longest by then.
+                self._executor.submit(self._work)
             except RuntimeError as fault:  # the system has no thread for it now
                 raise Unavailable(_DEPENDENCY, self._retry_after) from fault
+            self._waiting.setdefault(whose, deque()).append(job)
             self._taken += 1
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         # The slot is freed when the work ends or is dropped from the queue, not when the
         # caller goes away: a cancelled request may still occupy a core.
-        future.add_done_callback(partial(self._finish, answer))
+        future.add_done_callback(partial(self._finish, answer, whose, job))
         try:
             return await answer
         except asyncio.CancelledError:
@@ -152,17 +169,47 @@ class PasswordPool:
                 raise Unavailable(_DEPENDENCY, self._retry_after) from None
             raise
 
-    def _refuse_when_full(self) -> None:
-        if self._closed or self._taken >= self._limit:
+    def _refuse_when_full(self, whose: str) -> None:
+        left = 0 if self._closed else self._limit - self._taken
+        waiting = len(self._waiting.get(whose, ())) if whose and self._taken >= self._threads else 0
+        if left < 1 or waiting >= left:
             # Those who are turned away together must not come back together.
             raise Unavailable(_DEPENDENCY, self._retry_after * uniform(1.0, 3.0))  # noqa: S311 - protects nothing
 
     def _dropped_by_close(self, future: Future[_T]) -> bool:
         return self._closed and future.cancelled() and not is_cancelled()
 
-    def _finish(self, answer: asyncio.Future[_T], future: Future[_T]) -> None:
+    def _work(self) -> None:
+        """Do a job of the network whose turn it is, on a thread of the pool; its next turn comes after those of all others."""
+        with self._lock:
+            whose = next(iter(self._waiting), None)
+            if whose is None:  # the job of this turn was dropped
+                return
+            jobs = self._waiting.pop(whose)
+            future, work = jobs.popleft()
+            if jobs:
+                self._waiting[whose] = jobs
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def _drop(self, whose: str, job: _Job) -> None:
+        jobs = self._waiting.get(whose, ())
+        if job in jobs:
+            self._waiting[whose].remove(job)
+            if not jobs:
+                del self._waiting[whose]
+
+    def _finish(self, answer: asyncio.Future[_T], whose: str, job: _Job, future: Future[_T]) -> None:
         with self._lock:
             self._taken -= 1
+            if future.cancelled():
+                self._drop(whose, job)
             self._done.append(partial(_hand_over, answer, future))
             # Others wait, so another hash ends soon, and no thread is idle meanwhile. What is dropped does not wait.
             if self._taken >= self._threads and len(self._done) < TOGETHER and not future.cancelled():

@@ -258,25 +258,28 @@ class Verified(Protocol):
 
 
 class Passwords(Protocol):
-    """Hashing off the event loop, a bounded number at a time."""
+    """Hashing off the event loop, a bounded number at a time, in which no address keeps others waiting for long.
 
-    def reserve(self) -> None:
+    `address` is that of whoever asks; empty where nobody knows it.
+    """
+
+    def reserve(self, address: str = "") -> None:
         """Raise `Unavailable` when the queue is full.
 
         Why before the attempt is counted: an attempt that was never made must not count against its account.
         """
         ...
 
-    async def hash(self, password: str) -> str: ...
+    async def hash(self, password: str, address: str = "") -> str: ...
 
-    async def hash_chosen(self, password: str) -> str:
+    async def hash_chosen(self, password: str, address: str = "") -> str:
         """Hash a password that somebody chooses now, unless it is known from a breach.
 
         Raises: PasswordRefused: it is. Nobody is asked about a password that is only checked.
         """
         ...
 
-    async def verify(self, stored: str | None, password: str) -> Verified:
+    async def verify(self, stored: str | None, password: str, address: str = "") -> Verified:
         """Check a password; without a hash (unknown user) do the same work and say no."""
         ...
 

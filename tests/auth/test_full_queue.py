@@ -29,6 +29,7 @@ EMAIL = "ada@example.com"
 PASSWORD = "correct horse battery staple"
 NEW_PASSWORD = "another horse, another staple"
 CONTACT = Contact("203.0.113.7", "Mozilla/5.0", "Firefox on Windows")
+ELSEWHERE = CONTACT._replace(ip="198.51.100.7")
 
 
 class GatedHasher(PasswordHasher):
@@ -67,10 +68,17 @@ class Subject:
             email, PASSWORD, None, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
         )
 
-    async def log_in(self, password: str) -> SignedIn:
+    async def log_in(self, password: str, contact: Contact = CONTACT) -> SignedIn:
         return await self.node.auth.log_in(
-            EMAIL, password, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
+            EMAIL, password, remember=False, device_name=None, contact=contact, cookies=Cookies()
         )
+
+    def make_room(self, queue_limit: int) -> PasswordPool:
+        """Put another queue in the place of the one that is there."""
+        self.node.passwords.close()
+        self.node.passwords = PasswordPool(self.hasher, threads=1, queue_limit=queue_limit)
+        self.node.auth = replace(self.node.auth, passwords=self.node.passwords)
+        return self.node.passwords
 
     async def counted(self) -> list[Any]:
         """Read everything that is counted, and of whom."""
@@ -103,11 +111,10 @@ async def subject(database_url: str) -> AsyncGenerator[Subject]:
         await stack.enter_async_context(tables.lifespan())
         users, hasher = Users(tables.engine, denylist_lifetime=730.0), GatedHasher()
         node = Keyturn(settings_of(database_url), users=users)
-        node.passwords.close()
-        node.passwords = PasswordPool(hasher, threads=1, queue_limit=0)
-        node.auth = replace(node.auth, passwords=node.passwords)
+        subject = Subject(node, users, hasher)
+        subject.make_room(0)
         await stack.enter_async_context(node.lifespan())
-        yield Subject(node, users, hasher)
+        yield subject
 
 
 async def test_queue_that_is_full(subject: Subject) -> None:
@@ -140,3 +147,34 @@ async def test_queue_that_fills_up_while_the_user_is_looked_up(subject: Subject)
     with pytest.raises(InvalidCredentials):
         await subject.log_in("a wrong guess of somebody")
     assert await subject.counted() != counted
+
+
+async def test_queue_that_logins_from_one_address_fill(subject: Subject) -> None:
+    """Whoever asks from that address is told to come back, and whoever comes from elsewhere signs in."""
+    ada = await subject.sign_up(EMAIL)
+    principal = subject.node.authenticate(ada.access_token)
+    pool = subject.make_room(2)
+
+    async def until_taken(count: int) -> None:
+        with anyio.fail_after(30):
+            while pool.taken != count:
+                await anyio.lowlevel.checkpoint()
+
+    subject.hasher.gate.clear()
+    async with anyio.create_task_group() as tasks:
+        try:
+            for count in (1, 2):
+                tasks.start_soon(subject.log_in, PASSWORD)
+                await until_taken(count)
+            for attempt in (
+                subject.log_in(PASSWORD),
+                subject.sign_up("grace@example.com"),
+                subject.node.auth.change_password(principal, PASSWORD, NEW_PASSWORD, Cookies(), CONTACT),
+            ):
+                with pytest.raises(Unavailable):
+                    await attempt
+            tasks.start_soon(subject.log_in, PASSWORD, ELSEWHERE)
+            await until_taken(3)
+        finally:
+            subject.hasher.gate.set()
+    assert len((await subject.node.auth.list_sessions(principal)).sessions) == 4

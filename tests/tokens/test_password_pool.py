@@ -188,6 +188,59 @@ async def test_waiting_caller_cancelled() -> None:
     pool.close()
 
 
+async def test_networks_take_turns() -> None:
+    """Whoever comes after a flood from another network waits for one hash of it; addresses of one network share its turns."""
+    hasher = GatedHasher()
+    pool = PasswordPool(hasher, threads=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pool.hash, "runs", "192.0.2.1")
+        await hasher.arrival()
+        asked = [(f"flood {number}", "192.0.2.1") for number in range(4)]
+        asked += [("first", "2001:db8::1"), ("second", "2001:db8::2"), ("nobody knows whose", "")]
+        for count, (password, address) in enumerate(asked, 2):
+            tasks.start_soon(pool.hash, password, address)
+            await until_taken(pool, count)
+        hasher.gate.set()
+    turns = ["flood 0", "first", "nobody knows whose", "flood 1", "second", "flood 2", "flood 3"]
+    assert hasher.hashed == ["runs", *turns]
+    pool.close()
+
+
+async def test_network_that_floods_the_queue() -> None:
+    """It gets as many places as it leaves, and others get theirs; who leaves the queue makes room for the next one."""
+    hasher = GatedHasher()
+    pool = PasswordPool(hasher, threads=1, queue_limit=8)
+    asked = [asyncio.create_task(pool.hash("runs", "192.0.2.1"))]
+    await hasher.arrival()
+
+    async def ask(address: str) -> None:
+        asked.append(asyncio.create_task(pool.hash("waits", address)))
+        await until_taken(pool, len(asked))
+
+    async def is_refused(address: str) -> None:
+        with pytest.raises(Unavailable):
+            pool.reserve(address)
+        with pytest.raises(Unavailable):
+            await pool.hash("one too many", address)
+
+    for _ in range(4):
+        await ask("192.0.2.1")
+    await is_refused("192.0.2.1")
+    asked.pop().cancel()
+    await until_taken(pool, len(asked))
+    await ask("192.0.2.1")
+    for _ in range(2):
+        await ask("198.51.100.1")
+    await is_refused("198.51.100.1")
+    for address in ("203.0.113.1", ""):
+        await ask(address)
+    await is_refused("")
+    hasher.gate.set()
+    assert len(await asyncio.gather(*asked)) == 9
+    assert await pool.hash("there is room again", "192.0.2.1")
+    pool.close()
+
+
 async def test_running_caller_cancelled() -> None:
     """Who goes away while the hash runs keeps the place until the core is free, and no longer."""
     hasher = GatedHasher()
