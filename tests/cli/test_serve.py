@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -15,6 +18,13 @@ from keyturn.serving import CannotListen, bind
 from tests.cli.conftest import SAFE, SECRET, Command
 from tests.cli.storm import Storm
 from tests.services import PostgresServer, RedisServer, free_port, wait_until
+
+
+def answers(port: int) -> bool:
+    """Say whether somebody listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
 
 UNSAFE = {
     "secret_missing": {"KEYTURN_SECRET": ""},
@@ -336,6 +346,25 @@ def test_answers_do_not_name_the_server_and_logs_are_json(sqlite_command: Comman
         "drained",
     ]
     assert all(line["level"] for line in lines)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_server_that_is_started_without_standard_streams(sqlite_command: Command, workers: str) -> None:
+    """As a supervisor may start it: no socket or file of its own gets their numbers, and it drains as ever."""
+    port = free_port()
+    serve = [sys.executable, "-m", "keyturn.cli", "serve", "--port", str(port), "--workers", workers]
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve]
+    with (
+        subprocess.Popen(command, env=sqlite_command.environment, cwd=sqlite_command.directory) as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
+        try:
+            wait_until(lambda: process.poll() is not None or answers(port), 60, "the start")
+            assert client.get("/readyz").status_code == 200
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     from keyturn.cli.errors import problems_of
 
+    _open_standard_streams()
     try:
         from keyturn.cli.commands import app
     except ModuleNotFoundError as error:
@@ -48,3 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for problem in problems:
             sys.stderr.write(f"keyturn: {problem}\n")
         sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """Lead to nowhere what was closed of the standard streams when this process was started.
+
+    Why: else a socket or a file of ours gets the number, and with it what is meant for people; and libuv ends a process that
+    closes such a socket, while it drains.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free: this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # by the workers too
