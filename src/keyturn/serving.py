@@ -49,6 +49,8 @@ DRAIN_TIME = 60.0
 """Seconds after which a request that does not finish is given up; longer than any request may last."""
 KEEP_ALIVE_TIME = 65.0
 """Longer than the 60 s of common proxies, so that the proxy closes first and never meets a connection just closed."""
+UNREAD_TIME = 20.0
+"""Seconds that a client may leave lying what it was sent: as many as it has to send a request."""
 _LAST_PORT = 65535
 
 
@@ -80,6 +82,9 @@ def bind(host: str, port: int) -> socket.socket:
         raise CannotListen(f"{host}: {error.strerror or error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform.startswith("linux"):
+            # All connections inherit it. Why: one whose client reads nothing is closed by nobody else, once its buffers are full.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_TIME * 1000))
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 
+from tests.cli.conftest import Command
 from tests.cli.storm import Storm
-from tests.services import wait_until
+from tests.services import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
+
+
+def answers(port: int) -> bool:
+    """Say whether somebody listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -97,3 +106,22 @@ def test_server_that_was_started_to_outlive_its_terminal(workers: int) -> None:
         process.terminate()
         assert process.wait(30) == 0
         storm.end()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_server_that_is_started_without_standard_streams(sqlite_command: Command, workers: str) -> None:
+    """As a supervisor may start it: no socket or file of its own gets their numbers, and it drains as ever."""
+    port = free_port()
+    serve = [sys.executable, "-m", "keyturn.cli", "serve", "--port", str(port), "--workers", workers]
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve]
+    with (
+        subprocess.Popen(command, env=sqlite_command.environment, cwd=sqlite_command.directory) as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
+        try:
+            wait_until(lambda: process.poll() is not None or answers(port), 60, "the start")
+            wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a ready server")
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
