@@ -129,7 +129,8 @@ async def test_clock_that_is_set_right(engine: Engine, clock: FrozenClock) -> No
         await each.refresh()
     new = signing.signing_key(NOW - SCHEDULE.leeway)
     assert other.signing_key(NOW) == new
-    assert len(await stored(engine)) == 2
+    assert len(await stored(engine)) == 1
+    assert await signing.rotate() == signing.signing_key(NOW + SCHEDULE.publish_lead) != new
 
 
 async def test_first_key_under_a_race(database_url: str, clock: FrozenClock) -> None:
