@@ -294,6 +294,28 @@ async def test_clock_of_the_database_decides(sqlite_database_url: str) -> None:
         assert await other.take([A]) is None
 
 
+@pytest.mark.parametrize("ahead", [120.0, 400 * 86400.0])
+async def test_clock_that_was_ahead_is_set_right(database_url: str, ahead: float) -> None:
+    """What was counted meanwhile is forgotten, as nobody is to wait until then; what was counted before is not."""
+    now = 1000.0
+    async with open_database(database_url) as engine:
+        throttle = SqlThrottle(engine, clock=lambda: now)
+        assert [await throttle.take([B]) for _ in range(5)] == [None] * 5
+        now += ahead
+        for limit in (A, FOREVER):
+            assert [await throttle.take([limit]) is None for _ in range(limit.amount + 1)] == [True] * limit.amount + [
+                False
+            ]
+        now -= ahead
+        assert [await throttle.take([B]) is None for _ in range(2)] == [False] * 2
+        for limit in (A, FOREVER):
+            assert [await throttle.take([limit]) is None for _ in range(limit.amount + 1)] == [True] * limit.amount + [
+                False
+            ]
+        now += A.window or 0.0
+        assert await throttle.take([A]) is None
+
+
 def test_keys_that_join_alike() -> None:
     """Parts of a key cannot be shifted into each other."""
     keys = {keyed([Limit(key, 1, 1.0)])[0][0] for key in [("a", "b:c"), ("a:b", "c"), ("a", "b", "c"), ("ab", "c")]}

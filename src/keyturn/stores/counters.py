@@ -23,6 +23,11 @@ guesses a year the cap does what it is for.
 """
 REPRIEVE = 86400.0
 """Seconds that a caller over a limit without a window is told to wait: time alone will not help."""
+SPARE = 60.0
+"""Seconds more than its whole life that a counter may seem to have left: a clock is read, and then a row is waited for.
+
+One that has more was made while the clock was ahead, and is over: nobody is to wait until that time comes.
+"""
 GIVEN_BACK = (
     "amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
     " expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END"
@@ -94,10 +99,11 @@ def look_statement(count: int, now: str) -> str:
 
 def taken(more: str, now: str) -> str:
     """Say what becomes of a counter that is there already."""
+    over = f"held.expires_at <= {now} OR held.expires_at > excluded.expires_at + {SPARE}"
     return (
         " ON CONFLICT (key_hash) DO UPDATE SET"
-        f" amount = CASE WHEN held.expires_at <= {now} THEN 1 ELSE {more} END,"
-        f" expires_at = CASE WHEN held.expires_at <= {now} THEN excluded.expires_at ELSE held.expires_at END"
+        f" amount = CASE WHEN {over} THEN 1 ELSE {more} END,"
+        f" expires_at = CASE WHEN {over} THEN excluded.expires_at ELSE held.expires_at END"
     )
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from keyturn.core.errors import Unavailable
-from keyturn.stores.counters import Keyed, lifetime, now_sql, taken, waiting
+from keyturn.stores.counters import SPARE, Keyed, lifetime, now_sql, taken, waiting
 from keyturn.stores.engine import ATTEMPTS, Clock, Engine, until_won
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.lanes import Row, Statement
@@ -171,7 +171,7 @@ def _statement(now: str) -> str:
         " AS due (attempt, key_hash, most, lifetime)), spent AS MATERIALIZED ("
         f"SELECT due.attempt, due.key_hash, held.rest FROM due LEFT JOIN LATERAL (SELECT amount, expires_at - {now} AS rest"
         f" FROM {counters.name} WHERE key_hash = due.key_hash OFFSET 0) AS held ON true"
-        " WHERE CASE WHEN held.rest > 0 THEN held.amount ELSE 0 END >= due.most),"
+        f" WHERE CASE WHEN held.rest > 0 AND held.rest <= due.lifetime + {SPARE} THEN held.amount ELSE 0 END >= due.most),"
         f" taken AS (INSERT INTO {counters.name} AS held (key_hash, amount, expires_at)"
         f" SELECT key_hash, 1, {now} + lifetime FROM due"
         " WHERE NOT EXISTS (SELECT FROM spent WHERE spent.attempt = due.attempt) ORDER BY key_hash"

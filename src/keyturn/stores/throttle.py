@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from keyturn.core.login import Limit
 from keyturn.stores.counters import (
+    SPARE,
     Keyed,
     give_back,
     keyed,
@@ -126,7 +127,8 @@ class SqlThrottle:
 def _longest_wait(due: Keyed, rows: Sequence[Row]) -> float | None:
     """Return the seconds until every counter has room for one more, if one has none."""
     limits = dict(due)
-    held = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
+    found = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
+    held = [each for each in found if each[2] <= lifetime(each[0]) + SPARE]
     return max((waiting(limit, rest) for limit, amount, rest in held if amount >= limit.amount), default=None)
 
 
