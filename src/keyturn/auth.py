@@ -342,8 +342,7 @@ class Auth:
         attempt: Attempt | None = None,
     ) -> tuple[SignedIn, Credential | None]:
         """Open a session; return what the client gets, and the user as they are then."""
-        known_id, former = self._device(cookies), self._authentic(cookies)
-        device_id = known_id or self.entropy(DEVICE_ID_LENGTH)
+        device_id, former = self._device(cookies) or self.entropy(DEVICE_ID_LENGTH), self._authentic(cookies)
         session_id = SessionId(self.entropy(_SESSION_ID_LENGTH))
         new_device = attempt is not None and not attempt.known_device
         login = Login(session_id, user.id, device_id, device_name, contact, ("pwd",), remember, new_device)
@@ -360,8 +359,8 @@ class Auth:
         # Last: when anything before fails, the browser goes on with the session that it has.
         for older in former:
             await self._end(older.session_id, RevokeReason.REPLACED)
-        device_token = None if known_id else self.device_tokens.issue(device_id)
-        return signed_in._replace(device_token=device_token), credential
+        # Each time: the cookie has an end, and so has the secret that signs it.
+        return signed_in._replace(device_token=self.device_tokens.issue(device_id)), credential
 
     async def _end(self, session_id: SessionId, reason: RevokeReason) -> Decision:
         decision = await self.sessions.present(session_id, lambda session, now, _: log_out(session, now, reason))

@@ -40,7 +40,7 @@ class SignedIn(NamedTuple):
     refresh_token: str | None
     """A new refresh token; None: the browser's cookie stays as it is."""
     device_token: str | None = None
-    """A new device cookie; None: the browser has one."""
+    """The device cookie, anew with each session; None: it stays as it is."""
 
     def __repr__(self) -> str:
         """Show nothing of it."""
