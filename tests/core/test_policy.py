@@ -44,6 +44,7 @@ def test_shipped_policy() -> None:
         ({"remembered_inactivity_timeout": 30 * DAY + 1}, "inactivity_too_long"),
         ({"inactivity_timeout": 1199.0}, "inactivity_too_short"),
         ({"remembered_inactivity_timeout": 1199.0}, "inactivity_too_short"),
+        ({"inactivity_timeout": 1300.0, "touch_interval": 701.0}, "inactivity_too_short"),
     ],
 )
 def test_broken_inequality(numbers: dict[str, Any], code: str) -> None:
@@ -61,6 +62,7 @@ def test_broken_inequality(numbers: dict[str, Any], code: str) -> None:
         {"access_lifetime": HOUR, "inactivity_timeout": 2 * HOUR},
         {"ssr_lifetime": 600.0},
         {"inactivity_timeout": 1200.0},
+        {"inactivity_timeout": 1300.0, "touch_interval": 700.0},
         {"inactivity_timeout": DAY, "remembered_inactivity_timeout": 30 * DAY},
         {"password_min_length": 8},
         {"password_min_length": 64},
@@ -109,6 +111,13 @@ def test_name_of_a_member(name: str) -> None:
     """A member's bare name is refused by name: taken silently, it would be neither of the modes."""
     with pytest.raises(UnsafePolicy, match=f"{name} = 'strict' must be a (Rotation|Drift)"):
         Policy(**cast("dict[str, Any]", {name: "strict"}))
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Policy) if type(f.default) is int])
+def test_half_of_a_whole(name: str) -> None:
+    """Nobody has half a session, and no database counts half an attempt."""
+    assert codes(**{name: 10.5}) == codes(**{name: 10.0}) == ["out_of_range"]
+    assert codes(**{name: 10}) == []
 
 
 @pytest.mark.parametrize("name", ["access_lifetime", "max_sessions", "hard_failures"])

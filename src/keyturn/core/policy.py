@@ -163,9 +163,11 @@ class Policy:
             name = f"{kind}inactivity_timeout"
             text = f"{name} {idle:g} s must not exceed the absolute lifetime {life:g} s"
             yield (idle > life, "inactivity_too_long", text)
-            # A person is reported active once per refresh: a shorter timeout would end sessions in active use.
-            too_short = idle < 2 * self.access_lifetime
-            yield (too_short, "inactivity_too_short", f"{name} {idle:g} s must be at least 2 access_lifetime")
+            # A person is reported active once per refresh, and may then be a touch interval older: a shorter timeout would
+            # end sessions in active use.
+            too_short = idle < self.access_lifetime + max(self.access_lifetime, self.touch_interval)
+            text = f"{name} {idle:g} s must be at least 2 access_lifetime, and access_lifetime + touch_interval"
+            yield (too_short, "inactivity_too_short", text)
 
 
 _NEVER_RELAXED = frozenset({"access_too_long", "leeway_too_long"})
@@ -178,6 +180,8 @@ def _out_of_range(f: Field[Any], value: object) -> Problem | None:
         kind = type(f.default)
         text = f"{f.name} = {value!r} must be a {kind.__name__}"
         return None if isinstance(value, kind) else Problem("out_of_range", text, relaxable=False)
-    if isinstance(value, int | float) and isfinite(value) and (value > 0 or (value == 0 and f.name in _MAY_BE_ZERO)):
+    numbers = int if type(f.default) is int else int | float
+    if isinstance(value, numbers) and isfinite(value) and (value > 0 or (value == 0 and f.name in _MAY_BE_ZERO)):
         return None
-    return Problem("out_of_range", f"{f.name} = {value!r} must be a positive number", relaxable=False)
+    whole = "whole " if numbers is int else ""
+    return Problem("out_of_range", f"{f.name} = {value!r} must be a positive {whole}number", relaxable=False)
