@@ -213,6 +213,22 @@ async def test_connections_that_died_without_a_word(
         await engine.close()
 
 
+async def test_idle_connections_that_the_server_has_ended(postgres: PostgresServer, postgres_url: str) -> None:
+    """Nobody is lent one, however it is used: where `idle_session_timeout` ends them, each pause would cost somebody a 503."""
+    engine = open_engine(postgres_url, pool_size=8)
+    drivers: list[asyncpg.Connection] = []
+    async with engine.autocommit() as one, engine.autocommit() as two:
+        for connection in (one, two):
+            drivers.append((await connection.get_raw_connection()).driver_connection)  # type: ignore[arg-type]
+    database = normalise(postgres_url).database
+    postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+    await eventually(lambda: all(driver.is_closed() for driver in drivers))  # type: ignore[no-untyped-call]
+    async with engine.autocommit() as one, engine.transaction() as two:
+        for connection in (one, two):
+            await connection.exec_driver_sql(BACKEND)
+    await engine.close()
+
+
 async def test_sqlite_directory_that_is_missing(tmp_path: Path) -> None:
     """A file that cannot be opened is a fault, and leaves no thread that would speak to the event loop after its end."""
     engine = open_engine(f"sqlite:///{tmp_path}/nowhere/keyturn.db")

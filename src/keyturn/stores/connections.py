@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DisconnectionError
 
 from keyturn.core.errors import UnsafeSettings
 from keyturn.stores.location import without_sqlalchemy
@@ -37,6 +38,7 @@ def look_after(engine: Engine, patience: float) -> None:
 
     # Before SQLAlchemy's own, which prepares statements.
     event.listen(engine, "connect", begin, insert=True)
+    event.listen(engine, "checkout", _look_at)
     event.listen(engine, "handle_error", _leave_behind)
 
 
@@ -80,6 +82,15 @@ class _Beginning:
             if ended is not None:
                 raise ended from error
             raise
+
+
+def _look_at(connection: Any, _record: object, _lent: object) -> None:
+    """Have another connection opened in the place of one that has ended while nobody used it, as the driver knows.
+
+    Why: a server or a firewall that ends idle connections would otherwise cost whoever comes next a 503 for each of them.
+    """
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 def ended_by_the_server(connection: asyncpg.Connection, error: BaseException) -> ConnectionResetError | None:

@@ -137,7 +137,7 @@ class PostgresLanes:
         """
         kept = self._kept
         lent = kept.pop() if kept else await self._engine.raw_connection()
-        # SQLAlchemy learns of a connection that has died only by failing on it; the driver knows.
+        # The pool looks at those that it lends (`connections.py`); those that stayed out of it may have died as well.
         while (driver := lent.driver_connection) is None or driver.is_closed():
             lent.invalidate()
             lent = kept.pop() if kept else await self._engine.raw_connection()
