@@ -9,6 +9,7 @@ import pytest
 
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
+from keyturn.stores.migrations import migrate
 from keyturn.tokens.keyring import SecretRing
 from tests.services import PostgresServer
 
@@ -66,3 +67,31 @@ async def test_database_that_takes_no_writes(
         assert "25006" in [vars(entry).get("fault", "").rpartition(" ")[2] for entry in caplog.records]
         postgres.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         assert (await node.ready())["database"]
+
+
+async def test_role_that_loses_its_rights(
+    postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a role may no longer do is a fault of the database, to a connection and to a statement: 503, until it may again."""
+    name, role = postgres_url.rpartition("/")[2], "keyturn_losing"
+    await migrate(postgres_url)
+    postgres.execute(f"CREATE ROLE {role} LOGIN")
+    node, _ = node_and_database(postgres_url.replace(f"{postgres.user}@", f"{role}@"))
+    try:
+        for kind in ("TABLES", "SEQUENCES"):
+            postgres.execute(f"GRANT ALL ON ALL {kind} IN SCHEMA public TO {role}", name)
+        async with node.lifespan():
+            for right, whose in (("ALL ON keyturn_counters", role), (f'CONNECT ON DATABASE "{name}"', "PUBLIC")):
+                postgres.execute(f"REVOKE {right} FROM {whose}", name)
+                postgres.execute(_CUT.format(name=name))
+                # The first may meet a connection of before.
+                for _ in range(2):
+                    assert await answer(node, "/auth/login", json=LOGIN) == 503
+                postgres.execute(f"GRANT {right} TO {whose}", name)
+                assert await answer(node, "/auth/login", json=LOGIN) == 401
+                faults = [vars(entry)["fault"] for entry in caplog.records if entry.message == "refused"]
+                assert faults[-1] == "InsufficientPrivilegeError 42501"
+        assert not any(entry.exc_info for entry in caplog.records)
+    finally:
+        postgres.execute(f"DROP OWNED BY {role}", name)
+        postgres.execute(f"DROP ROLE {role}")

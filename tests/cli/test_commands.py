@@ -393,7 +393,7 @@ def test_cause_of_a_fault_of_the_database_is_named(
 def test_role_without_rights_is_a_known_error(
     sqlite_command: Command, postgres: PostgresServer, postgres_url: str
 ) -> None:
-    """Whether it may not make the tables or not read them."""
+    """Whether it may not make the tables or not read them; `doctor` has it among its findings."""
     postgres.execute("CREATE ROLE powerless LOGIN")
     own = sqlite_command.environment | {"KEYTURN_DATABASE_URL": postgres_url}
     sqlite_command.environment = own | {"KEYTURN_DATABASE_URL": postgres_url.replace(f"{postgres.user}@", "powerless@")}
@@ -406,6 +406,7 @@ def test_role_without_rights_is_a_known_error(
             error = sqlite_command.run(*(["users", "list"] if prepared else ["migrate"]), status=1)
             assert error.startswith("keyturn: database_forbidden: ")
             assert error.count("\n") == 1
+        assert " 42501: this role lacks a right" in sqlite_command.run("doctor", status=1)
     finally:
         postgres.execute("DROP ROLE powerless")
 

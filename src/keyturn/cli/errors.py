@@ -17,6 +17,8 @@ _MEANINGS = {
     "25006": "it takes no writes: is it a standby, or has the role or database default_transaction_read_only?",
     "3D000": "there is no such database: create it first",
     "3F000": "no schema of the role's search_path exists",
+    "42501": "this role lacks a right in the database: run `keyturn migrate` as the owner of the tables, and grant this one what"
+    " docs/guides/operating.md says",
     "53300": "PostgreSQL has no connection to spare for this role or database",
     "55000": "the database takes no connections at the moment",
     "55P03": "somebody holds a table that is needed: nothing was changed, try again",
@@ -47,13 +49,10 @@ def problems_of(error: BaseException) -> Sequence[str] | None:
         return [f"{kind}: {problem}" for problem in error.problems]
     if isinstance(error, CommandError):
         return [f"{error.code}: {error}"]
+    if behind(error)[1] == _FORBIDDEN:
+        return [f"database_forbidden: {_MEANINGS[_FORBIDDEN]}"]
     if isinstance(error, Unavailable):
         return [f"unavailable: {error.dependency} does not answer as it should{cause_of(error)}"]
-    if behind(error)[1] == _FORBIDDEN:
-        return [
-            "database_forbidden: this role lacks a right in the database: run `keyturn migrate` as the owner of the tables, "
-            "and grant this one what docs/guides/operating.md says"
-        ]
     if isinstance(error, Refused):
         return [f"{error.code}: {error}"]
     if isinstance(error, KeyturnError):

@@ -46,8 +46,8 @@ SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
 # Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes".
 _FAULT_CLASSES = ("08", "28", "40", "53", "57", "58", "F0", "XX")
-# No such database; it takes no connections; no schema; read-only after a failover; lock not available.
-_FAULT_STATES = frozenset({"3D000", "55000", "3F000", READ_ONLY, "55P03"})
+# No such database; it takes no connections; no schema; a right was taken away; read-only after a failover; lock not available.
+_FAULT_STATES = frozenset({"3D000", "55000", "3F000", "42501", READ_ONLY, "55P03"})
 _CONFLICT_STATES = frozenset({"40001", "40P01"})
 _SQLITE_CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
