@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from math import ceil
 from random import getrandbits
+from ssl import SSLError
 from typing import Final, NamedTuple
 
 from keyturn.core.errors import (
@@ -152,11 +153,15 @@ def problem(refused: Refused, request_id: str) -> Response:
 
 
 def behind(error: BaseException) -> tuple[BaseException, str | None]:
-    """Return what the driver raised, from behind a fault, and its SQLSTATE or result code."""
+    """Return what the driver raised, from behind a fault, and its SQLSTATE or result code, or OpenSSL's reason."""
     while isinstance(error, Unavailable) and error.__cause__ is not None:
         error = error.__cause__
     origin = getattr(error, "orig", None) or error
-    return origin, getattr(origin, "sqlite_errorname", None) or getattr(origin, "sqlstate", None)
+    code = getattr(origin, "sqlite_errorname", None) or getattr(origin, "sqlstate", None)
+    if code is None and isinstance(origin.__context__, OSError):
+        # Redis' library has one name for all that can be wrong with the way to a server.
+        origin = origin.__context__
+    return origin, origin.reason if isinstance(origin, SSLError) else code
 
 
 def name_of(error: BaseException) -> str:

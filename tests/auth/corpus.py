@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import ssl
 import threading
+from datetime import UTC, datetime, timedelta
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 OTHERS: Final = ("0" * 35 + ":3", "F" * 35 + ":17")
 PADDING: Final = "A" * 35 + ":0"
@@ -15,6 +22,21 @@ PADDING: Final = "A" * 35 + ":0"
 def digest(password: str) -> str:
     """Return the SHA-1 as the corpus writes it."""
     return sha1(password.encode(), usedforsecurity=False).hexdigest().upper()
+
+
+def certify(directory: Path) -> Path:
+    """Make a certificate for 127.0.0.1 that nobody else has signed, in one file with its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    signed = made.add_extension(address, critical=True).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = directory / "corpus.pem"
+    path.write_bytes(private + signed.public_bytes(pem))
+    return path
 
 
 class Corpus:
@@ -37,7 +59,8 @@ class Corpus:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._answerer())
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_port}/range"
+        self.port = self._server.server_port
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}/range"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def __enter__(self) -> Corpus:

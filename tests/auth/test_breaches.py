@@ -5,15 +5,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.auth import Auth
 from keyturn.breaches import LIMIT, BreachCheck
@@ -26,7 +21,7 @@ from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.tokens.password import PasswordHasher
 from keyturn.tokens.password_policy import PasswordFault, PasswordRefused
-from tests.auth.corpus import OTHERS, Corpus, digest
+from tests.auth.corpus import OTHERS, Corpus, certify, digest
 from tests.services import free_port, wait_until
 from tests.verify.conftest import no_threads
 
@@ -95,21 +90,6 @@ def make_check(kept: Kept) -> Iterator[Callable[..., BreachCheck]]:
     yield make
     for check in made:
         check.close()
-
-
-def certify(directory: Path) -> Path:
-    """Make a certificate for 127.0.0.1 that nobody else has signed, in one file with its key."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
-    signed = made.add_extension(address, critical=True).sign(key, hashes.SHA256())
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = directory / "corpus.pem"
-    path.write_bytes(private + signed.public_bytes(pem))
-    return path
 
 
 async def sign_up(auth: Auth, password: str) -> SignedIn:

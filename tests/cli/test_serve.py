@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import ssl
 import stat
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from keyturn.serving import CannotListen, bind
+from tests.auth.corpus import Corpus, certify
 from tests.cli.conftest import SAFE, SECRET, Command
 from tests.cli.storm import Storm
 from tests.services import PostgresServer, RedisServer, free_port, wait_until
@@ -226,6 +228,18 @@ def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:
     assert "UNSAFE  database_unavailable: " in text
     assert "UNSAFE  redis_unavailable: " in text
     assert "hunter2" not in text
+
+
+def test_doctor_says_what_is_wrong_with_the_way(sqlite_command: Command, tmp_path: Path) -> None:
+    """Of a Redis too, whose library has one name for a server that is down and for one that nobody vouches for."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certify(tmp_path))
+    sqlite_command.environment["KEYTURN_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
+    assert "(ConnectionRefusedError)" in sqlite_command.run("doctor", status=1)
+    with Corpus(tls) as server:
+        sqlite_command.environment["KEYTURN_REDIS_URL"] = f"rediss://127.0.0.1:{server.port}"
+        text = sqlite_command.run("doctor", status=1)
+    assert "(SSLCertVerificationError CERTIFICATE_VERIFY_FAILED: self-signed certificate)" in text
 
 
 def test_secrets_are_read_from_files(tmp_path: Path, sqlite_database_url: str) -> None:

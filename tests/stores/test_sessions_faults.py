@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import anyio
 import asyncpg
@@ -216,13 +217,12 @@ async def test_connections_that_died_without_a_word(
 async def test_idle_connections_that_the_server_has_ended(postgres: PostgresServer, postgres_url: str) -> None:
     """Nobody is lent one, however it is used: where `idle_session_timeout` ends them, each pause would cost somebody a 503."""
     engine = open_engine(postgres_url, pool_size=8)
-    drivers: list[asyncpg.Connection] = []
     async with engine.autocommit() as one, engine.autocommit() as two:
-        for connection in (one, two):
-            drivers.append((await connection.get_raw_connection()).driver_connection)  # type: ignore[arg-type]
+        lent = [await connection.get_raw_connection() for connection in (one, two)]
+        drivers: list[Any] = [each.driver_connection for each in lent]
     database = normalise(postgres_url).database
     postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
-    await eventually(lambda: all(driver.is_closed() for driver in drivers))  # type: ignore[no-untyped-call]
+    await eventually(lambda: all(driver.is_closed() for driver in drivers))
     async with engine.autocommit() as one, engine.transaction() as two:
         for connection in (one, two):
             await connection.exec_driver_sql(BACKEND)

@@ -65,6 +65,7 @@ def cause_of(fault: Unavailable) -> str:
     """Name the cause of a fault, in brackets: its class, the driver's code and what that means where it is known."""
     if fault.__cause__ is None:
         return ""
-    _, code = behind(fault)
-    meaning = f": {_MEANINGS[code]}" if code in _MEANINGS else ""
-    return f" ({name_of(fault)}{meaning})"
+    origin, code = behind(fault)
+    # What is wrong with a certificate names at most the host that was asked for.
+    meaning = _MEANINGS.get(code or "", getattr(origin, "verify_message", ""))
+    return f" ({name_of(fault)}{meaning and f': {meaning}'})"
