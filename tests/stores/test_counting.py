@@ -13,7 +13,7 @@ from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
 from keyturn.stores.counters import keyed
 from keyturn.stores.counting import TOGETHER
-from keyturn.stores.engine import Engine
+from keyturn.stores.engine import ATTEMPTS, Engine
 from keyturn.stores.schema import counters
 from keyturn.stores.throttle import SqlThrottle
 from keyturn.stores.user_rows import credential_of
@@ -118,6 +118,17 @@ async def test_attempts_over_one_limit(engine: Engine) -> None:
     assert await amounts(engine, address, *free, *(attempt[1] for attempt in flood)) == [1, 1, 1, *[0] * len(flood)]
 
 
+async def test_attempt_over_limits_that_have_refused_others(engine: Engine) -> None:
+    """Who needs counters that have just refused two others waits for the later of them."""
+    throttle = SqlThrottle(engine)
+    short, long = Limit(("short",), 1, 60.0), Limit(("long",), 1, 900.0)
+    assert await take(throttle, [short], [long]) == [True, True]
+    sooner, later, both = await asyncio.gather(*(throttle.take(limits) for limits in ([short], [long], [short, long])))
+    assert sooner is not None
+    assert later is not None
+    assert sooner < later == both
+
+
 async def test_last_one_taken_meanwhile(engine: Engine) -> None:
     """Who began when there was room and finds none under the lock is refused; who came with them is counted, once."""
     throttle = SqlThrottle(engine)
@@ -132,24 +143,28 @@ async def test_last_one_taken_meanwhile(engine: Engine) -> None:
     assert await amounts(engine, contended, *others) == [3, 1, 1]
 
 
-async def test_last_one_taken_each_time(engine: Engine) -> None:
-    """Who finds room each time, and none under the lock, is told to come back; who came with them is counted, once."""
+@pytest.mark.parametrize(("times", "in_the_end"), [(ATTEMPTS, None), (1000, Unavailable)])
+async def test_last_one_taken_each_time(engine: Engine, times: int, in_the_end: type[Exception] | None) -> None:
+    """Who finds room each time, and none under the lock, tries again, and is told to come back when that goes on; who came
+    with them is counted, once.
+    """
     throttle = SqlThrottle(engine)
     contended, others = limit("contended"), [limit("one"), limit("two")]
     key = keyed([contended])[0][0].hex()
-    always = (
+    losing = (
         "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
-        f"IF NEW.key_hash = '\\x{key}' THEN RAISE division_by_zero; END IF; RETURN NEW; END$$"
+        f"IF NEW.key_hash = '\\x{key}' AND nextval('times') <= {times} THEN RAISE division_by_zero; END IF; RETURN NEW; END$$"
     )
     async with engine.autocommit() as connection:
-        await connection.exec_driver_sql(always)
+        await connection.exec_driver_sql("CREATE SEQUENCE times")
+        await connection.exec_driver_sql(losing)
         trigger = "CREATE TRIGGER lose BEFORE INSERT ON keyturn_counters FOR EACH ROW EXECUTE FUNCTION lose()"
         await connection.exec_driver_sql(trigger)
     taking = [throttle.take([one]) for one in (others[0], contended, others[1])]
     first, lost, second = await asyncio.gather(*taking, return_exceptions=True)
     assert (first, second) == (None, None)
-    assert isinstance(lost, Unavailable)
-    assert await amounts(engine, contended, *others) == [0, 1, 1]
+    assert lost is None if in_the_end is None else isinstance(lost, in_the_end)
+    assert await amounts(engine, contended, *others) == [int(in_the_end is None), 1, 1]
 
 
 async def test_counter_that_somebody_holds(engine: Engine) -> None:

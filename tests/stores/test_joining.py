@@ -13,6 +13,7 @@ from keyturn.core.login import Admission, Limit
 from keyturn.core.model import Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.ports import Attempt, ChooseLimits, Opened
+from keyturn.stores.opening import Seen
 from keyturn.stores.schema import events
 from tests.stores.logins import NEW, OLD, Entering, Node, change_password, elsewhere, open_node
 from tests.stores.support import PATIENCE
@@ -92,6 +93,17 @@ async def test_logins_of_one_moment(node: Node, users: list[User]) -> None:
     async with node.engine.autocommit() as connection:
         tables = "SELECT xmin::text FROM keyturn_sessions UNION SELECT xmin::text FROM keyturn_events"
         assert len((await connection.execute(text(f"{tables} UNION SELECT xmin::text FROM keyturn_users"))).all()) == 1
+
+
+async def test_one_whose_hash_took_long(node: Node, users: list[User]) -> None:
+    """Their session begins when they come in, by the database's clock, and not when they were found."""
+    [attempt] = await begin(node, users[0])
+    assert isinstance(attempt.seen, Seen)
+    long_ago = attempt._replace(seen=attempt.seen._replace(here=attempt.seen.here - 300.0))
+    entering = Entering(users[0], POLICY)
+    [opened] = await enter(node, [long_ago], [entering])
+    assert entering.calls == 1
+    assert attempt.seen.at + 300.0 <= opened.admission.session.created_at < attempt.seen.at + 300.0 + PATIENCE
 
 
 async def test_one_whose_password_changes_between(node: Node, users: list[User], postgres_url: str) -> None:

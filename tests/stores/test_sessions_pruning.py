@@ -10,13 +10,16 @@ import anyio
 import pytest
 from sqlalchemy import event, insert, select
 
+from keyturn.core.login import Limit
 from keyturn.core.model import RevokeReason
 from keyturn.core.policy import DAY, Policy
+from keyturn.stores.counters import keyed
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.migrations import migrate
 from keyturn.stores.pruning import LEASE_TIME, SqlUpkeep
 from keyturn.stores.schema import counters, denylist, events, metadata, sessions
 from keyturn.stores.sql import SqlSessions
+from keyturn.stores.throttle import SqlThrottle
 from keyturn.testing import FrozenClock, sign_in
 from tests.stores.support import PATIENCE
 
@@ -76,6 +79,17 @@ async def test_expired_and_not(engine: Engine) -> None:
     assert await rows(engine, events.c.type) == ["session_ended", "signed_in", "signed_in"]
     assert await upkeep(engine, clock).prune() == 0
     await store.close()
+
+
+async def test_counter_that_was_reset(engine: Engine) -> None:
+    """Consecutive failures that a success has ended are deleted, though their time is far off; those of others are kept."""
+    throttle = SqlThrottle(engine)
+    ended, others = (Limit(("account", name), 5, None) for name in ("ada", "eve"))
+    for limit in (ended, others):
+        assert await throttle.take([limit]) is None
+    await throttle.give_back([ended])
+    assert await upkeep(engine, FrozenClock()).prune() == 1
+    assert await rows(engine, counters.c.key_hash) == [keyed([others])[0][0]]
 
 
 async def test_client_that_comes_back_late(engine: Engine) -> None:
