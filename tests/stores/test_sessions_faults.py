@@ -26,6 +26,7 @@ from keyturn.stores.location import normalise, without_sqlalchemy
 from keyturn.stores.migrations import migrate
 from keyturn.stores.revoking import Denied, deny_ids
 from keyturn.stores.sql import SqlSessions
+from keyturn.stores.touches import Touches
 from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
 from tests.chaos.wire import LoopThread, Wire
@@ -525,6 +526,28 @@ async def test_touches_at_the_end(database_url: str) -> None:
     assert before.last_seen_at == clock.now - 120.0
     assert after.last_seen_at == clock.now
     await engine.close()
+
+
+async def test_touch_that_comes_while_an_older_one_is_written(engine: Engine) -> None:
+    """It is not taken for written with that one."""
+    store = store_on(engine)
+    holder = await sign_in(store)
+    before, _ = await store.get(holder.session_id)
+    assert before is not None
+    touches = Touches(engine, period=3600.0)
+    touches.add(before._replace(last_seen_at=before.last_seen_at + 1.0))
+    async with engine.transaction() as connection:
+        if engine.postgres:
+            await connection.exec_driver_sql("LOCK TABLE keyturn_sessions IN EXCLUSIVE MODE")
+        writing = asyncio.create_task(touches.flush())
+        await asyncio.sleep(0)  # it has begun, and waits for us
+        touches.add(before._replace(last_seen_at=before.last_seen_at + 2.0))
+    await writing
+    await touches.close()
+    after, _ = await store.get(holder.session_id)
+    assert after is not None
+    assert after.last_seen_at == before.last_seen_at + 2.0
+    await store.close()
 
 
 async def test_touches_while_the_database_is_away(
