@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -12,12 +12,18 @@ from functools import partial
 import pytest
 
 from keyturn.core.errors import Unavailable
+from keyturn.core.login import Limit
+from keyturn.core.model import RevokeReason, UserId
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.lanes import ROLLBACK, SqliteLanes, Statement, Work
 from keyturn.stores.location import normalise
 from keyturn.stores.migrations import migrate
+from keyturn.stores.revoking import lock_user
+from keyturn.stores.sql import SqlSessions
+from keyturn.stores.throttle import SqlThrottle
+from keyturn.testing import sign_in
 from tests.services import PostgresServer, wait_until
-from tests.stores.support import eventually, open_database
+from tests.stores.support import eventually, open_database, waited_for
 
 pytestmark = pytest.mark.anyio
 
@@ -198,15 +204,23 @@ async def test_sqlite_beside_a_process_that_does_not_end(
     await engine.close()
 
 
-async def test_lock_in_a_database_with_another_isolation(postgres_url: str) -> None:
-    """Who waited for the lock sees what its last holder wrote, also where snapshots are kept for a whole transaction."""
+@pytest.fixture
+async def snapshots(postgres_url: str) -> AsyncIterator[Engine]:
+    """A migrated database where transactions keep their snapshot, unless they say otherwise."""
     engine = open_engine(postgres_url)
     await migrate(engine)
-    database = str(normalise(postgres_url).database)
     async with engine.autocommit() as connection:
+        database = normalise(postgres_url).database
         setting = f"ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'"
         await connection.exec_driver_sql(setting)
     await engine.close()
+    yield engine
+    await engine.close()
+
+
+async def test_lock_in_a_database_with_another_isolation(snapshots: Engine) -> None:
+    """Who waited for the lock sees what its last holder wrote, also where snapshots are kept for a whole transaction."""
+    engine = snapshots
 
     def work() -> Work[list[str]]:
         return [row[0] for row in (yield NAMES)]
@@ -219,7 +233,32 @@ async def test_lock_in_a_database_with_another_isolation(postgres_url: str) -> N
                 assert not waiting.done()
         await connection.exec_driver_sql(write("a")[0])
     assert "a" in await waiting
-    await engine.close()
+
+
+async def test_revocation_in_a_database_with_another_isolation(snapshots: Engine) -> None:
+    """It ends what the one before it under the user's lock has written: a login that has just come in does not survive it."""
+    store = SqlSessions(snapshots, denylist_lifetime=610.0, heal_time=900.0)
+    holder = await sign_in(store, "somebody")
+    async with snapshots.transaction() as connection:
+        await lock_user(connection, UserId("user-1"))
+        revoking = asyncio.create_task(store.revoke("user-1", RevokeReason.LOGOUT))
+        await waited_for(snapshots)
+        await connection.exec_driver_sql("UPDATE keyturn_sessions SET user_id = 'user-1'")
+    assert await revoking == [holder.session_id]
+    await store.close()
+
+
+async def test_statement_in_a_database_with_another_isolation(snapshots: Engine) -> None:
+    """One that has waited for a row goes on with what was written there, instead of being told to try again."""
+    throttle, limit = SqlThrottle(snapshots), Limit(("address",), 9, 900.0)
+    assert await throttle.take([limit]) is None
+    async with snapshots.transaction() as connection:
+        await connection.exec_driver_sql("UPDATE keyturn_counters SET amount = 5")
+        giving = asyncio.create_task(throttle.give_back([limit]))
+        await waited_for(snapshots)
+    await giving
+    async with snapshots.lane() as lane:
+        assert await lane.fetch(("SELECT amount FROM keyturn_counters", ())) == [(4,)]
 
 
 async def test_connections_that_are_kept(postgres: PostgresServer, postgres_url: str) -> None:

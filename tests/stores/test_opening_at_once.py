@@ -218,7 +218,7 @@ async def test_many_logins_of_one_user(node: Node, user: User, postgres_url: str
 
 
 async def test_many_logins_where_transactions_keep_their_snapshot(node: Node, user: User, postgres_url: str) -> None:
-    """In a database with another default isolation those who come second are told so by an error, and try again."""
+    """In a database with another default isolation, too, those who come second find what the first has written."""
     database, policy = str(normalise(postgres_url).database), Policy(max_sessions=2)
     async with node.engine.autocommit() as connection:
         setting = f"ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'"

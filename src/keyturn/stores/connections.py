@@ -51,12 +51,14 @@ class _Beginning:
     def __init__(self, url: str, patience: float) -> None:
         self._url = url
         # Why: the rows of a node that froze or lost its network stay locked, for two hours by default, and every group
-        # that has one of these sessions in it waits for them. A pooler takes no such parameters at the start.
+        # that has one of these sessions in it waits for them. And a role or a database may have another isolation: whoever has
+        # waited for a lock must see what its last holder wrote. A pooler takes no such parameters at the start.
         settings = {
             "idle_in_transaction_session_timeout": round(patience * 1000),
             "tcp_keepalives_idle": 30,
             "tcp_keepalives_interval": 10,
             "tcp_keepalives_count": 3,
+            "default_transaction_isolation": "read committed",
         }
         self._setup = "SELECT " + ", ".join(f"set_config('{name}', '{n}', false)" for name, n in settings.items())
         self._in_session_mode = False

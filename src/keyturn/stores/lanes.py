@@ -101,10 +101,7 @@ class PostgresLane:
 
     async def transact(self, work: Callable[[], Work[Result]], *, lock: int | None = None) -> Result:
         """Do work in a transaction. What is raised undoes it, since `PostgresLanes.lend` then ends the connection."""
-        # The isolation is said, because a role may have another default: the first statement of the work must see what
-        # the last holder of the lock wrote.
-        begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
-        await self._driver.execute(begin if lock is None else f"{begin}; SELECT pg_advisory_xact_lock({lock:d})")
+        await self._driver.execute("BEGIN" if lock is None else f"BEGIN; SELECT pg_advisory_xact_lock({lock:d})")
         steps = work()
         try:
             statement = next(steps)
