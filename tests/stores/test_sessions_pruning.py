@@ -178,10 +178,12 @@ async def test_sqlite_node_that_died_while_pruning(sqlite_database_url: str) -> 
 
 
 async def test_sqlite_node_that_prunes_for_long(sqlite_database_url: str) -> None:
-    """Each of its batches renews its lease, so that nobody takes it for dead."""
+    """Each of its batches renews its lease, so that nobody takes it for dead and prunes what it has not come to yet."""
     clock = FrozenClock()
     engine = open_engine(sqlite_database_url)
     await migrate(engine)
+    async with engine.transaction() as connection:
+        await connection.execute(insert(counters).values(key_hash=b"past", amount=1, expires_at=clock.now - 1.0))
     node = upkeep(engine, clock)
     async with node._elected():
         for _ in range(3):
