@@ -291,11 +291,29 @@ def test_error_of_the_contract_is_read_as_it_is_meant(error: dict[str, Any]) -> 
         assert str(found.anew()) == str(found)
 
 
-@pytest.mark.parametrize("url", ["auth.example.com", "ftp://auth.example.com", "http://auth.example.com", "https://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "auth.example.com",
+        "ftp://auth.example.com",
+        "http://auth.example.com",
+        "https://",
+        "https://b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example",
+        "https://auth example.com",
+        "https://auth.example.com ",
+    ],
+)
 def test_address_that_is_not_safe_is_refused(url: str) -> None:
-    """No scheme, another one, or plain http to another machine."""
+    """No scheme, another one, plain http to another machine, or a host as no request writes it."""
     with pytest.raises(ValueError, match="https"):
         KeyturnAuth(url)
+
+
+@pytest.mark.parametrize("base_path", ["auth", ".example.org/auth", ":8000/auth", "@example.org/auth", "/auth/", "/"])
+def test_base_path_that_is_no_path_is_refused(base_path: str) -> None:
+    """Without its slash it would lead to another host, which would be told the password."""
+    with pytest.raises(ValueError, match="/auth"):
+        KeyturnAuth("https://auth.example.com", base_path=base_path)
 
 
 def test_plain_http_to_another_machine_has_a_loud_switch() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future
@@ -38,6 +39,9 @@ _LONGEST_PAUSE: Final = 60.0
 _LONGEST_RETRY_AFTER: Final = 3600.0
 """What the server asks for is done, up to an hour: a slip there must not cost a day."""
 _LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+_HOST: Final = re.compile(r"[a-z0-9._:%-]+")
+_BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
+"""As the server's own: it begins with the slash that ends the host."""
 _COOKIE_ROUTES: Final = ("/refresh", "/login", "/signup", "/logout")
 
 
@@ -90,7 +94,7 @@ class Session:
         proxy: through which the server is reached; the environment's when None.
         insecure: True: plain http to another machine is allowed, where everybody on the way reads the tokens.
 
-    Raises: ValueError: an address is not of its form, or plain http.
+    Raises: ValueError: an address or the path is not of its form, or plain http.
     """
 
     library: ClassVar[Any]
@@ -107,10 +111,16 @@ class Session:
         insecure: bool = False,
     ) -> None:
         self._origin = origin_of(base_url)
+        if _BASE_PATH.fullmatch(base_path) is None:
+            raise ValueError(f"{base_path!r} is not a path such as /auth, without a slash at its end")
         self._base = self._origin + base_path
         self._origins = frozenset([self._origin] if origins is None else map(origin_of, origins))
         for origin in {self._origin, *self._origins}:
-            if not insecure and origin.startswith("http://") and urlsplit(origin).hostname not in _LOCAL_HOSTS:
+            host = urlsplit(origin).hostname or ""
+            if _HOST.fullmatch(host) is None:
+                # Requests are compared with it, and carry it, as they are sent.
+                raise ValueError(f"{origin!r}: write the host as it is sent, such as https://xn--bcher-kva.example")
+            if not insecure and origin.startswith("http://") and host not in _LOCAL_HOSTS:
                 raise ValueError(f"{origin} is not https: everybody on the way would read the tokens (see `insecure`)")
         self._store: TokenStore = MemoryTokenStore() if store is None else store
         self._verify: SSLContext | None = verify
