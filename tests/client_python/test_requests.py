@@ -167,6 +167,19 @@ async def test_no_token_goes_to_another_origin(site: Site, api: Api, program: Pr
     assert len(program.client.cookies) == 0
 
 
+async def test_named_origins_take_the_place_of_the_servers(
+    site: Site, api: Api, make_program: Callable[..., Any]
+) -> None:
+    """Where others are named, the server's own origin gets tokens only if it is among them."""
+    program = await make_program(origins=[api.url])
+    await program.log_in()
+    await program.get(f"{api.url}/notes")
+    assert api.sent[0].authorization is not None
+    asked = len(site.proxy.to("/api/who"))
+    assert (await program.get()).status_code == 401
+    assert "authorization" not in site.proxy.to("/api/who")[asked].headers
+
+
 async def test_redirect_to_another_origin_gets_no_token(site: Site, api: Api, make_program: Callable[..., Any]) -> None:
     """The library takes the token away, and a 401 from over there neither brings it back nor starts a refresh."""
     with Api() as stranger:

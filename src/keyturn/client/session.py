@@ -89,7 +89,7 @@ class Session:
         base_url: where the server is reached, as its own `KEYTURN_BASE_URL`: `https://auth.example.com`.
         base_path: where its routes are.
         store: keeps the sign-in; in memory when None.
-        origins: where access tokens go, `scheme://host[:port]`; only to the server itself when None.
+        origins: where access tokens go, `scheme://host[:port]`, and nowhere else; the server's own when None.
         verify: the authorities that TLS trusts; those of the HTTP library when None.
         proxy: through which the server is reached; the environment's when None.
         insecure: True: plain http to another machine is allowed, where everybody on the way reads the tokens.
