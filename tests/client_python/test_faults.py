@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -17,8 +18,10 @@ from keyturn.client import (
     MemoryTokenStore,
     Refused,
     SessionEnded,
+    Stored,
     StoreFault,
     Unavailable,
+    User,
 )
 from keyturn.client.errors import read_error
 from keyturn.client.wire import Answer
@@ -141,11 +144,42 @@ async def test_redirect_of_the_server_is_not_followed(api: Api, kind: Kind, stac
 
 
 async def test_server_that_is_not_there_is_a_typed_error(kind: Kind, stack: AsyncExitStack) -> None:
-    """Nobody listens: `network`, from a login."""
+    """Nobody listens: `network`, from a login; its text says what the system met."""
     program = await open_program(stack, kind, f"http://127.0.0.1:{free_port()}")
     with pytest.raises(Unavailable) as caught:
         await program.log_in()
     assert caught.value.code == "network"
+    assert "refused" in str(caught.value)
+
+
+async def test_fault_of_tls_is_told_from_a_server_that_is_away(
+    api: Api, kind: Kind, stack: AsyncExitStack, store: MemoryTokenStore
+) -> None:
+    """Somebody has to act, so the text says it: of a login, of a request, and of one in the cool-down after it."""
+    url = api.url.replace("http://", "https://")
+    held = Stored(server=f"{url}/auth", refresh_token="kt_rt_token", user=User("1", "ada@example.com"))
+    assert store.replace(Stored(), held)
+    program = await open_program(stack, kind, url, store=store)
+    for call in (program.log_in, program.get, program.get):
+        with pytest.raises(Unavailable, match=r"^network: ConnectError: .*SSL") as caught:
+            await call()
+        assert caught.value.retryable
+
+
+async def test_answer_that_is_no_http_is_not_repeated(kind: Kind, stack: AsyncExitStack) -> None:
+    """The HTTP library's error quotes the line that it could not read, which may be a cookie."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\nSet-Cookie: __Host-kt_refresh=kt_rt_token\x00\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        program = await open_program(stack, kind, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(Unavailable) as caught:
+            await program.log_in()
+    assert str(caught.value) == "network: RemoteProtocolError"
 
 
 async def test_wrong_password_is_refused_with_the_servers_code(site: Site, make_program: Callable[..., Any]) -> None:

@@ -330,7 +330,7 @@ class Session:
         try:
             answer = post(self.library, self._base + path, headers, json.dumps(body).encode(), options)
         except NoAnswer as fault:
-            raise Unavailable(fault.code) from fault
+            raise Unavailable(fault.code, detail=fault.detail) from fault
         if not 200 <= answer.status < 300:
             raise read_error(answer)
         return answer

@@ -36,11 +36,12 @@ class Answer(NamedTuple):
 
 
 class NoAnswer(Exception):
-    """There is none that counts; `code` says why."""
+    """There is none that counts; `code` says why, and `detail` what the system or the HTTP library met."""
 
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(code, detail)
         self.code = code
+        self.detail = detail
 
 
 def post(library: Any, url: str, headers: Mapping[str, str], content: bytes, options: Mapping[str, Any]) -> Answer:
@@ -73,10 +74,11 @@ def post(library: Any, url: str, headers: Mapping[str, str], content: bytes, opt
             # Why a late answer does not count: by then its cookie may be dead, and others may have gone on.
             _in_time(began)
             return Answer(response.status_code, [(k.lower(), v) for k, v in response.headers.multi_items()], body)
-    except library.TimeoutException:
-        raise NoAnswer("timeout") from None
-    except library.RequestError:
-        raise NoAnswer("network") from None
+    except library.RequestError as fault:
+        code = "timeout" if isinstance(fault, library.TimeoutException) else "network"
+        # The system's own words; a fault of the protocol may repeat what was sent, a cookie among it.
+        said = f": {fault}" if isinstance(fault, library.NetworkError) and str(fault) else ""
+        raise NoAnswer(code, type(fault).__name__ + said) from None
 
 
 def _in_time(began: float) -> None:
