@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -301,3 +302,22 @@ async def test_class_for_both_libraries_serves_the_clients_of_either(site: Site)
             # A stream is one, whichever library made the request.
             answer = await client.post("/note", content=pieces_async(b"once"), headers={"Content-Length": "4"})
             assert answer.status_code == 204
+
+
+async def test_log_of_the_library_shows_no_cookie(
+    site: Site, make_program: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program logs at DEBUG: its own requests are there, but no answer that brings a cookie, nor what goes to get one."""
+    caplog.set_level(logging.DEBUG)
+    store = MemoryTokenStore()
+    program = await make_program(store=store)
+    await program.log_in()
+    secrets = set(map(str, store.load()[1:4]))
+    site.clock.ahead += HOUR_OF_TOKENS
+    expire(store)
+    await (await make_program(store=store)).get()
+    secrets |= set(map(str, store.load()[1:4]))
+    assert len(secrets) == 5
+    await program.run(program.auth.log_out)
+    assert "receive_response_headers.complete" in caplog.text
+    assert [secret for secret in secrets if secret in caplog.text] == []

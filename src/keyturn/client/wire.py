@@ -5,7 +5,9 @@ Owns: the exchange, its limits and the cookies in it. Must not hold: what an ans
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -14,6 +16,8 @@ LIMIT: Final = 10.0
 """Seconds after which a request is given up. Why: the server's settle time is made for it (docs/decisions/0013)."""
 _MAX_ANSWER: Final = 64 * 1024
 """Bytes; a hundred times the longest answer of the contract."""
+
+_exchanging: ContextVar[bool] = ContextVar("keyturn_exchange", default=False)
 
 
 class Answer(NamedTuple):
@@ -58,6 +62,9 @@ def post(library: Any, url: str, headers: Mapping[str, str], content: bytes, opt
     Raises: NoAnswer: `network`, `timeout` or `unexpected_answer` (endless).
     """
     began = monotonic()
+    # httpcore for httpx, httpcore2 for httpx2: at DEBUG it logs the headers of every answer.
+    logging.getLogger(f"{library.__name__.replace('httpx', 'httpcore')}.http11").addFilter(_shows_no_cookie)
+    here = _exchanging.set(True)
     # Keeps no cookie of any domain.
     nothing = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     try:
@@ -79,6 +86,13 @@ def post(library: Any, url: str, headers: Mapping[str, str], content: bytes, opt
         # The system's own words; a fault of the protocol may repeat what was sent, a cookie among it.
         said = f": {fault}" if isinstance(fault, library.NetworkError) and str(fault) else ""
         raise NoAnswer(code, type(fault).__name__ + said) from None
+    finally:
+        _exchanging.reset(here)
+
+
+def _shows_no_cookie(_record: logging.LogRecord) -> bool:
+    """Keep an exchange of ours out of the log. Why: whoever reads a refresh token there is signed in."""
+    return not _exchanging.get()
 
 
 def _in_time(began: float) -> None:
