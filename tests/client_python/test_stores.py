@@ -155,7 +155,9 @@ def test_symbolic_link_is_refused(path: Path, tmp_path: Path) -> None:
 def test_directory_in_the_place_of_the_file_is_refused(path: Path) -> None:
     """Nothing but a regular file is read."""
     path.mkdir(parents=True, mode=0o700)
-    assert fault(FileTokenStore(path).load).code == "store_unsafe"
+    refused = fault(FileTokenStore(path).load)
+    assert refused.code == "store_unsafe"
+    assert str(refused).endswith("it is no regular file")
 
 
 _GOOD = (
@@ -177,6 +179,10 @@ _BROKEN = {
     "a list for a user": _GOOD.replace('"user": null', '"user": []'),
     "a text for a time": _GOOD.replace('"expires_at": 0', '"expires_at": "soon"'),
     "no finite time": _GOOD.replace('"expires_at": 0', '"expires_at": Infinity'),
+    "a number beyond all": _GOOD.replace('"expires_in": 0', '"expires_in": 1' + "0" * 400),
+    "a token that ends its header": _GOOD.replace('"access_token": null', '"access_token": "a\\r\\nX: b"'),
+    "a token that ends its cookie": _GOOD.replace('"refresh_token": null', '"refresh_token": "a; b=c"'),
+    "half a character": _GOOD.replace('"device_token": null', '"device_token": "\\ud800"'),
     "too deep": "[" * 30_000,
     "too long": _GOOD + " " * 70_000 + "x",
     "not UTF-8": "\udcff",

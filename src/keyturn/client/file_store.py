@@ -21,6 +21,7 @@ from time import monotonic, sleep
 from typing import Any, Final
 
 from keyturn.client.errors import StoreFault
+from keyturn.client.grants import is_token
 from keyturn.client.store import Stored, User
 
 _VERSION: Final = 1
@@ -28,7 +29,7 @@ _MAX_SIZE: Final = 64 * 1024
 _WRITE_LIMIT: Final = 5.0
 """Seconds to wait for another process's write, which takes milliseconds."""
 _POLL_INTERVAL: Final = 0.01
-_TEXTS: Final = ("refresh_token", "device_token", "access_token")
+_TOKENS: Final = ("refresh_token", "device_token", "access_token")
 _OPEN: Final = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -61,7 +62,7 @@ class FileTokenStore:
                 os.close(descriptor)
         try:
             return _parse(content)
-        except (ValueError, RecursionError):
+        except (ValueError, OverflowError, RecursionError):
             # Without its context: that holds the content.
             raise StoreFault("store_corrupt", detail=f"{self._path} is not a token store of this version") from None
 
@@ -119,7 +120,9 @@ class FileTokenStore:
     def _check(self, found: os.stat_result, forbidden: int, is_kind: Any) -> None:
         """Refuse what others own, or have the forbidden permissions for."""
         mode = stat.S_IMODE(found.st_mode)
-        if not is_kind(found.st_mode) or found.st_uid != os.geteuid() or mode & forbidden:
+        if not is_kind(found.st_mode):
+            raise StoreFault("store_unsafe", detail=f"{self._path}: it is no regular file")
+        if found.st_uid != os.geteuid() or mode & forbidden:
             what = "its directory" if stat.S_ISDIR(found.st_mode) else "it"
             text = f"{self._path}: {what} has mode {mode:o} and owner {found.st_uid}; it must be yours alone"
             raise StoreFault("store_unsafe", detail=text)
@@ -153,7 +156,7 @@ def _shown(stored: Stored) -> dict[str, Any]:
 
 
 def _parse(content: bytes) -> Stored:
-    """Read what `_shown` wrote. Raises: ValueError: anything else."""
+    """Read what `_shown` wrote. Raises: ValueError, OverflowError: anything else."""
     if len(content) > _MAX_SIZE:
         raise ValueError("not ours")
     document = json.loads(content)
@@ -161,12 +164,13 @@ def _parse(content: bytes) -> Stored:
         raise ValueError("not ours")
     user = document["user"]
     texts = [document[name] for name in ("server", "session_id", "reason")]
-    texts += [document[name] for name in _TEXTS if document[name] is not None]
     if user is not None:
         if not isinstance(user, dict) or set(user) != set(User._fields):
             raise ValueError("not ours")
         texts += [user["id"], user["email"], user["name"] or ""]
         document["user"] = User(**user)
+    if not all(document[name] is None or is_token(document[name]) for name in _TOKENS):
+        raise ValueError("not a token")
     numbers = [document[name] for name in ("expires_at", "expires_in")]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("not a text")

@@ -40,13 +40,13 @@ def read_grant(answer: Answer, held: Stored, server: str, at: float) -> Stored:
     session_id = session.get("id") if isinstance(session, dict) else None
     user = _user(document.get("user"))
     lasts = isinstance(lifetime, int | float) and isfinite(lifetime) and lifetime >= 0
-    tokens = _is_token(access) and _is_token(refresh)
+    tokens = is_token(access) and is_token(refresh)
     if not (lasts and tokens and user is not None and isinstance(session_id, str)):
         raise Unavailable("unexpected_answer", answer.status)
     return Stored(
         server=server,
         refresh_token=refresh,
-        device_token=device if _is_token(device) else None,
+        device_token=device if is_token(device) else None,
         access_token=access,
         expires_at=at + lifetime,
         expires_in=lifetime,
@@ -64,5 +64,6 @@ def _user(found: Any) -> User | None:
     return User(user_id, email, name if isinstance(name, str) else None)
 
 
-def _is_token(value: Any) -> bool:
+def is_token(value: Any) -> bool:
+    """Say whether this may be sent as a token."""
     return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
