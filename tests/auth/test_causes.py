@@ -37,7 +37,10 @@ async def answer(node: Keyturn, path: str, **sent: object) -> int:
 async def test_database_that_is_closed_for_maintenance(
     postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A database that takes no connections, as during a restore, is 503 and no error of ours; each line names the driver's code."""
+    """A database that takes no connections, as during a restore, is 503 and no error of ours; each line names the driver's code.
+
+    The refusal also where the log shows its text alone, as in an application that has set up no logging.
+    """
     node, name = node_and_database(postgres_url)
     async with node.lifespan():
         postgres.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
@@ -49,7 +52,8 @@ async def test_database_that_is_closed_for_maintenance(
         postgres.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         assert (await node.ready())["database"]
     told = {(entry.message, vars(entry).get("fault", "").rpartition(" ")[2]) for entry in caplog.records}
-    assert {("refused", "55000"), ("not ready", "55000")} <= told
+    text = "refused: database (ObjectNotInPrerequisiteStateError 55000)"
+    assert {(text, "55000"), ("not ready", "55000")} <= told
     assert not any(entry.exc_info for entry in caplog.records)
 
 
