@@ -13,6 +13,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from keyturn.core.errors import InvalidToken
+from keyturn.verify import Verifier
+from keyturn.verify.guard import Guard, refusal
 from tests.docs.shell import ROOT, USER, Shell, blocks
 
 GUIDES = ROOT / "docs" / "guides"
@@ -102,3 +105,21 @@ def test_shared_guide() -> None:
     names: dict[str, object] = {}
     exec(example, names)
     assert type(names["verifier"]).__name__ == "Verifier"
+
+
+def test_server_in_development_without_an_address(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its tokens are of the name that the shared guide says; the log that it names tells a service why it refuses them."""
+    text = (GUIDES / "verify.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"its tokens are of `([a-z-]+)`", text)
+    (logger,) = re.findall(r"of the logger `(keyturn\.[a-z.]+)`", text)
+    shell, command = prepared(tmp_path, "fastapi", EMBED)
+    with shell.running(command) as client:
+        _, bearer = sign_up(client, shell)
+        token = [bearer["Authorization"].encode()]
+        address = f"http://127.0.0.1:{shell.port}"
+        with pytest.raises(InvalidToken) as refused:
+            Guard(Verifier(address)).check(token)
+        with caplog.at_level("INFO"):
+            assert refusal(refused.value).status == 401
+        Guard(Verifier(name, jwks_url=f"{address}/.well-known/jwks.json")).check(token)
+    assert [vars(entry)["why"] for entry in caplog.records if entry.name == logger] == ["issuer"]
