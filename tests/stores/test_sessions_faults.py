@@ -434,6 +434,9 @@ async def test_url_that_is_not_supported(url: str) -> None:
     [
         ("postgresql://user:p@ss:secret@h/d", "percent-encoded"),
         ("postgresql://h:99999/d", "port"),
+        ("sqlite://secret.db", "three slashes"),
+        ("sqlite://secret/keyturn.db", "three slashes"),
+        ("sqlite://user:secret@/keyturn.db", "three slashes"),
         ("postgresql://h/d?sslmode=secret", "sslmode"),
         ("postgresql://h/d?sslmode=require&sslmode=secret", "sslmode"),
         ("postgresql://h/d?ssl=secret", "ssl"),

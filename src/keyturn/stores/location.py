@@ -62,6 +62,11 @@ def normalise(url: str) -> URL:
     if kind in {"postgres", "postgresql"}:
         return _postgresql(parsed)
     if kind == "sqlite":
+        if parsed.host or parsed.username or parsed.password or parsed.port:
+            raise ValueError(
+                "the database URL is malformed: SQLite's has three slashes before a path from here (sqlite:///keyturn.db) and "
+                "four before any other (sqlite:////var/lib/keyturn.db)"
+            )
         if parsed.database in _IN_MEMORY or parsed.query.get("mode") == "memory":
             raise ValueError("SQLite must be a file: one in memory is lost with the process")
         return parsed.set(drivername="sqlite+aiosqlite")
