@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import jsonschema
 import pytest
+from pydantic import SecretStr
+from typer.main import get_command
 
 from keyturn import contract
+from keyturn.cli.commands import app
 from keyturn.core.errors import refusals
 from keyturn.core.model import RevokeReason
-from keyturn.settings import PREFIX
+from keyturn.core.policy import Policy
+from keyturn.password_pool import DEFAULT_QUEUE_LIMIT
+from keyturn.settings import PREFIX, Settings
 from keyturn.web.documentation import DOCUMENTED
 from keyturn.web.endpoints import ROUTES
 from tests.variables import variables
 
-SPEC = Path(__file__).parents[2] / "spec"
+ROOT = Path(__file__).parents[2]
+SPEC = ROOT / "spec"
 WIRE = SPEC / "wire.md"
 CODES = {
     "invalid_request": 422,
@@ -96,3 +103,39 @@ def test_wire_names_every_setting() -> None:
     known = variables()
     assert known <= named
     assert {name.removesuffix("_FILE") for name in named} <= known
+
+
+def _defaults() -> dict[str, object]:
+    """Return what each variable is where nobody sets it; None: nothing, or no value that could be written down."""
+    policy = {field.name: field.default for field in dataclasses.fields(Policy)}
+    found: dict[str, object] = {}
+    for name, field in Settings.model_fields.items():
+        given = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        found[PREFIX + name.upper()] = policy.get(name) if given is None else given
+    options = get_command(app).commands["serve"].params  # type: ignore[attr-defined]
+    found |= {str(option.envvar): option.default for option in options if option.envvar is not None}
+    return {**found, f"{PREFIX}LOGIN_QUEUE": DEFAULT_QUEUE_LIMIT}
+
+
+def _written(cell: str) -> set[str]:
+    """Return the values in a cell: texts, numbers, and times as seconds."""
+    units = {"": 1, "h": 3600, "d": 86400, "days": 86400}
+    times = re.findall(r"(?<![\w.`])(\d+)(?: (h|d|days)\b)?(?![\w.`])", cell)
+    return {f"{int(number) * units[unit]}" for number, unit in times} | set(re.findall(r"`([^`]+)`", cell))
+
+
+@pytest.mark.parametrize("document", [WIRE, ROOT / "README.md"], ids=["wire", "readme"])
+def test_defaults_of_the_settings(document: Path) -> None:
+    """Every default that a table of settings names is that of the code, and one without a value names none."""
+    defaults = _defaults()
+    rows = re.findall(rf"^\| (`{PREFIX}[^|]+) \| ([^|]*) ?\|", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 10
+    for names, cell in rows:
+        for name in re.findall(r"`([A-Z0-9_]+)`", names):
+            value, said = defaults[name], _written(cell)
+            if isinstance(value, bool):
+                assert said & ({"true", "on"} if value else {"false", "off"}), name
+            elif value:
+                assert (f"{value:.0f}" if isinstance(value, float) else str(value)) in said, name
+            else:
+                assert said <= {"0", "64", "keyturn-development"}, name
