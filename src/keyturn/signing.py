@@ -61,6 +61,10 @@ class _View(NamedTuple):
     until: float
 
 
+class NodeNotStarted(Exception):
+    """No key was ever loaded. The log of a 503 shows this name, and whoever forgot the lifespan knows what to do."""
+
+
 class _Stored(NamedTuple):
     sealed: tuple[bytes, ...]
     opened: Mapping[bytes, SigningKey]
@@ -136,6 +140,7 @@ class Signing:
         Raises:
             Unavailable: no key was ever loaded, or none is active then.
         """
+        self._ensure_loaded()
         try:
             return self._ring.signing_key(now)
         except LookupError as error:
@@ -281,7 +286,7 @@ class Signing:
     def _ensure_loaded(self) -> None:
         # A ring that was loaded has a key: where there was none, the schedule has made one.
         if not self._ring.keys:
-            raise Unavailable("signing_keys")
+            raise Unavailable("signing_keys") from NodeNotStarted("nobody has awaited its start, or entered its lifespan")
 
     def _seen_at(self, now: float) -> _View:
         view = self._view

@@ -99,3 +99,15 @@ async def test_role_that_loses_its_rights(
     finally:
         postgres.execute(f"DROP OWNED BY {role}", name)
         postgres.execute(f"DROP ROLE {role}")
+
+
+async def test_node_that_was_never_started(sqlite_database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Who forgets the lifespan is told so by the text of the first 503."""
+    first, _ = node_and_database(sqlite_database_url)
+    async with first.lifespan():
+        forgotten, _ = node_and_database(sqlite_database_url)
+        assert await answer(forgotten, "/auth/signup", json=LOGIN) == 503
+    await forgotten.close()
+    assert [entry.message for entry in caplog.records if entry.levelname == "WARNING"] == [
+        "refused: signing_keys (NodeNotStarted)"
+    ]
