@@ -286,7 +286,7 @@ class Signing:
     def _ensure_loaded(self) -> None:
         # A ring that was loaded has a key: where there was none, the schedule has made one.
         if not self._ring.keys:
-            raise Unavailable("signing_keys") from NodeNotStarted("nobody has awaited its start, or entered its lifespan")
+            raise Unavailable("signing_keys") from NodeNotStarted("its lifespan was not entered")
 
     def _seen_at(self, now: float) -> _View:
         view = self._view

@@ -17,6 +17,7 @@ from keyturn.client import KeyturnAuth, MemoryTokenStore, SessionEnded
 from tests.browser.client.site import Site
 from tests.client_python.api import Api
 from tests.client_python.people import ACCOUNT, PARALLEL, Program, expire, pieces_async
+from tests.services import wait_until
 
 pytestmark = pytest.mark.anyio
 HOUR_OF_TOKENS = 700
@@ -288,6 +289,20 @@ async def test_task_that_is_cancelled_leaves_the_refresh_to_the_others(site: Sit
     await asyncio.to_thread(held.release)
     assert (await second).status_code == 200
     assert len(site.proxy.refreshes) - before == 1
+
+
+async def test_login_that_is_cancelled_is_kept_all_the_same(site: Site) -> None:
+    """It goes on in its thread, as the guide says: a session at the server that nobody holds would be worse."""
+    auth = keyturn.client.httpx.AsyncKeyturnAuth(site.url)
+    held = site.proxy.hold("/auth/login", "before")
+    login = asyncio.create_task(auth.log_in(**ACCOUNT))
+    await asyncio.to_thread(held.wait)
+    login.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await login
+    await asyncio.to_thread(held.release)
+    await asyncio.to_thread(wait_until, lambda: auth.user is not None, 30, "the end of the login")
+    assert await auth.token()
 
 
 async def test_class_for_both_libraries_serves_the_clients_of_either(site: Site) -> None:
