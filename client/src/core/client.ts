@@ -18,7 +18,7 @@ import {
 } from "../machine/machine.ts";
 import type { AuthEvents, Identity, User } from "../machine/types.ts";
 import { isAnswer, isMessage } from "./check.ts";
-import { AuthError, accept } from "./errors.ts";
+import { AuthError, accept, read } from "./errors.ts";
 import type { AuthClient, AuthClientOptions, Channel, Environment, Target, TokenOptions } from "./types.ts";
 
 /** The document, where there is one, or where it does not matter that there is none. */
@@ -37,13 +37,9 @@ type Page = NonNullable<Environment["document"]>;
  */
 export const createAuthClient = (options: AuthClientOptions = {}): AuthClient => {
   const { environment = globalThis as unknown as Environment } = options;
-  const {
-    document,
-    navigator,
-    location: { href, origin, hostname } = { href: "http://localhost" } as Location,
-  } = environment;
-  const { href: base, hostname: host } = new URL(options.baseUrl ?? "/auth", href);
-  const origins = options.apiOrigins ?? [origin];
+  const { document, navigator, location = { href: "http://localhost" } as Location } = environment;
+  const { href: base, hostname: host } = new URL(options.baseUrl ?? "/auth", location.href);
+  const origins = options.apiOrigins ?? [location.origin];
 
   let state = INITIAL;
   let lead = (options.idleWarning ?? 60) * 1000;
@@ -86,11 +82,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const bus = new EventTarget();
 
   const on: AuthClient["on"] = (name, callback) => {
-    const listener = ({ detail }: CustomEventInit) => callback(detail);
-    bus.addEventListener(name, listener);
-    return () => bus.removeEventListener(name, listener);
+    const listening = new AbortController();
+    bus.addEventListener(name, ({ detail }: CustomEventInit) => callback(detail), listening);
+    return () => listening.abort();
   };
-  const emit = (name: string, detail?: unknown) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 
   const dispatch = (change: Change & Partial<Context> = { type: "tick" }) => {
     const former = state;
@@ -104,12 +99,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       lead,
     } as MachineEvent;
     state = step(former, event);
-    const next = state;
     // Before anything else: nothing that is under way may sign in again, or another one in.
-    if (next.epoch !== former.epoch) flight = undefined;
+    if (state.epoch !== former.epoch) flight = undefined;
     // Other tabs take what they know of it, and leave the rest. It throws after `stop`, and where errors cannot be cloned.
-    if (event.own && next !== former) attempt(() => channel?.postMessage({ ...event, at: event.at - skew() }));
-    for (const [name, detail] of news(former, next)) if (detail) emit(name, detail);
+    if (event.own && state !== former) attempt(() => channel?.postMessage({ ...event, at: event.at - skew() }));
+    for (const [name, detail] of news(former, state)) if (detail) bus.dispatchEvent(new CustomEvent(name, { detail }));
   };
 
   /** Read or write a note that outlives the page, where that is allowed. An empty one is none. */
@@ -120,23 +114,23 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     });
 
   // -- Requests
-  const post = async (path: string, body: string): Promise<Response> =>
+  /** Ask this server, with the token where `covers` says so. What goes wrong on the way has a code, too. */
+  const call = async (method: string, path: string, body?: string): Promise<Response> =>
     accept(
-      await environment
-        .fetch(base + path, {
-          method: "POST",
-          cache: "no-store",
-          body,
-          headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
-          redirect: "error",
-          credentials: "include",
-          // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
-          keepalive: true,
-          signal: environment.AbortSignal.timeout(LIMIT),
-        })
-        .catch(({ name }) => {
-          throw new AuthError(name === "TimeoutError" ? "timeout" : offline() ? "offline" : "network");
-        }),
+      await authFetch((base + path) as Target, {
+        method,
+        cache: "no-store",
+        body: body as string,
+        headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
+        redirect: "error",
+        credentials: "include",
+        // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
+        keepalive: true,
+        signal: environment.AbortSignal.timeout(LIMIT),
+      }).catch((error) => {
+        if (error instanceof AuthError) throw error;
+        throw new AuthError(error.name === "TimeoutError" ? "timeout" : offline() ? "offline" : "network");
+      }),
     );
 
   /**
@@ -148,7 +142,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     if (!counts()) throw new AuthError("session_changed");
     const at = now();
     const { epoch } = state;
-    const answer = await (await post(path, JSON.stringify(body))).json().catch(() => {});
+    const answer = await read(await call("POST", path, JSON.stringify(body)));
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
     if (counts()) dispatch({ type: "granted", answer, at });
     // Void before, or because a listener has signed out at once.
@@ -180,7 +174,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const owed = note(OWED);
     // No server takes a session from a document without an origin of its own, so there is none, wherever the server is.
     // Asked for by name, for its cookies throw in Chromium, and are none in Firefox's `data:` addresses.
-    if (!document || (!owed && host !== hostname && environment.origin !== "null")) return;
+    if (!document || (!owed && host !== location.hostname && environment.origin !== "null")) return;
     if (!owed && attempt(() => document.cookie.includes("kt_hint=1"))) {
       if (state.ended) void refresh();
     } else if (state.view === INITIAL.view && !flight)
@@ -235,8 +229,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         void refresh().then(yes);
       });
     }
-    if (state.ended || has(0)) return state.token ?? null;
-    throw state.error ?? new AuthError("network");
+    if (!state.ended && !has(0)) throw state.error ?? new AuthError("network");
+    return state.token ?? null;
   };
 
   /** The timer of the next try: one, however often the network comes and goes. */
@@ -245,10 +239,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** Send the logout that is owed. */
   const settle = async (owed = note(OWED)): Promise<void> => {
     if (!owed) return;
-    const again = await post("/logout", owed).then(
+    note(OWED, owed);
+    const again = await call("POST", "/logout", owed).then(
       // Whatever else is no answer of this server.
       ({ status }) => status !== 204,
-      ({ retryable }: AuthError) => retryable !== false,
+      ({ retryable }: AuthError) => retryable,
     );
     if (!again) note(OWED, "");
     else {
@@ -263,12 +258,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       // Under a lock of its own: nobody waits for one for as long as two requests may take.
       await pay();
       await locked(async () => {
-        await ask(path, body, counts, () => {
-          // Late, and nobody else is there: the person has logged out since, and nobody waits for this session.
-          if (!state.ended) return;
-          note(OWED, "{}");
-          return settle("{}");
-        });
+        // Late, and nobody else is there: the person has logged out since, and nobody waits for this session.
+        await ask(path, body, counts, () => state.ended && settle("{}"));
         // What is still owed is void: the server ends the former session of this browser when it opens the next one.
         note(OWED, "");
       });
@@ -278,17 +269,15 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   const logout: AuthClient["logout"] = ({ everywhere = false } = {}) => {
-    const owed = JSON.stringify({ everywhere });
-    note(OWED, owed);
+    // It waits for no lock, for the page may go away at once. Logins wait for it, in every tab: its answer removes the
+    // cookies, new ones, too.
+    const left = settle(JSON.stringify({ everywhere }));
+    void locked(() => left);
     // The server does it, too, when it can be reached.
     attempt(() => {
       (document as Page).cookie = "kt_hint=;Path=/;Max-Age=0";
     });
     dispatch({ type: "ended", reason: "logout" });
-    // It waits for no lock, for the page may go away at once. Logins wait for it, in every tab: its answer removes the
-    // cookies, new ones, too.
-    const left = settle(owed);
-    void locked(() => left);
     return left;
   };
 
@@ -331,14 +320,15 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** The origin of the API at an address, if it gets the token. */
   const covers: AuthClient["covers"] = (address) => {
     // As `fetch` reads it: a `<base>` may send a relative address elsewhere.
-    const { href: target, origin: api } = new URL(address, document?.baseURI ?? href);
+    const { href: target, origin: api } = new URL(address, document?.baseURI ?? location.href);
     const [elsewhere, route] = target.split(`${base}/`);
     // Where the cookie speaks, or nobody yet, a token is of no use, and a refresh for their 401 would never end.
     return (elsewhere ? origins.includes(api) : !/^(refresh|login|signup|logout)\b/.test(route as string)) && api;
   };
 
   const challenged: AuthClient["challenged"] = (challenge) =>
-    /insufficient_user/.test(challenge as string) && emit("stepUp", { challenge });
+    /insufficient_user/.test(challenge as string) &&
+    bus.dispatchEvent(new CustomEvent("stepUp", { detail: { challenge } }));
 
   const authFetch = async (input: Target, init: RequestInit = {}): Promise<Response> => {
     const headers = new Headers(init.headers ?? input.headers);
@@ -375,9 +365,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     }
     return response;
   };
-
-  const call = async (method: string, path: string): Promise<Response> =>
-    accept(await authFetch((base + path) as Target, { method }));
 
   const hydrate = (answer: Identity) => {
     // Nobody was known, so what is under way was asked for nobody else, and still counts.
@@ -422,7 +409,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     signup: (body) => enter("/signup", body),
     logout,
     sessions: {
-      list: async () => (await (await call("GET", "/sessions")).json()).sessions,
+      list: async () => {
+        const { sessions } = await read(await call("GET", "/sessions"));
+        if (!sessions) throw new AuthError("unexpected_answer");
+        return sessions;
+      },
       revoke: async (id) =>
         state.seen?.session.id === id ? logout() : void (await call("DELETE", `/sessions/${encodeURIComponent(id)}`)),
     },

@@ -68,14 +68,17 @@ export class AuthError extends Error {
   }
 }
 
+/** Read an answer's JSON; nothing where there is none. */
+export const read = async (response: Response) => (await response.json().catch(() => {})) ?? {};
+
 /** Let an answer pass if it is one of success. An error that is not this server's says nothing but its status. */
 export const accept = async (response: Response): Promise<Response> => {
   if (response.ok) return response;
-  const { code, reason, request_id } = (await response.json().catch(() => {})) ?? {};
+  const { code, reason, request_id } = await read(response);
   throw new AuthError(typeof code === "string" ? (code as ErrorCode) : "unexpected_answer", response.status, {
     retryAfter: +(response.headers.get("retry-after") as string) || undefined,
     requestId: request_id,
     // Why by the code: gateways answer with a `reason`, too, and theirs must not sign anybody out.
-    reason: /^(no_session|session_ended)$/.test(code) ? (reason ?? "expired") : undefined,
+    reason: code === "session_ended" ? reason : code === "no_session" ? "expired" : undefined,
   });
 };

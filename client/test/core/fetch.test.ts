@@ -274,6 +274,23 @@ describe("sessions", () => {
     expect(world.server.count("/auth/logout")).toBe(1);
   });
 
+  it.each<[string, (world: World) => void, boolean?]>([
+    ["offline", () => {}, false],
+    ["network", ({ server }) => server.handlers.set("/auth/sessions", () => Promise.reject(TypeError()))],
+    ["timeout", ({ server }) => server.handlers.set("/auth/sessions", () => new Promise(() => {}))],
+    ["unexpected_answer", ({ server }) => server.handlers.set("/auth/sessions", () => json("hello"))],
+    ["unexpected_answer", ({ server }) => server.handlers.set("/auth/sessions", () => new Response("<html>"))],
+  ])("fails by the code %s, as everything that asks this server", async (code, fail, onLine = true) => {
+    const world = new World();
+    const tab = await world.signedIn();
+    tab.onLine = onLine;
+    fail(world);
+    const listed = tab.client.sessions.list().catch((error) => error);
+    await world.run(10_000);
+    expect(await listed).toMatchObject({ name: "AuthError", code, status: 0, retryable: true });
+    expect(tab.status).toBe("authenticated");
+  });
+
   it("throws the server's error", async () => {
     const world = new World();
     const tab = await world.signedIn();

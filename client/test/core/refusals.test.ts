@@ -148,10 +148,13 @@ describe("an application that", () => {
         throw new TypeError("not ready");
       },
     });
-    await expect(Promise.all([tab.client.renew("secret-token-1"), world.run(50)])).rejects.toThrow("not ready");
+    await expect(Promise.all([tab.client.renew("secret-token-1"), world.run(50)])).rejects.toMatchObject({
+      name: "AuthError",
+      code: "network",
+    });
     expect(tab.status).toBe("degraded");
     await tab.client.logout();
-    await expect(world.login(tab)).rejects.toThrow("not ready");
+    await expect(world.login(tab)).rejects.toMatchObject({ name: "AuthError", code: "network" });
     Object.assign(tab.environment, { fetch });
     await world.run(31_000);
     expect(world.server.count(LOGOUT)).toBe(1);
