@@ -346,8 +346,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const send = async () => {
       check();
       if (token) headers.set("authorization", `Bearer ${token}`);
-      // A clone goes out, so that the body is still there for the second time.
-      return environment.fetch(input.clone?.() ?? input, { ...init, headers }).finally(check);
+      // A clone goes out, so that the body is still there for the second time. Of a Request that is sent with other
+      // headers `fetch` keeps all but these two.
+      const sent = { referrerPolicy: input.referrerPolicy, referrer: input.referrer, ...init, headers } as RequestInit;
+      return environment.fetch(input.clone?.() ?? input, sent).finally(check);
     };
     let response = await send();
     if (

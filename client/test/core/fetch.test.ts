@@ -66,6 +66,38 @@ describe("auth.fetch", () => {
     ]);
   });
 
+  it("sends a Request as it was made, both times", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.server.tokens += 1;
+    const sent: Request[] = [];
+    const { fetch } = tab.environment;
+    Object.assign(tab.environment, {
+      fetch: (input: Request, init: RequestInit) => {
+        if (input instanceof Request) sent.push(new Request(input.clone(), init));
+        return fetch(input, init);
+      },
+    });
+    const own = {
+      referrer: "",
+      referrerPolicy: "same-origin",
+      mode: "same-origin",
+      credentials: "omit",
+      cache: "reload",
+      redirect: "manual",
+      integrity: "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+      keepalive: true,
+    } as const;
+    const answer = tab.client.fetch(new Request(ORIGIN + API, own));
+    await world.run(100);
+    expect((await answer).status).toBe(200);
+    expect(sent).toHaveLength(2);
+    for (const request of sent) expect(request).toMatchObject(own);
+    // What the caller says with it counts, as for `fetch`.
+    await tab.client.fetch(new Request(ORIGIN + API, own), { referrerPolicy: "origin" });
+    expect(sent.at(-1)).toMatchObject({ ...own, referrerPolicy: "origin" });
+  });
+
   it("checks the token before a stream is sent, and never sends a stream again", async () => {
     const world = new World();
     const tab = await world.signedIn();
