@@ -106,11 +106,14 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     for (const [name, detail] of news(former, state)) if (detail) bus.dispatchEvent(new CustomEvent(name, { detail }));
   };
 
-  /** Read or write a note that outlives the page, where that is allowed. An empty one is none. */
+  /**
+   * Read or write a note that outlives the page, where that is allowed. An empty one is none. Each server has its own: an
+   * application beside this one, with another server, shares the storage.
+   */
   const note = (key: string, value?: string | number) =>
     attempt(() => {
       const notes = environment.localStorage as Storage;
-      return value == null ? notes.getItem(key) : notes.setItem(key, value as string);
+      return value == null ? notes.getItem(key + base) : notes.setItem(key + base, value as string);
     });
 
   // -- Requests

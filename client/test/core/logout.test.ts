@@ -393,6 +393,26 @@ describe("logout", () => {
     },
   );
 
+  it("that is owed to one server is not sent to that of another application on the same origin", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const elsewhere = "https://auth.example/auth";
+    const { user, session } = world.server.answer();
+    const answer = { access_token: "t", token_type: "Bearer", expires_in: 600, user, session };
+    world.server.handlers.set(`${elsewhere}/refresh`, () => json(answer));
+    world.server.handlers.set(`${elsewhere}/logout`, () => new Response(null, { status: 204 }));
+    await tab.line(false);
+    await tab.client.logout();
+    const other = world.open({ baseUrl: elsewhere });
+    other.client.start();
+    await world.run(100);
+    expect(other.status).toBe("authenticated");
+    expect(world.server.count(`${elsewhere}/logout`)).toBe(0);
+    // It is still owed where it is.
+    await tab.line(true);
+    expect(world.server.session).toBeNull();
+  });
+
   it("needs the cookie alone: no access token is sent or refreshed", async () => {
     const world = new World();
     const tab = await world.signedIn();
