@@ -80,12 +80,9 @@ type Rules = {
   readonly [Type in Event["type"]]: (state: State, event: Extract<Change, { type: Type }> & Context) => State;
 };
 
-const { freeze } = Object;
-const { min, max } = Math;
-
 /** Nothing is known. */
 export const INITIAL: State = {
-  view: freeze({ status: "unknown" }),
+  view: Object.freeze({ status: "unknown" }),
   epoch: 0,
   at: 0,
   dueAt: 0,
@@ -99,7 +96,7 @@ export const INITIAL: State = {
 type AnyView = Partial<SignedInState & { readonly reason: Reason }>;
 
 /** How long before the end to warn: never more than half of a short timeout, or the warning would never be gone. */
-const headStart = (state: State, lead: number): number => min(lead, state.timeout / 2);
+const headStart = (state: State, lead: number): number => Math.min(lead, state.timeout / 2);
 
 /** Show nothing until the server has been asked. */
 const hide = (state: State): State =>
@@ -110,15 +107,15 @@ const pass = (state: State, { at, lead }: Context): State => {
   const { session, warning: former } = state.view as AnyView;
   if (!session) return state;
   // Acts that the server has not heard of yet count.
-  const endsAt = min(max(session.inactivityEndsAt, state.activeAt + state.timeout), session.absoluteEndsAt);
+  const endsAt = Math.min(Math.max(session.inactivityEndsAt, state.activeAt + state.timeout), session.absoluteEndsAt);
   if (at >= endsAt + SLACK) return hide(state);
   const warning: Warning | undefined =
     at < endsAt - headStart(state, lead) * (former ? HOLD : 1)
       ? undefined
-      : freeze({ kind: endsAt < session.absoluteEndsAt ? "inactivity" : "absolute", endsAt });
+      : Object.freeze({ kind: endsAt < session.absoluteEndsAt ? "inactivity" : "absolute", endsAt });
   return former?.endsAt === warning?.endsAt
     ? state
-    : { ...state, view: freeze({ ...(state.view as SignedInState), warning }) };
+    : { ...state, view: Object.freeze({ ...(state.view as SignedInState), warning }) };
 };
 
 const rules: Rules = {
@@ -139,15 +136,15 @@ const rules: Rules = {
 
     // The same person stays the same object: what depends on the user alone need not run again.
     const user =
-      JSON.stringify(answer.user) === JSON.stringify(seen?.user) ? (seen as Identity).user : freeze(answer.user);
+      JSON.stringify(answer.user) === JSON.stringify(seen?.user) ? (seen as Identity).user : Object.freeze(answer.user);
     const lifetime = expires_in * 1000;
     const idle = session.inactivity_expires_in * 1000;
     return {
       ...INITIAL,
-      view: freeze({
+      view: Object.freeze({
         status: "authenticated",
         user,
-        session: freeze({
+        session: Object.freeze({
           ...session,
           accessEndsAt: at + lifetime,
           inactivityEndsAt: at + idle,
@@ -160,9 +157,9 @@ const rules: Rules = {
       token: access_token,
       at,
       // Why jitter: what began together must not refresh together. Never within a second: no hot loop.
-      dueAt: at + max(1000, lifetime * (0.85 + 0.1 * random)),
+      dueAt: at + Math.max(1000, lifetime * (0.85 + 0.1 * random)),
       activeAt,
-      timeout: same ? max(timeout, idle) : idle,
+      timeout: same ? Math.max(timeout, idle) : idle,
       seen: { user, session },
     };
   },
@@ -175,7 +172,7 @@ const rules: Rules = {
       ...INITIAL,
       view: ended
         ? view
-        : freeze({ status: "anonymous", reason: own || reason !== "logout" ? reason : "logout_other_tab" }),
+        : Object.freeze({ status: "anonymous", reason: own || reason !== "logout" ? reason : "logout_other_tab" }),
       epoch: epoch + 1,
       dueAt: Infinity,
       activeAt,
@@ -188,10 +185,10 @@ const rules: Rules = {
   failed(state, { error, at, random }) {
     const { view, failures } = state;
     // What the server asks for is done, up to an hour: a slip there must not cost a day.
-    const wait = max(min(error.retryAfter ?? 0, 3600), min(60, 2 ** failures) * (1 + random / 2));
+    const wait = Math.max(Math.min(error.retryAfter ?? 0, 3600), Math.min(60, 2 ** failures) * (1 + random / 2));
     return {
       ...state,
-      view: (view as AnyView).user ? freeze({ ...(view as SignedInState), status: "degraded" }) : view,
+      view: (view as AnyView).user ? Object.freeze({ ...(view as SignedInState), status: "degraded" }) : view,
       error,
       failures: failures + 1,
       retryAt: at + wait * 1000,
@@ -243,7 +240,7 @@ export const usable = ({ view, at }: State, now: number, spare: number): boolean
   // Who is not signed in, or only as a render server found it, has no token: no end, to which nothing compares, or a past
   // one.
   const endsAt = (view as AnyView).session?.accessEndsAt as number;
-  return now + min(spare, (endsAt - at) / 20) < endsAt;
+  return now + Math.min(spare, (endsAt - at) / 20) < endsAt;
 };
 
 /**
@@ -254,6 +251,6 @@ export const refreshAt = (state: State, lead: number): number => {
   const { view, at, dueAt, retryAt, activeAt } = state;
   const { session } = view as AnyView;
   const before = headStart(state, lead);
-  const tellAt = session && activeAt > at ? max(session.inactivityEndsAt - before, at + before / 4) : Infinity;
-  return max(min(dueAt, tellAt), retryAt);
+  const tellAt = session && activeAt > at ? Math.max(session.inactivityEndsAt - before, at + before / 4) : Infinity;
+  return Math.max(Math.min(dueAt, tellAt), retryAt);
 };
