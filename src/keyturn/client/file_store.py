@@ -160,7 +160,11 @@ def _parse(content: bytes) -> Stored:
     if len(content) > _MAX_SIZE:
         raise ValueError("not ours")
     document = json.loads(content)
-    if not isinstance(document, dict) or document.pop("version", None) != _VERSION or set(document) != set(Stored._fields):
+    if (
+        not isinstance(document, dict)
+        or document.pop("version", None) != _VERSION
+        or set(document) != set(Stored._fields)
+    ):
         raise ValueError("not ours")
     user = document["user"]
     texts = [document[name] for name in ("server", "session_id", "reason")]
