@@ -91,16 +91,23 @@ class Server:
         self._rule = rule
         self._numbers = count(1)
         self.session: Session
+        self.ahead = 0.0
+        """Seconds by which its clock is ahead of the world's; whoever makes that less sets it back."""
+
+    @property
+    def now(self) -> float:
+        """Its clock."""
+        return self._world.now + self.ahead
 
     def log_in(self) -> PresentedToken:
         """Open a new session in place of the old."""
         first = self._token(SESSION_ID, 0, NO_PARENT)
-        self.session = row(first.token_hash, self._world.now)
+        self.session = row(first.token_hash, self.now)
         return first
 
     def _token(self, session_id: SessionId, generation: int, parent: bytes) -> PresentedToken:
         token_hash = next(self._numbers).to_bytes(8, "big") * 4
-        return PresentedToken(session_id, generation, ceil(self._world.now), parent, token_hash)
+        return PresentedToken(session_id, generation, ceil(self.now), parent, token_hash)
 
     def refresh(self, token: PresentedToken) -> tuple[Decision, PresentedToken | None]:
         """Judge a token; return the decision, and the child if the answer sets a cookie."""
@@ -110,8 +117,7 @@ class Server:
             made.append(self._token(session_id, generation, parent_fingerprint))
             return NewToken("", made[-1].token_hash)
 
-        now = self._world.now
-        decision = self._rule(self.session, token, now, self._policy, contact=CONTACT, mint=mint)
+        decision = self._rule(self.session, token, self.now, self._policy, contact=CONTACT, mint=mint)
         assert decision.session is not None
         self.session = decision.session
         child = decision.child
@@ -119,7 +125,7 @@ class Server:
 
     def render(self, token: PresentedToken) -> Decision:
         """Judge a token for a render server."""
-        decision = glance(self.session, token, self._world.now, self._policy, contact=CONTACT)
+        decision = glance(self.session, token, self.now, self._policy, contact=CONTACT)
         assert decision.session is not None
         self.session = decision.session
         return decision

@@ -92,17 +92,37 @@ QUIET = "quiet oracle: gives up when the owner goes on"
 QUIET_PLAN: Callable[[Thief], None] = lambda thief: thief.every(5.0, thief.poll_quietly)  # noqa: E731
 
 
+def set_back(world: World, server: Server, ahead: float) -> None:
+    """Let the server's clock begin that far ahead, and be set back by some part of it every few hours."""
+    server.ahead = ahead
+
+    def again() -> None:
+        server.ahead *= world.random.random()
+        world.after(world.random.expovariate(1 / (6 * HOUR)), again)
+
+    world.after(world.random.expovariate(1 / (6 * HOUR)), again)
+
+
 def owner_alone(
-    refreshes: int, *, seed: str = "owner", policy: Policy | None = None, rule: Rule = decide, days: float = 10.0
+    refreshes: int,
+    *,
+    seed: str = "owner",
+    policy: Policy | None = None,
+    rule: Rule = decide,
+    days: float = 10.0,
+    ahead: float = 0.0,
 ) -> Tally:
-    """Run browser after browser, each for some days, until there were enough refreshes."""
+    """Run browser after browser, each for some days, until there were enough refreshes. Args: ahead: see `set_back`."""
     tally, policy = Tally(), policy or Policy()
     for number in count():
         if tally.refreshes >= refreshes:
             return tally
         world = World(f"{seed} {number}")
         start = world.now
-        Browser(world, Server(world, policy, rule), Weather(), tally)
+        server = Server(world, policy, rule)
+        if ahead:
+            set_back(world, server, ahead)
+        Browser(world, server, Weather(), tally)
         world.run(start + days * DAY, lambda: tally.refreshes >= refreshes)
         tally.days += (world.now - start) / DAY
     raise AssertionError
@@ -118,14 +138,21 @@ class Chase(NamedTuple):
     gave_up: bool
 
 
-def chase(plan: Callable[[Thief], None], seed: str, *, rule: Rule = decide, days: float = 7.0) -> Chase:
-    """Let a thief copy the jar at a random moment of a browser's life, and follow the plan."""
+def chase(
+    plan: Callable[[Thief], None], seed: str, *, rule: Rule = decide, days: float = 7.0, ahead: float = 0.0
+) -> Chase:
+    """Let a thief copy the jar at a random moment of a browser's life, and follow the plan.
+
+    Args: ahead: seconds by which the server's clock is ahead until then, when it is set right.
+    """
     world, policy, tally = World(seed), Policy(), Tally()
     server = Server(world, policy, rule)
+    server.ahead = ahead
     browser = Browser(world, server, Weather(), tally, alone=False)
     world.run(world.now + world.random.uniform(HOUR, 3 * HOUR), lambda: False)
     assert not browser.exposed
     thief = Thief(world, server, browser, policy.settle_time)
+    server.ahead = 0.0
     plan(thief)
     world.run(thief.stolen_at + days * DAY, lambda: browser.exposed or thief.found or thief.gave_up)
     detected = browser.exposed or thief.found

@@ -7,11 +7,12 @@ from math import inf
 
 import pytest
 
-from keyturn.core.policy import Policy, Rotation
+from keyturn.core.policy import DAY, Policy, Rotation
 from keyturn.core.rotation import Outcome
 from tests.proofs.rows import giving_one_successor
 from tests.proofs.simulation import PLANS, QUIET, QUIET_PLAN, chase, describe, describe_owner, owner_alone
 
+AHEAD = 5 * DAY
 Scale = Callable[[int, int], int]
 
 
@@ -49,6 +50,22 @@ def test_thief_who_gives_up(prove: bool, report: Callable[[str], None]) -> None:
     chases = [chase(QUIET_PLAN, f"{QUIET} {n}") for n in range(200 if prove else 10)]
     report(describe(QUIET, chases))
     assert all(c.gave_up or c.seconds < inf for c in chases)
+
+
+def test_owner_while_the_clock_is_set_back(prove: bool, report: Callable[[str], None]) -> None:
+    """A database's clock that was days ahead and is set back, again and again, signs nobody out."""
+    tally = owner_alone(300_000 if prove else 20_000, ahead=AHEAD, days=3.0)
+    report(describe_owner("clock set back", tally))
+    assert tally.false_logouts == 0
+    assert tally.cookies_lost > 0
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_thief_while_the_clock_is_set_back(plan: str, prove: bool, report: Callable[[str], None]) -> None:
+    """A thief who copied a child that was made by it is found out as any other, and not when that time has come."""
+    chases = [chase(PLANS[plan], f"{plan} {n}", ahead=AHEAD, days=2.0) for n in range(100 if prove else 5)]
+    report(describe(plan, chases))
+    assert all(c.seconds < inf for c in chases)
 
 
 def test_strict_rule() -> None:

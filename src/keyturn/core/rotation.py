@@ -12,12 +12,14 @@ holder of the session holds a sibling, and the first of the two to confirm expos
       ----------------------------------------------------------------------------
       current                            rotate            rotate
       child of current                   early             confirm
+        ... made by a clock ahead        rotate            -
       previous, tail not over            tail              tail
       generation beyond current + 1      ahead             ahead
         ... while healing                early             confirm
       any other authentic token          reuse             reuse
 
 A session that is revoked, past a deadline or unknown is `ended`, whatever the token's standing.
+A child made while the clock was ahead is taken for its parent: its own age would not be known until that time comes.
 In strict mode S and the tail are zero and issuing a child makes it current at once.
 
 Must not hold: a clock, randomness, I/O. `now` is the database's clock, read in the same round trip as the row, so that
@@ -139,7 +141,11 @@ def standing(
     if presented.token_hash == session.token_hash:
         return Outcome.ROTATE
     ahead_by = presented.generation - session.generation
-    if (ahead_by == 1 and presented.parent_fingerprint == session.fingerprint) or (ahead_by > 1 and healing):
+    is_child = ahead_by == 1 and presented.parent_fingerprint == session.fingerprint
+    # Its time is rounded up by less than a second. With two holders both would be served until the clock is there again.
+    if is_child and not policy.strict and presented.issued_at >= now + 1:
+        return Outcome.ROTATE
+    if is_child or (ahead_by > 1 and healing):
         # Healing waits out S as well: the token believed first would turn its siblings and its parent, still in
         # flight, into reuse.
         settled = policy.strict or now - presented.issued_at >= policy.settle_time
