@@ -31,7 +31,7 @@ _DAY = "86400"
 
 def run(*, quick: bool = False) -> list[Figure]:
     """Measure. Raises: RuntimeError: a refresh was refused, or a peer does not start."""
-    rounds, seconds, warm_up, ours, theirs = (1, 0.3, 0.1, 2_000, 100) if quick else (6, 3.0, 1.5, 24_000, 2_000)
+    rounds, seconds, warm_up, ours, theirs = (1, 0.3, 0.1, 2_000, 100) if quick else (4, 4.0, 10.0, 24_000, 2_000)
     with Bench() as bench:
         variables = environment(bench.postgres())
         load = bench.load()

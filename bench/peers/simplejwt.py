@@ -23,7 +23,7 @@ from django.urls import path
 
 from keyturn.serving import bind, port_of
 
-THREADS = 8
+THREADS = 4
 """gunicorn's, each with a connection to the database that it keeps."""
 
 
