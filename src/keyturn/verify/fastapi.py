@@ -24,7 +24,7 @@ from fastapi.security import HTTPBearer, SecurityScopes
 from keyturn.core.errors import Refused
 from keyturn.core.model import Principal
 from keyturn.ports import PrincipalSource, WallClock
-from keyturn.verify.guard import Guard, Requirement, refusal
+from keyturn.verify.guard import ANYBODY, Guard, Requirement, refusal
 from keyturn.wire import Response as Answer
 from keyturn.wire import values_of
 
@@ -87,7 +87,8 @@ class TokenAuth:
         alone = Requirement(max_age=max_age, amr=amr)  # raises when the program starts, not later
         self._max_age: Final = max_age
         self._amr: Final = alone.amr
-        self._without_scopes: Final = alone
+        # The very one for which a guard reads no clock.
+        self._without_scopes: Final = ANYBODY if alone == ANYBODY else alone
 
     def step_up(self, *, max_age: int | None = None, amr: Sequence[str] = ()) -> TokenAuth:
         """Return the dependency of a route that also needs a fresh or a stronger sign-in.  Spec: RFC 9470."""
