@@ -39,6 +39,7 @@ _COMMON: Final = (
     f"Origin: {ORIGIN}\r\nSec-Fetch-Dest: empty\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Site: same-origin\r\n"
     "X-Keyturn: 1\r\nContent-Type: application/json\r\n"
 )
+_COMMON_BYTES: Final = _COMMON.encode()
 _REFRESH_BODY: Final = b'{"idle_seconds":4}'
 _REFRESH_HEAD: Final = (
     f"POST /auth/refresh HTTP/1.1\r\n{_COMMON}Content-Length: {len(_REFRESH_BODY)}\r\n"
@@ -221,7 +222,7 @@ class SimpleJwt(_Peer):
         """Write the request that presents a token."""
         body = b'{"refresh":"%b"}' % token
         return b"POST /api/token/refresh HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (
-            _COMMON.encode(),
+            _COMMON_BYTES,
             len(body),
             body,
         )
@@ -236,7 +237,7 @@ class BetterAuth(_Peer):
 
     def request(self, token: bytes) -> bytes:
         """Write the request that presents the cookie."""
-        return b"GET /api/auth/token HTTP/1.1\r\n%bCookie: %b\r\n\r\n" % (_COMMON.encode(), token)
+        return b"GET /api/auth/token HTTP/1.1\r\n%bCookie: %b\r\n\r\n" % (_COMMON_BYTES, token)
 
     def renewed(self, answer: bytes, token: bytes) -> bytes:
         """Keep the cookie when there is an access token; empty when there is none."""

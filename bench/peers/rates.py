@@ -25,6 +25,7 @@ from pathlib import Path
 from bench.figures import Figure, over_rounds
 from bench.refresh import Variant
 from bench.subjects import ROOT, Bench, environment, seed
+from keyturn.stores.location import without_sqlalchemy
 
 _DAY = "86400"
 
@@ -38,7 +39,11 @@ def run(*, quick: bool = False) -> list[Figure]:
         load.load("keyturn", asyncio.run(seed(variables, ours)).tokens)
         variants = {"Keyturn": Variant(partial(bench.node, variables), "keyturn")}
         for name, kind, command, more in _peers():
-            surroundings = {"PEER_DATABASE_URL": _plain(bench.postgres()), "PEER_SECRET": os.urandom(32).hex(), **more}
+            surroundings = {
+                "PEER_DATABASE_URL": without_sqlalchemy(bench.postgres()),
+                "PEER_SECRET": os.urandom(32).hex(),
+                **more,
+            }
             load.load(name, _prepared(command, theirs, surroundings))
             variants[name] = Variant(partial(bench.server, *command, "serve", variables=surroundings), name, kind)
         for _ in range(rounds):
@@ -68,11 +73,6 @@ def _prepared(command: tuple[str, ...], count: int, variables: dict[str, str]) -
     if made.returncode or len(tokens) != count:
         raise RuntimeError(f"{command[-1]} prepared {len(tokens)} of {count} users: {made.stderr.decode()[-2000:]}")
     return tokens
-
-
-def _plain(url: str) -> str:
-    """Write a database's URL without the name of our driver."""
-    return url.replace("+asyncpg", "")
 
 
 def _figures(variants: dict[str, Variant]) -> Iterator[Figure]:

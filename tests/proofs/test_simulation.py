@@ -13,7 +13,6 @@ from tests.proofs.rows import giving_one_successor
 from tests.proofs.simulation import PLANS, QUIET, QUIET_PLAN, chase, describe, describe_owner, owner_alone
 
 AHEAD = 5 * DAY
-Scale = Callable[[int, int], int]
 
 
 @pytest.fixture
