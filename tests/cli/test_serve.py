@@ -370,6 +370,18 @@ def test_answers_do_not_name_the_server_and_logs_are_json(sqlite_command: Comman
     assert all(line["level"] for line in lines)
 
 
+def test_debug_logs_each_refresh_in_development(sqlite_command: Command) -> None:
+    """A refresh is everyday, so it is not among the lines of another level."""
+    sqlite_command.environment.update(KEYTURN_ENV="development", KEYTURN_DEBUG="true")
+    user = {"email": "ada@example.com", "password": "correct horse battery"}
+    with sqlite_command.serving() as client:
+        signed_up = client.post("/auth/signup", json=user)
+        sent_back = "; ".join(each.partition(";")[0] for each in signed_up.headers.get_list("set-cookie"))
+        assert client.post("/auth/refresh", headers={"Cookie": sent_back}).status_code == 200
+    lines = [json.loads(line) for line in (sqlite_command.directory / "serve.log").read_text().splitlines()]
+    assert "refreshed" in {line.get("event") for line in lines}
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_server_that_is_terminated_in_a_storm_cuts_off_no_request(sqlite_command: Command, workers: str) -> None:
     """The real server over its real database: everything sent is answered, then connections are refused."""

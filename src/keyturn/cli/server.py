@@ -121,7 +121,7 @@ def _log_to_stderr(settings: Settings) -> None:
 
     from keyturn.observability import configure_logging
 
-    configure_logging(settings.log_level)
+    configure_logging("debug" if settings.debug else settings.log_level)
     # What these say at the start and the end, `keyturn.server` and `keyturn.serving` say in one line each.
     for name in ("alembic", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
