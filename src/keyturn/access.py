@@ -13,10 +13,10 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keyturn.background import is_cancelled
+from keyturn.background import answer_within, is_cancelled
 from keyturn.core.errors import Unavailable
 from keyturn.core.model import Principal, Session, User
-from keyturn.core.policy import Policy
+from keyturn.core.policy import REQUEST_LIMIT, Policy
 from keyturn.ports import ClaimsHook, Denylist, WallClock
 from keyturn.tokens import base64url
 from keyturn.tokens.access_token import AccessTokenSigner, AccessTokenVerifier
@@ -52,6 +52,9 @@ class AccessTokens:
     nodes have the database's, so one whose date is wrong gives no token that is over already, or not valid yet.
     """
 
+    patience = REQUEST_LIMIT
+    """Seconds the hook may take."""
+
     def __init__(
         self,
         signing: SigningKeys,
@@ -82,7 +85,7 @@ class AccessTokens:
             entropy: `TOKEN_ID_LENGTH` fresh bytes.
 
         Raises:
-            Unavailable: the application's claims hook failed; the refresh token is unharmed.
+            Unavailable: the application's claims hook failed or hangs; the refresh token is unharmed.
         """
         now = self._clock()
         expires_in = max(1, int(min(lifetime, session.absolute_expires_at - now)))
@@ -103,7 +106,7 @@ class AccessTokens:
         if self._claims is None:
             return sign(), expires_in
         try:
-            extra = dict(await self._claims(user, session))
+            extra = dict(await answer_within(self.patience, self._claims(user, session), "claims hook"))
             return sign(_scope(extra.pop("scope", None)), extra), expires_in
         except (Exception, asyncio.CancelledError) as fault:
             if isinstance(fault, asyncio.CancelledError) and is_cancelled():

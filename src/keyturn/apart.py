@@ -1,18 +1,22 @@
 """Sessions, users and counters in different places: each asked, one after the other.
 
-Owns: the order. Must not hold: what a user may do (`auth.py`), how a store that has them all asks at once (`stores/`).
+Owns: the order, and how long a directory may take. Must not hold: what a user may do (`auth.py`), how a store that has them all asks at once (`stores/`).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
+from keyturn.background import answer_within
 from keyturn.core.events import Event
-from keyturn.core.model import RevokeReason, SessionId, User
+from keyturn.core.model import RevokeReason, SessionId, User, UserId
+from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.ports import (
     Admit,
     Attempt,
     ChooseLimits,
+    Credential,
     Judge,
     Opened,
     PasswordChanged,
@@ -22,6 +26,46 @@ from keyturn.ports import (
     Throttle,
     UserDirectory,
 )
+
+Result = TypeVar("Result")
+
+
+class Bounded:
+    """A directory of the application, awaited only as long as anybody waits for the answer to a request.
+
+    Why: nobody else ends a query that hangs, and each request that waits for one would be held for ever.
+
+    Each method raises `Unavailable` after `patience` seconds. What was to be written may be written all the same, as after
+    any fault on the way back.
+    """
+
+    patience = REQUEST_LIMIT
+
+    def __init__(self, users: UserDirectory) -> None:
+        self._users: Final = users
+
+    async def get(self, user_id: UserId) -> User | None:
+        """Read a user."""
+        return await self._in_time(self._users.get(user_id))
+
+    async def find(self, email: str) -> Credential | None:
+        """Find a user."""
+        return await self._in_time(self._users.find(email))
+
+    async def create(self, email: str, name: str | None, password_hash: str) -> User | None:
+        """Create a user."""
+        return await self._in_time(self._users.create(email, name, password_hash))
+
+    async def get_password_hash(self, user_id: UserId) -> str | None:
+        """Read a password hash."""
+        return await self._in_time(self._users.get_password_hash(user_id))
+
+    async def replace_password_hash(self, user_id: UserId, old: str, new: str) -> bool:
+        """Change a password hash."""
+        return await self._in_time(self._users.replace_password_hash(user_id, old, new))
+
+    async def _in_time(self, asked: Awaitable[Result]) -> Result:
+        return await answer_within(self.patience, asked, "users")
 
 
 class Apart:
@@ -96,9 +140,13 @@ class InTurn:
         """
         reason = RevokeReason.PASSWORD_CHANGED
         ended = await self._sessions.revoke(user_id, reason, keep=keep)
-        if not await self._users.replace_password_hash(user_id, old, new):
-            return PasswordChanged(False, ended)
-        # Who signed in with the old password between the two.
-        late = await self._sessions.revoke(user_id, reason, keep=keep)
+        changed = False
+        try:
+            changed = await self._users.replace_password_hash(user_id, old, new)
+        finally:
+            # Who signed in with the old password between the two, also where nobody can tell whether it has changed.
+            late = await self._sessions.revoke(user_id, reason, keep=keep)
+        if not changed:
+            return PasswordChanged(False, (*ended, *late))
         await self._sessions.record(event)
         return PasswordChanged(True, (*ended, *late))

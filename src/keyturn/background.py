@@ -6,8 +6,10 @@ Owns: keeping and ending them. Must not hold: what they do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, TypeVar
+
+from keyturn.core.errors import Unavailable
 
 Result = TypeVar("Result")
 
@@ -20,6 +22,21 @@ def to_its_end(work: Coroutine[Any, Any, Result], among: set[asyncio.Future[Any]
     among.add(task)
     task.add_done_callback(among.discard)
     return asyncio.shield(task)
+
+
+async def answer_within(seconds: float, asked: Awaitable[Result], dependency: str) -> Result:
+    """Await what code of the application answers, but not for ever.
+
+    Raises: Unavailable: it has not answered in time; it is cancelled. Whatever else it raises is let through.
+    """
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await asked
+    except TimeoutError as fault:
+        if not limit.expired():
+            raise
+        raise Unavailable(dependency) from fault
 
 
 def is_cancelled() -> bool:

@@ -14,7 +14,7 @@ from random import uniform
 from typing import TYPE_CHECKING
 
 from keyturn.access import AccessTokens
-from keyturn.apart import Apart, InTurn
+from keyturn.apart import Apart, Bounded, InTurn
 from keyturn.auth import Auth
 from keyturn.background import end
 from keyturn.breaches import BreachCheck
@@ -323,14 +323,15 @@ class Keyturn:
     def _auth(
         self, secrets: SecretRing, users: UserDirectory | None, claims: ClaimsHook | None, throttle: Throttle
     ) -> Auth:
-        with_users = self.sessions if users is None else Apart(self.sessions, users)
-        in_turn = InTurn(self.sessions, self.users, with_users, throttle)
+        asked = self.users if users is None else Bounded(users)
+        with_users = self.sessions if users is None else Apart(self.sessions, asked)
+        in_turn = InTurn(self.sessions, asked, with_users, throttle)
         together = users is None and self.redis is None
         at_once = users is None and self.engine.postgres
         return Auth(
             policy=self.policy,
             sessions=self.sessions,
-            users=self.users,
+            users=asked,
             with_users=with_users,
             throttle=throttle,
             attempts=PostgresAttempts(self.engine, throttle)

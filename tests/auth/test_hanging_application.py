@@ -1,0 +1,95 @@
+"""What the application brings and does not answer in time, or whose answer is lost: its user table, its claims."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from keyturn.access import AccessTokens
+from keyturn.apart import Bounded
+from keyturn.core.model import Session, User
+from keyturn.runtime import Keyturn
+from keyturn.stores.users import SqlUsers
+from tests.attacks.conftest import lighten, settings_of
+from tests.attacks.support import PASSWORD, Browser
+from tests.services import sqlite_url
+
+pytestmark = pytest.mark.anyio
+
+
+class Users(SqlUsers):
+    """A table that answers no look-up by id while `hangs`, and loses the answer to a change after `losing`."""
+
+    hangs = False
+    losing: Callable[[], Awaitable[object]] | None = None
+
+    async def get(self, user_id: str) -> User | None:
+        """Read, or hang."""
+        if self.hangs:
+            await asyncio.Event().wait()
+        return await super().get(user_id)
+
+    async def replace_password_hash(self, user_id: str, old: str, new: str) -> bool:
+        """Change it, and lose the answer if a test wants it."""
+        if self.losing is None:
+            return await super().replace_password_hash(user_id, old, new)
+        await self.losing()
+        assert await super().replace_password_hash(user_id, old, new)
+        raise ConnectionResetError
+
+
+class Claims:
+    """A hook that hangs while `hangs`."""
+
+    hangs = False
+
+    async def __call__(self, _user: User, _session: Session) -> dict[str, object]:
+        """Add nothing, or hang."""
+        if self.hangs:
+            await asyncio.Event().wait()
+        return {}
+
+
+@asynccontextmanager
+async def serving(directory: Path) -> AsyncGenerator[tuple[Keyturn, Users, Claims]]:
+    """Run a node with a directory and a hook of the application's."""
+    settings = settings_of(sqlite_url(directory))
+    home = Keyturn(settings)
+    users, claims = Users(home.engine, denylist_lifetime=home.policy.denylist_lifetime), Claims()
+    node = Keyturn(settings, users=users, claims=claims)
+    lighten(node)
+    async with home.lifespan(), node.lifespan():
+        yield node, users, claims
+
+
+async def test_refresh_that_waits_for_the_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a 503 and no request for ever; the browser keeps its session, and goes on with it once there is an answer."""
+    for bounded in (Bounded, AccessTokens):
+        monkeypatch.setattr(bounded, "patience", 0.05)
+    async with serving(tmp_path) as (node, users, claims):
+        browser = Browser(node.asgi)
+        assert (await browser.sign_up()).status == 201
+        for part in (users, claims):
+            part.hangs = True
+            async with asyncio.timeout(10):
+                assert (await browser.refresh()).code == "unavailable"
+            part.hangs = False
+            assert (await browser.refresh()).status == 200
+
+
+async def test_password_change_whose_answer_is_lost(tmp_path: Path) -> None:
+    """The password may be another one by now: whoever signed in with the old one meanwhile is out as well."""
+    async with serving(tmp_path) as (node, users, _):
+        browser = Browser(node.asgi)
+        other = Browser(node.asgi, email=browser.email)
+        assert (await browser.sign_up()).status == 201
+        users.losing = other.log_in
+        body = {"current_password": PASSWORD, "new_password": "another horse, another staple"}
+        answer = await browser.send("POST", "/auth/password", body, bearer=True)
+        assert answer.status in {500, 503}
+        assert (await other.refresh()).status == 401
+        assert (await browser.refresh()).status == 200
