@@ -72,12 +72,17 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Pass a head on, unless it is too large, too many wait already, or nobody can tell where its body ends."""
+        """Pass a head on, unless it is too large, too many wait already, or nobody can tell what it asks for or where its body ends."""
         if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
             self._weigh()
         if len(self.pipeline) >= WAITING_LIMIT:
             self._give_up()
-        # It is None once the connection is lost, and then it calls nobody.
+        hosts = [name for name, _ in self.headers].count(b"host")
+        # The parser is None once the connection is lost, and then it calls nobody.
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # pyright: ignore[reportOptionalMemberAccess]
+            raise ValueError(
+                "none or several Hosts"
+            )  # RFC 9112 3.2: another server on the way may have read another one
         offered = self.parser.should_upgrade()  # pyright: ignore[reportOptionalMemberAccess]
         if offered and any(_announces_body(*each) for each in self.headers):
             # Not an offer that may be passed over: uvicorn's parser would take the body for the next request.

@@ -97,7 +97,7 @@ def test_body_under_an_offer_to_upgrade_is_no_request(server: Server, offer: byt
     A proxy that passes offers on would give the answer to that request to the next person on the connection.
     """
     upgrade = b"Connection: Upgrade\r\nUpgrade: " + offer + b"\r\n"
-    smuggled = b"GET /smuggled-0123456789 HTTP/1.1\r\nX-Request-ID: smuggled-0123456789\r\nConnection: close\r\n\r\n"
+    smuggled = b"GET /smuggled-0123456789 HTTP/1.1\r\nHost: a\r\nX-Request-ID: smuggled-0123456789\r\nConnection: close\r\n\r\n"
     answer = b""
     with closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)) as link:
         link.sendall(HEAD + upgrade + framing % len(smuggled))
@@ -109,7 +109,7 @@ def test_body_under_an_offer_to_upgrade_is_no_request(server: Server, offer: byt
                 answer += chunk
     assert status(answer) == 400
     assert answer.count(b"HTTP/1.1 ") == 1
-    without = exchange(server, b"GET /healthz HTTP/1.1\r\n" + upgrade + b"\r\n")
+    without = exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + upgrade + b"\r\n")
     assert status(without) == 200
 
 
@@ -138,9 +138,12 @@ def test_huge_chunked_body_is_refused_while_it_comes(server: Server) -> None:
         pytest.param(b"GET /auth/me HTTP/1.1\r\nHost: auth.test\r\n" + b"X: %d\r\n" % 10**6 * 200_000, id="headers"),
         pytest.param(b"GET /" + b"x" * 2_000_000, id="path"),
         pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: %d\r\n" % 10**6 * 200_000, id="trailers"),
-        pytest.param(b"GET /healthz HTTP/1.1\r\nX: " + LONG, id="whole header"),
-        pytest.param(b"GET /healthz HTTP/1.1\r\n" + b"X:1\r\n" * 14_000 + b"\r\n", id="whole headers"),
-        pytest.param(b"GET /healthz HTTP/1.1\r\n\r\nGET /healthz HTTP/1.1\r\nX: " + LONG, id="whole second head"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + LONG, id="whole header"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"X:1\r\n" * 14_000 + b"\r\n", id="whole headers"),
+        pytest.param(
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /healthz HTTP/1.1\r\nHost: a\r\nX: " + LONG,
+            id="whole second head",
+        ),
         pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + LONG, id="whole trailer"),
     ],
 )
@@ -171,11 +174,28 @@ def test_requests_sent_without_waiting(server: Server) -> None:
 
     Ten connections that sent a megabyte of them, and read nothing, took a gigabyte and seven seconds of everybody's time.
     """
-    request, last = b"GET /auth/me HTTP/1.1\r\n\r\n", b"GET /auth/me HTTP/1.1\r\nConnection: close\r\n\r\n"
+    request = b"GET /auth/me HTTP/1.1\r\nHost: auth.test\r\n\r\n"
+    last = b"GET /auth/me HTTP/1.1\r\nHost: auth.test\r\nConnection: close\r\n\r\n"
     few = exchange(server, request * 8 + last, until_closed=True)
     assert few.count(b"HTTP/1.1 401 ") == 9
     many = exchange(server, request * 10_000 + last, until_closed=True)
     assert many.count(b"HTTP/1.1 ") <= WAITING_LIMIT
+    assert alive(server)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        pytest.param(b"GET /healthz HTTP/1.1\r\n\r\n", 400, id="none"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: auth.test\r\nhost: evil.test\r\n\r\n", 400, id="two"),
+        pytest.param(b"GET /healthz HTTP/1.0\r\nHost: auth.test\r\nHost: auth.test\r\n\r\n", 400, id="two in HTTP/1.0"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost:\r\n\r\n", 200, id="empty"),
+        pytest.param(b"GET /healthz HTTP/1.0\r\n\r\n", 200, id="none in HTTP/1.0, as old health checks"),
+    ],
+)
+def test_host_that_servers_on_the_way_may_read_differently(server: Server, head: bytes, expected: int) -> None:
+    """Spec: RFC 9112 3.2: exactly one in HTTP/1.1, and never two."""
+    assert status(exchange(server, head, until_closed=expected == 400)) == expected
     assert alive(server)
 
 
@@ -242,8 +262,10 @@ async def test_slow_body_is_given_up(sqlite_node: Keyturn) -> None:
         pytest.param(b"GET /healthz HT", b"", id="half a head"),
         pytest.param(b"GET /", b"x", id="a head byte by byte"),
         pytest.param(b"\r\n", b"\r\n", id="empty lines"),
-        pytest.param(b"GET /healthz HTTP/1.1\r\nContent-Length: 9000\r\n\r\n", b"x", id="a body nobody asked for"),
-        pytest.param(b"GET /healthz HTTP/1.1\r\n\r\nGET /", b"x", id="the second request"),
+        pytest.param(
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n", b"x", id="a body nobody asked for"
+        ),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /", b"x", id="the second request"),
     ],
 )
 async def test_request_that_never_ends_is_given_up(sqlite_node: Keyturn, first: bytes, then: bytes) -> None:
