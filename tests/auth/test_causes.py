@@ -101,6 +101,32 @@ async def test_role_that_loses_its_rights(
         postgres.execute(f"DROP ROLE {role}")
 
 
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [
+        ("keyturn_users RENAME TO gone", "gone RENAME TO keyturn_users"),
+        ("keyturn_sessions RENAME TO gone", "gone RENAME TO keyturn_sessions"),
+        ("keyturn_users RENAME email TO gone", "keyturn_users RENAME gone TO email"),
+    ],
+)
+async def test_table_that_somebody_changes(
+    database_url: str, away: str, back: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A table or column that is missing is a fault of the database: 503, named in the log, until it is there again."""
+    node, _ = node_and_database(database_url)
+    async with node.lifespan():
+        assert await answer(node, "/auth/signup", json=LOGIN) == 201
+        async with node.engine.autocommit() as connection:
+            await connection.exec_driver_sql(f"ALTER TABLE {away}")
+        assert await answer(node, "/auth/login", json=LOGIN) == 503
+        faults = {vars(entry)["fault"] for entry in caplog.records if vars(entry).get("code") == "unavailable"}
+        assert faults <= {"UndefinedTableError 42P01", "UndefinedColumnError 42703", "OperationalError SQLITE_ERROR"}
+        async with node.engine.autocommit() as connection:
+            await connection.exec_driver_sql(f"ALTER TABLE {back}")
+        assert await answer(node, "/auth/login", json=LOGIN) == 200
+    assert not any(entry.exc_info for entry in caplog.records)
+
+
 async def test_node_that_was_never_started(sqlite_database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """Who forgets the lifespan is told so by the text of the first 503."""
     first, _ = node_and_database(sqlite_database_url)

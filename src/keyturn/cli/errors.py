@@ -17,6 +17,8 @@ _MEANINGS = {
     "25006": "it takes no writes: is it a standby, or has the role or database default_transaction_read_only?",
     "3D000": "there is no such database: create it first",
     "3F000": "no schema of the role's search_path exists",
+    "42P01": "a table of Keyturn is missing: was it renamed, or a backup restored in part?",
+    "42703": "a table of Keyturn lacks a column: was it changed by hand?",
     "42501": "this role lacks a right in the database: run `keyturn migrate` as the owner of the tables, and grant this one what"
     " docs/guides/operating.md says",
     "53300": "PostgreSQL has no connection to spare for this role or database",

@@ -9,6 +9,7 @@ single statements without a transaction of their own, so that a statement is one
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
@@ -46,8 +47,9 @@ SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
 # Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes".
 _FAULT_CLASSES = ("08", "28", "40", "53", "57", "58", "F0", "XX")
-# No such database; it takes no connections; no schema; a right was taken away; read-only after a failover; lock not available.
-_FAULT_STATES = frozenset({"3D000", "55000", "3F000", "42501", READ_ONLY, "55P03"})
+# No such database; it takes no connections; no schema; a right was taken away; read-only after a failover; lock not available; no
+# such table; no such column.
+_FAULT_STATES = frozenset({"3D000", "55000", "3F000", "42501", READ_ONLY, "55P03", "42P01", "42703"})
 _CONFLICT_STATES = frozenset({"40001", "40P01"})
 _SQLITE_CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
@@ -61,6 +63,7 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_NOTADB,
 }
+_SQLITE_VANISHED = re.compile(r"\bno such (table|column): ")
 
 _closings: set[asyncio.Future[Any]] = set()
 
@@ -367,6 +370,9 @@ def is_fault(error: BaseException) -> bool:
     state, code = _codes(error)
     if state is not None:
         return state.startswith(_FAULT_CLASSES) or state in _FAULT_STATES
+    if code == sqlite3.SQLITE_ERROR:
+        # It has one code for all that a statement may meet.
+        return _SQLITE_VANISHED.search(str(error)) is not None
     return code is not None and code & 0xFF in _SQLITE_FAULTS
 
 
