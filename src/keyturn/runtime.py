@@ -35,7 +35,7 @@ from keyturn.stores.clock import DatabaseClock
 from keyturn.stores.engine import Clock, check_durability, open_engine
 from keyturn.stores.location import without_sqlalchemy
 from keyturn.stores.pruning import SqlUpkeep
-from keyturn.stores.revocations import MemoryDenylist, open_denylist
+from keyturn.stores.revocations import Denied, MemoryDenylist, open_denylist
 from keyturn.stores.rights import check_rights, ping_for_writing
 from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.stores.sql import SqlSessions
@@ -361,7 +361,7 @@ class Keyturn:
             clock=self.clock,
         )
 
-    def _denied(self, entries: Sequence[tuple[str, float]]) -> None:
+    def _denied(self, entries: Sequence[Denied]) -> None:
         if self.denylist is not None:
             self.denylist.add(entries)
 

@@ -16,7 +16,7 @@ from keyturn.core.policy import Policy
 from keyturn.ports import Admit
 from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.engine import Engine
-from keyturn.stores.revoking import Denied
+from keyturn.stores.revocations import Denied
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import SqlThrottle
 from keyturn.stores.users import SqlUsers

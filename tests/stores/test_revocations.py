@@ -26,7 +26,7 @@ from keyturn.stores.redis import CHANNEL, ENTRIES, RedisFeed, connect, publish
 from keyturn.stores.revocations import (
     LONGEST,
     PAYLOAD_LIMIT,
-    Entry,
+    Denied,
     Heard,
     MemoryDenylist,
     RevocationFeed,
@@ -34,7 +34,7 @@ from keyturn.stores.revocations import (
     encode,
     open_denylist,
 )
-from keyturn.stores.revoking import Denied, deny_ids
+from keyturn.stores.revoking import deny_ids
 from keyturn.stores.schema import denylist as table
 from keyturn.testing import FrozenClock
 from tests.services import PostgresServer, RedisServer
@@ -79,13 +79,13 @@ async def feed_url(request: pytest.FixtureRequest) -> tuple[str, Callable[..., M
 
 
 ENTRIES_OF_OURS = st.lists(
-    st.tuples(st.from_regex(r"\A[A-Za-z0-9_-]{1,128}\Z"), st.floats(0, 4_000_000_000, allow_subnormal=False)),
+    st.builds(Denied, st.from_regex(r"\A[A-Za-z0-9_-]{1,128}\Z"), st.floats(0, 4_000_000_000, allow_subnormal=False)),
     max_size=150,
 )
 
 
 @given(ENTRIES_OF_OURS)
-def test_messages_round_trip(entries: list[Entry]) -> None:
+def test_messages_round_trip(entries: list[Denied]) -> None:
     """What is encoded is decoded, to the last digit, in messages that PostgreSQL takes."""
     messages = list(encode(entries))
     assert all(len(message.encode()) <= PAYLOAD_LIMIT for message in messages)
@@ -129,7 +129,7 @@ async def test_denies_by_session_and_by_token() -> None:
     """A token is denied by its session or by its own id, and by nothing else."""
     denylist = MemoryDenylist()
     port: Denylist = denylist
-    denylist.add([("aa" * 16, time.time() + 60), ("token-1", time.time() + 60)])
+    denylist.add([Denied("aa" * 16, time.time() + 60), Denied("token-1", time.time() + 60)])
     assert denylist.denies("aa" * 16, "token-2")
     assert denylist.denies("bb" * 16, "token-1")
     assert not denylist.denies("bb" * 16, "token-2")
@@ -142,7 +142,16 @@ async def test_entries_leave_when_they_expire() -> None:
     """The set is bounded: what has expired goes, later expiry wins, and earlier never shortens."""
     now = 1000.0
     denylist = MemoryDenylist(clock=lambda: now)
-    denylist.add([("a", 1010.0), ("b", 1010.0), ("b", 1020.0), ("c", 1030.0), ("c", 1010.0), ("old", 999.0)])
+    denylist.add(
+        [
+            Denied("a", 1010.0),
+            Denied("b", 1010.0),
+            Denied("b", 1020.0),
+            Denied("c", 1030.0),
+            Denied("c", 1010.0),
+            Denied("old", 999.0),
+        ]
+    )
     assert len(denylist) == 3
     now = 1010.0
     denylist.add(())
@@ -157,7 +166,7 @@ async def test_entry_for_ever() -> None:
     """An entry lasts a day at most, whoever sent it."""
     now = 1000.0
     denylist = MemoryDenylist(clock=lambda: now)
-    denylist.add([("a", 9e15)])
+    denylist.add([Denied("a", 9e15)])
     now += LONGEST
     denylist.add(())
     assert "a" not in denylist
@@ -450,7 +459,7 @@ async def test_redis_and_a_clock_that_jumps_ahead_and_back(redis_url: str) -> No
     async with connect(redis_url) as redis, following(open_denylist(redis_url, clock=clock)) as denylist:
 
         async def revoke_there(item: str) -> None:
-            await publish(redis, [(item, time.time() + LIFETIME)], time.time())
+            await publish(redis, [Denied(item, time.time() + LIFETIME)], time.time())
             await eventually(lambda: item in denylist)
 
         await revoke_there("before")
@@ -497,16 +506,16 @@ async def test_entries_leave_by_both_clocks() -> None:
         while True:
             yield await told.get()
 
-    async def tell(now: float | None, *entries: Entry) -> None:
+    async def tell(now: float | None, *entries: Denied) -> None:
         told.put_nowait(Heard(entries, now))
         # What comes after it is taken when it has been.
-        told.put_nowait(Heard([(f"{now}", 9e9)]))
+        told.put_nowait(Heard([Denied(f"{now}", 9e9)]))
         await eventually(lambda: f"{now}" in ahead and told.empty())
 
     clock = FrozenClock(5000.0)
     told.put_nowait(Heard((), 1000.0))
     async with following(MemoryDenylist(feed, clock=clock)) as ahead:
-        await tell(1001.0, ("a", 1010.0), ("b", 1020.0))
+        await tell(1001.0, Denied("a", 1010.0), Denied("b", 1020.0))
         await tell(1010.0)
         assert "a" not in ahead
         assert "b" in ahead
@@ -525,12 +534,12 @@ async def test_entries_leave_by_both_clocks() -> None:
 async def test_service_with_redis_alone(redis_url: str, scheme: str) -> None:
     """A service that has only Redis knows what was published before it came, and hears what comes; what is over is gone."""
     async with connect(redis_url) as redis:
-        await publish(redis, [("early", time.time() + 60), ("over", time.time() - 120)], time.time())
+        await publish(redis, [Denied("early", time.time() + 60), Denied("over", time.time() - 120)], time.time())
         async with following(open_denylist(redis_url.replace("redis", scheme, 1))) as denylist:
             assert denylist.is_current()
             assert "early" in denylist
             assert "over" not in denylist
-            await publish(redis, [("live", time.time() + 60)], time.time())
+            await publish(redis, [Denied("live", time.time() + 60)], time.time())
             await eventually(lambda: "live" in denylist)
         assert await redis.zrange(ENTRIES, 0, -1) == [b"early", b"live"]
         assert 0 < await redis.ttl(ENTRIES) <= LONGEST + 60
@@ -553,7 +562,7 @@ async def test_redis_killed(redis_server: RedisServer, redis_url: str) -> None:
     """Kill -9 of Redis: what is known stays denied, the fault shows, and after the restart all goes on."""
     async with following(open_denylist(redis_url)) as denylist:
         async with connect(redis_url) as redis:
-            await publish(redis, [("before", time.time() + 60)], time.time())
+            await publish(redis, [Denied("before", time.time() + 60)], time.time())
         await eventually(lambda: "before" in denylist)
         redis_server.kill9()
         await eventually(lambda: not denylist.is_current())
@@ -561,7 +570,7 @@ async def test_redis_killed(redis_server: RedisServer, redis_url: str) -> None:
         redis_server.start()
         await eventually(denylist.is_current)
         async with connect(redis_url) as redis:
-            await publish(redis, [("after", time.time() + 60)], time.time())
+            await publish(redis, [Denied("after", time.time() + 60)], time.time())
         await eventually(lambda: "after" in denylist)
         async with following(open_denylist(redis_url)) as restarted:
             assert "before" in restarted
@@ -633,7 +642,7 @@ async def test_redis_with_another_type_under_the_key(redis_url: str) -> None:
                 await denylist.start()
             assert not denylist.is_current()
             with pytest.raises(Unavailable):
-                await publish(redis, [("x", time.time() + 60)], time.time())
+                await publish(redis, [Denied("x", time.time() + 60)], time.time())
         finally:
             await denylist.close()
 

@@ -17,7 +17,7 @@ from keyturn.core.rotation import Decision, Outcome, Write
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.failover import start_healing
 from keyturn.stores.migrations import migrate
-from keyturn.stores.revoking import Denied
+from keyturn.stores.revocations import Denied
 from keyturn.stores.schema import denylist, events
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import CONTACT, FrozenClock, Holder, StoreContract, sign_in

@@ -24,7 +24,8 @@ from keyturn.core.rotation import Outcome
 from keyturn.stores.engine import AsyncConnection, Engine, check_durability, faults, open_engine, ping
 from keyturn.stores.location import normalise, without_sqlalchemy
 from keyturn.stores.migrations import migrate
-from keyturn.stores.revoking import Denied, deny_ids
+from keyturn.stores.revocations import Denied
+from keyturn.stores.revoking import deny_ids
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.touches import Touches
 from keyturn.testing import FrozenClock, sign_in

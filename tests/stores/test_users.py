@@ -15,7 +15,7 @@ from keyturn.core.model import User
 from keyturn.email import normalise_email
 from keyturn.ports import UserDirectory
 from keyturn.stores.engine import Engine
-from keyturn.stores.revoking import Denied
+from keyturn.stores.revocations import Denied
 from keyturn.stores.schema import denylist, events, sessions
 from keyturn.stores.users import SqlUsers
 from tests.services import PostgresServer

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
 from keyturn.stores.poolers import connect, execute_where_direct, shares_backends
-from keyturn.stores.revocations import CHANNEL, Heard, decode
+from keyturn.stores.revocations import CHANNEL, Denied, Heard, decode
 from keyturn.stores.sqlite import identity_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ async def _sqlite_reader(path: Path) -> AsyncGenerator[Read]:
 
 
 def _heard(rows: Sequence[Row]) -> Heard:
-    return Heard([(item, expires_at) for _, item, expires_at, _ in rows if item is not None], rows[0][0])
+    return Heard([Denied(item, expires_at) for _, item, expires_at, _ in rows if item is not None], rows[0][0])
 
 
 class PostgresFeed:

@@ -24,7 +24,8 @@ from keyturn.stores.counters import Beside, Keyed, give_back
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
 from keyturn.stores.event_log import EventRow, event_rows, recording
 from keyturn.stores.lanes import Lane, Row, Statement, Work
-from keyturn.stores.revoking import Denied, denial, denying
+from keyturn.stores.revocations import Denied
+from keyturn.stores.revoking import denial, denying
 from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, session_of, values_of
 from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of

@@ -24,7 +24,8 @@ from keyturn.stores.engine import AsyncConnection, Clock, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Group
-from keyturn.stores.revoking import Denied, OnRevoked, deny, tell_denied
+from keyturn.stores.revocations import Denied
+from keyturn.stores.revoking import OnRevoked, deny, tell_denied
 from keyturn.stores.session_rows import Read, Swaps, read_group, swap_group, swap_in_transaction
 from keyturn.stores.touches import Touches
 

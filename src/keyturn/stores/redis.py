@@ -24,7 +24,7 @@ from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 
 from keyturn.core.errors import Unavailable
 from keyturn.ports import WallClock
-from keyturn.stores.revocations import LONGEST, Entry, Heard, decode, encode
+from keyturn.stores.revocations import LONGEST, Denied, Heard, decode, encode
 
 ENTRIES = "keyturn:denylist"
 """Sorted set: id -> expires_at."""
@@ -84,7 +84,7 @@ async def ping(redis: Redis) -> None:
         await redis.set(_SIGN, b"", ex=60)
 
 
-async def publish(redis: Redis, entries: Collection[Entry], now: float) -> None:
+async def publish(redis: Redis, entries: Collection[Denied], now: float) -> None:
     """Keep revocations for late joiners and tell everyone who listens.
 
     Args:
@@ -126,15 +126,15 @@ class RedisFeed:
         self._heartbeat = heartbeat
         self._reread = reread
         self._clock = clock
-        self._known: Callable[[], Collection[Entry]] | None = None
+        self._known: Callable[[], Collection[Denied]] | None = None
         self._redis: Redis | None = None
         self._announcing: set[asyncio.Task[None]] = set()
 
-    def vouch(self, known: Callable[[], Collection[Entry]]) -> None:
+    def vouch(self, known: Callable[[], Collection[Denied]]) -> None:
         """Publish again, from now on, whatever of this Redis has lost."""
         self._known = known
 
-    def announce(self, entries: Collection[Entry]) -> None:
+    def announce(self, entries: Collection[Denied]) -> None:
         """Publish soon. What cannot be published now is published when the feed is followed again."""
         if self._redis is not None:
             task = asyncio.get_running_loop().create_task(self._publish(self._redis, list(entries)))
@@ -185,11 +185,11 @@ class RedisFeed:
         found = decode("\n".join(f"{item.decode('ascii', 'replace')} {score!r}" for item, score in rows))
         if self._known is not None:
             held = dict(found)
-            lost = [entry for entry in self._known() if held.get(entry[0], 0.0) < entry[1]]
+            lost = [entry for entry in self._known() if held.get(entry.id, 0.0) < entry.expires_at]
             await publish(redis, lost, self._clock())
         return Heard(found, seconds + microseconds / 1e6)
 
-    async def _publish(self, redis: Redis, entries: Collection[Entry]) -> None:
+    async def _publish(self, redis: Redis, entries: Collection[Denied]) -> None:
         try:
             await publish(redis, entries, self._clock())
         except Unavailable as error:

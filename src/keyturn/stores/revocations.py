@@ -22,21 +22,26 @@ from keyturn.background import end
 from keyturn.core.errors import Unavailable
 from keyturn.ports import WallClock
 
-Entry: TypeAlias = tuple[str, float]
-"""(session id in hex or access-token id, when it expires: seconds since the Unix epoch)."""
+
+class Denied(NamedTuple):
+    """An entry of the denylist: a session id in hex (or an access-token id), and until when it matters."""
+
+    id: str
+    expires_at: float
+    """Seconds since the Unix epoch."""
 
 
 class Heard(NamedTuple):
     """What a feed says at once."""
 
-    entries: Collection[Entry] = ()
+    entries: Collection[Denied] = ()
     now: float | None = None
     """The clock of where the entries are kept, where it was read with them."""
 
 
 RevocationFeed: TypeAlias = Callable[[], AsyncGenerator[Heard]]
 """Yields first everything still alive, then each revocation as it comes, and now and then the clock."""
-Announce: TypeAlias = Callable[[Collection[Entry]], None]
+Announce: TypeAlias = Callable[[Collection[Denied]], None]
 OnLearned: TypeAlias = Callable[[Collection[str]], None]
 
 CHANNEL = "keyturn_denylist"
@@ -52,7 +57,7 @@ _FIRST_DELAY = 0.1
 _LAST_DELAY = 5.0
 
 
-def encode(entries: Iterable[Entry]) -> Iterator[str]:
+def encode(entries: Iterable[Denied]) -> Iterator[str]:
     """Yield messages of lines `<id> <expires_at>`, each short enough for one NOTIFY; `decode` reads them."""
     lines: list[str] = []
     size = 0
@@ -67,7 +72,7 @@ def encode(entries: Iterable[Entry]) -> Iterator[str]:
         yield "".join(lines)
 
 
-def decode(message: str | bytes) -> list[Entry]:
+def decode(message: str | bytes) -> list[Denied]:
     """Read the lines of a message and leave out whatever is not one.
 
     Why: whoever controls the channel can deny a token, but must not be able to stop the reader with a bad line.
@@ -76,14 +81,14 @@ def decode(message: str | bytes) -> list[Entry]:
     return [entry for line in text.splitlines() if (entry := _entry(*line.partition(" ")[::2])) is not None]
 
 
-def _entry(item: str, expires: str) -> Entry | None:
+def _entry(item: str, expires: str) -> Denied | None:
     if _ID.fullmatch(item) is None:
         return None
     try:
         expires_at = float(expires)
     except ValueError:
         return None
-    return (item, expires_at) if isfinite(expires_at) else None
+    return Denied(item, expires_at) if isfinite(expires_at) else None
 
 
 class MemoryDenylist:
@@ -141,15 +146,15 @@ class MemoryDenylist:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, entries: Collection[Entry]) -> None:
+    def add(self, entries: Collection[Denied]) -> None:
         """Take what this node has just revoked: denied here at once, and announced."""
         self._learn(entries)
         if self._announce is not None:
             self._announce(entries)
 
-    def known(self) -> Sequence[Entry]:
+    def known(self) -> Sequence[Denied]:
         """List everything that is denied."""
-        return list(self._entries.items())
+        return [Denied(*entry) for entry in self._entries.items()]
 
     async def start(self) -> None:
         """Load what is revoked and follow the feeds until `close`; idempotent.
@@ -180,7 +185,7 @@ class MemoryDenylist:
         """Say whether the authority is being followed."""
         return self._current
 
-    def _learn(self, entries: Iterable[Entry]) -> None:
+    def _learn(self, entries: Iterable[Denied]) -> None:
         now = min(self._clock(), self._told_at)
         longest = now + LONGEST
         learned: list[str] = []

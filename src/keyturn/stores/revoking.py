@@ -19,15 +19,8 @@ from keyturn.core.model import RevokeReason, SessionId, UserId
 from keyturn.stores.engine import AsyncConnection
 from keyturn.stores.event_log import write_events
 from keyturn.stores.lanes import Statement
-from keyturn.stores.revocations import CHANNEL, encode
+from keyturn.stores.revocations import CHANNEL, Denied, encode
 from keyturn.stores.schema import sessions
-
-
-class Denied(NamedTuple):
-    """An entry of the denylist: a session id in hex (or an access-token id), and until when it matters."""
-
-    id: str
-    expires_at: float
 
 
 class Revoked(NamedTuple):

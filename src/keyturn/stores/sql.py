@@ -26,7 +26,8 @@ from keyturn.stores.joining import Joined, Joining, join, joining
 from keyturn.stores.lanes import Work
 from keyturn.stores.opening import Opening, Terms, open_at_once, opening
 from keyturn.stores.presenting import Presentation, Presenter
-from keyturn.stores.revoking import Denied, OnRevoked, lock_user, revoke_sessions, tell_denied, unrevoked, user_lock
+from keyturn.stores.revocations import Denied
+from keyturn.stores.revoking import OnRevoked, lock_user, revoke_sessions, tell_denied, unrevoked, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
 from keyturn.stores.touches import Touches
