@@ -23,7 +23,7 @@ from keyturn.core.errors import InvalidToken
 from keyturn.tokens import base64url
 from keyturn.tokens.access_token import AccessTokenSigner, AccessTokenVerifier
 from keyturn.tokens.jws import MAX_TOKEN_BYTES
-from keyturn.tokens.keyring import SigningKey
+from keyturn.tokens.signing_key import SigningKey
 from keyturn.tokens.verified_cache import VerifiedTokenCache
 
 ROUNDS = 25

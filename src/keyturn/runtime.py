@@ -43,10 +43,11 @@ from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from keyturn.stores.users import SqlUsers
 from keyturn.tokens.device_token import DeviceTokens
 from keyturn.tokens.imported_hash import ImportCosts
-from keyturn.tokens.keyring import KeySchedule, SecretRing
 from keyturn.tokens.password import PasswordHasher
 from keyturn.tokens.password_policy import PasswordPolicy
 from keyturn.tokens.refresh_token import RefreshTokens
+from keyturn.tokens.secret_ring import SecretRing
+from keyturn.tokens.signing_key import KeySchedule
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.endpoints import Services

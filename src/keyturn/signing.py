@@ -19,21 +19,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keyturn.core.errors import KeyturnError, Unavailable
 from keyturn.core.events import Event, EventType
 from keyturn.ports import Entropy, SigningKeyStore
-from keyturn.tokens.keyring import (
+from keyturn.tokens.sealed_key import NONCE_BYTES, SealedKeyError, named_kid, open_sealed, seal, sealing_id
+from keyturn.tokens.secret_ring import SecretRing
+from keyturn.tokens.signing_key import (
     KEY_ENTROPY_BYTES,
-    NONCE_BYTES,
+    KeyRotation,
     KeySchedule,
-    Rotation,
-    SealedKeyError,
-    SecretRing,
     SigningKey,
     SigningKeyRing,
     etag,
-    named_kid,
-    open_sealed,
     plan,
-    seal,
-    sealing_id,
 )
 
 _log = logging.getLogger(__name__)
@@ -104,7 +99,7 @@ class Signing:
         store: SigningKeyStore,
         secrets: SecretRing,
         *,
-        schedule: KeySchedule | None = None,
+        schedule: KeySchedule,
         on_event: OnEvent | None = None,
         entropy: Entropy = os.urandom,
     ) -> None:
@@ -113,12 +108,12 @@ class Signing:
         Args:
             store: the sealed keys all nodes share.
             secrets: opens and seals them; the database does not hold it.
-            schedule: how long keys live; the defaults of `KeySchedule` when None.
+            schedule: how long keys live.
             on_event: takes `KEY_ROTATED` when this node has made a new key.
         """
         self._store = store
         self._secrets = secrets
-        self._schedule = schedule or KeySchedule()
+        self._schedule = schedule
         self._on_event = on_event
         self._entropy = entropy
         self._ring = SigningKeyRing(())
@@ -184,14 +179,14 @@ class Signing:
         async with self._lock:
             sealed, now = await self._store.load()
             try:
-                made = self._plan(Rotation.SCHEDULED, sealed, now)
+                made = self._plan(KeyRotation.SCHEDULED, sealed, now)
             except SecretDoesNotFit:
                 self.lacking = _sealing_ids(sealed).difference(self._secrets.ids)
                 raise
             self.lacking = frozenset()
             if made.changes_anything:
                 # Not what was just planned: its time may have passed before the lock was had.
-                await self._change(Rotation.SCHEDULED)
+                await self._change(KeyRotation.SCHEDULED)
             else:
                 self._adopt(made.ring.keys)
 
@@ -205,7 +200,7 @@ class Signing:
             Unavailable, SecretDoesNotFit: as `refresh`.
         """
         async with self._lock:
-            await self._change(Rotation.COMPROMISED if compromised else Rotation.FORCED)
+            await self._change(KeyRotation.COMPROMISED if compromised else KeyRotation.FORCED)
         return self._ring.keys[-1]
 
     def hear(self, revoked: Collection[str]) -> None:
@@ -225,7 +220,7 @@ class Signing:
         self._lock, self._leaked = asyncio.Lock(), asyncio.Event()
         self._leaked_kids.clear()
 
-    async def _change(self, rotation: Rotation) -> None:
+    async def _change(self, rotation: KeyRotation) -> None:
         made: list[_Planned] = []
 
         def plan(sealed: Sequence[bytes], now: float) -> tuple[Sequence[bytes], Collection[str]]:
@@ -238,9 +233,9 @@ class Signing:
         for key in done.created:
             await self._announce(key, rotation, done.now)
 
-    def _plan(self, rotation: Rotation, sealed: Sequence[bytes], now: float) -> _Planned:
+    def _plan(self, rotation: KeyRotation, sealed: Sequence[bytes], now: float) -> _Planned:
         stored = _Stored(tuple(sealed), open_stored(sealed, self._secrets))
-        compromised = rotation is Rotation.COMPROMISED
+        compromised = rotation is KeyRotation.COMPROMISED
         # A key that nothing hands over to signs at once, everywhere: it starts a little in the past, as nodes tell the time a
         # little differently.
         alone = not any(key.signs(now) for key in stored.opened.values())
@@ -273,7 +268,7 @@ class Signing:
             self._leaked.clear()
             self._leak_delay = 0.0
 
-    async def _announce(self, key: SigningKey, rotation: Rotation, now: float) -> None:
+    async def _announce(self, key: SigningKey, rotation: KeyRotation, now: float) -> None:
         begins = datetime.fromtimestamp(key.activate_at, UTC).isoformat(timespec="seconds")
         _log.info("new signing key %s (%s), signs from %s", key.kid, rotation, begins)
         if self._on_event is not None:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import text
 
 from keyturn.runtime import Keyturn
-from keyturn.tokens.keyring import SecretRing
 from keyturn.tokens.refresh_token import RefreshTokens
+from keyturn.tokens.secret_ring import SecretRing
 
 ORIGIN = "https://auth.test"
 PARTNER = "https://app.test"

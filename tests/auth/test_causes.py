@@ -10,7 +10,7 @@ import pytest
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.stores.migrations import migrate
-from keyturn.tokens.keyring import SecretRing
+from keyturn.tokens.secret_ring import SecretRing
 from tests.services import PostgresServer
 
 pytestmark = pytest.mark.anyio

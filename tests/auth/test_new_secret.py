@@ -7,7 +7,7 @@ import os
 import pytest
 
 from keyturn.runtime import Keyturn
-from keyturn.tokens.keyring import SecretRing
+from keyturn.tokens.secret_ring import SecretRing
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import Browser, query
 

@@ -18,8 +18,10 @@ from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.signing import SecretDoesNotFit
 from keyturn.stores.signing_keys import SqlSigningKeys
-from keyturn.tokens.keyring import KEY_ENTROPY_BYTES, NONCE_BYTES, KeySchedule, Rotation, SecretRing, plan, seal
 from keyturn.tokens.refresh_token import RefreshTokens
+from keyturn.tokens.sealed_key import NONCE_BYTES, seal
+from keyturn.tokens.secret_ring import SecretRing
+from keyturn.tokens.signing_key import KEY_ENTROPY_BYTES, SigningKey
 from tests.auth.test_leaked_key import CONTACT, sign_up
 from tests.services import wait_until
 from tests.web.wsgi import call
@@ -69,8 +71,9 @@ async def test_keys_of_another_secret_under_a_running_node(
 ) -> None:
     """It goes on with the keys it has, leaves those of the other, and says in its log that somebody has to act."""
     monkeypatch.setattr("keyturn.runtime.UPKEEP_INTERVAL", 0.05)
-    made = plan([], time.time(), os.urandom(KEY_ENTROPY_BYTES), KeySchedule(), Rotation.SCHEDULED).ring.keys
-    foreign = [seal(key, SecretRing({1: os.urandom(32)}), os.urandom(NONCE_BYTES)) for key in made]
+    now = time.time()
+    key = SigningKey.generate(os.urandom(KEY_ENTROPY_BYTES), created_at=now, publish_at=now, activate_at=now)
+    foreign = [seal(key, SecretRing({1: os.urandom(32)}), os.urandom(NONCE_BYTES))]
     node = new_node(database_url)
     async with node.lifespan():
         token = await sign_up(node, "ada@example.com")

@@ -18,7 +18,9 @@ from keyturn.stores.engine import Engine
 from keyturn.stores.schema import signing_keys
 from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.testing import FrozenClock
-from keyturn.tokens.keyring import KeySchedule, SealedKeyError, SecretRing, sealing_id
+from keyturn.tokens.sealed_key import SealedKeyError, sealing_id
+from keyturn.tokens.secret_ring import SecretRing
+from keyturn.tokens.signing_key import KeySchedule
 from tests.services import PostgresServer
 from tests.stores.support import PATIENCE, open_database
 

@@ -15,7 +15,7 @@ from keyturn.core.errors import InvalidToken
 from keyturn.tokens import base64url
 from keyturn.tokens.access_token import RESERVED_CLAIMS, AccessTokenVerifier
 from keyturn.tokens.jws import MAX_TOKEN_BYTES, TokenFault
-from keyturn.tokens.keyring import SigningKey, SigningKeyRing
+from keyturn.tokens.signing_key import SigningKey, SigningKeyRing
 from tests.tokens.forge import AUDIENCE, ISSUER, KEY, NOW, PAYLOAD, SESSION_ID, fault_of, sign, signer, verifier
 
 VECTORS: dict[str, Any] = json.loads(

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keyturn.core.errors import InvalidToken
 from keyturn.tokens import base64url
-from keyturn.tokens.keyring import Rotation, SigningKey, SigningKeyRing, plan
+from keyturn.tokens.signing_key import KeyRotation, KeySchedule, SigningKey, SigningKeyRing, plan
 from tests.tokens.forge import (
     ABSENT,
     AUDIENCE,
@@ -286,8 +286,9 @@ def test_json_of_a_hundred_thousand_levels() -> None:
 def test_retired_key_after_the_overlap() -> None:
     """A key verifies until the last token it signed is dead, and not a second longer."""
     now = float(NOW)
-    old = plan([], now, bytes(range(48))).ring.keys[0]
-    handing = plan([old], now, bytes(range(1, 49)), rotation=Rotation.FORCED)
+    schedule = KeySchedule(rotation_period=90 * 86400.0, publish_lead=3600.0, access_lifetime=600.0, leeway=10.0)
+    old = plan([], now, bytes(range(48)), schedule).ring.keys[0]
+    handing = plan([old], now, bytes(range(1, 49)), schedule, rotation=KeyRotation.FORCED)
     handover_at = handing.create[0].activate_at
     judge = verifier(keys=handing.ring.public_key)
     last = sign(signer(key=old), issued_at=handover_at, expires_at=handover_at + 600)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.tokens import base64url
-from keyturn.tokens.keyring import SealedKeyError, SecretRing, SigningKey, open_sealed, seal, sealing_id
-from keyturn.tokens.sealed_key import named_kid
+from keyturn.tokens.sealed_key import SealedKeyError, named_kid, open_sealed, seal, sealing_id
+from keyturn.tokens.secret_ring import SecretRing
+from keyturn.tokens.signing_key import SigningKey
 
 ONE, TWO = sha256(b"one").digest(), sha256(b"two").digest()
 RING = SecretRing({1: ONE})

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from keyturn.tokens import base64url
-from keyturn.tokens.keyring import SecretRing
+from keyturn.tokens.secret_ring import SecretRing
 
 ONE = sha256(b"one").digest()
 TWO = sha256(b"two").digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -11,10 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey, KeySet
 
-from keyturn.tokens.keyring import KeyPlan, KeySchedule, Rotation, SigningKey, SigningKeyRing, etag, plan, thumbprint
+from keyturn.tokens.signing_key import (
+    KeyPlan,
+    KeyRotation,
+    KeySchedule,
+    SigningKey,
+    SigningKeyRing,
+    etag,
+    plan,
+    thumbprint,
+)
 
 DAY = 86400.0
-SCHEDULE = KeySchedule()
+SCHEDULE = KeySchedule(rotation_period=90 * DAY, publish_lead=3600.0, access_lifetime=600.0, leeway=10.0)
 PERIOD = SCHEDULE.rotation_period
 LEAD = SCHEDULE.publish_lead
 TAIL = SCHEDULE.access_lifetime + SCHEDULE.leeway
@@ -68,7 +78,7 @@ def test_key_whose_schedule_runs_back(times: tuple[float, ...]) -> None:
 
 def test_first_plan() -> None:
     """Without any key one is made that signs at once."""
-    made = plan([], 100.0, entropy(1))
+    made = plan([], 100.0, entropy(1), SCHEDULE)
     assert made
     assert made.ring.signing_key(100.0) == made.create[0]
     assert made.update == ()
@@ -77,14 +87,14 @@ def test_first_plan() -> None:
 
 def test_plan_before_it_is_due() -> None:
     """Nothing happens while the key is young."""
-    calm = plan([key(1)], PERIOD - LEAD - 1, entropy(2))
+    calm = plan([key(1)], PERIOD - LEAD - 1, entropy(2), SCHEDULE)
     assert not calm
     assert calm.ring.keys == (key(1),)
 
 
 def hand_over() -> KeyPlan:
     """Return the plan at the moment in which key 1 gets a successor."""
-    return plan([key(1)], PERIOD - LEAD, entropy(2))
+    return plan([key(1)], PERIOD - LEAD, entropy(2), SCHEDULE)
 
 
 def test_plan_when_due() -> None:
@@ -104,29 +114,29 @@ def test_plan_when_due() -> None:
     assert ring.public_key("unknown", PERIOD) is None
 
 
-@pytest.mark.parametrize("rotation", [Rotation.SCHEDULED, Rotation.FORCED])
-def test_plan_while_handing_over(rotation: Rotation) -> None:
+@pytest.mark.parametrize("rotation", [KeyRotation.SCHEDULED, KeyRotation.FORCED])
+def test_plan_while_handing_over(rotation: KeyRotation) -> None:
     """A second plan during the lead changes nothing, forced or not."""
-    assert not plan(hand_over().ring.keys, PERIOD - 1, entropy(3), rotation=rotation)
+    assert not plan(hand_over().ring.keys, PERIOD - 1, entropy(3), SCHEDULE, rotation=rotation)
 
 
 def test_plan_after_the_hand_over() -> None:
     """The dead key is removed once its last token is dead, and not before."""
     keys = hand_over().ring.keys
-    assert not plan(keys, PERIOD + TAIL - 1, entropy(3))
-    assert plan(keys, PERIOD + TAIL, entropy(3)).remove == (key(1).kid,)
+    assert not plan(keys, PERIOD + TAIL - 1, entropy(3), SCHEDULE)
+    assert plan(keys, PERIOD + TAIL, entropy(3), SCHEDULE).remove == (key(1).kid,)
 
 
 def test_plan_long_overdue() -> None:
     """A job that slept for a year still leaves the whole lead."""
-    late = plan([key(1)], 5 * PERIOD, entropy(2))
+    late = plan([key(1)], 5 * PERIOD, entropy(2), SCHEDULE)
     assert late.create[0].activate_at == 5 * PERIOD + LEAD
     assert late.ring.signing_key(5 * PERIOD).kid == key(1).kid
 
 
 def test_forced_plan() -> None:
     """A forced rotation leaves the lead and the tail."""
-    forced = plan([key(1)], DAY, entropy(2), rotation=Rotation.FORCED)
+    forced = plan([key(1)], DAY, entropy(2), SCHEDULE, rotation=KeyRotation.FORCED)
     assert forced.create[0].activate_at == DAY + LEAD
     assert forced.update[0].expire_at == DAY + LEAD + TAIL
 
@@ -134,7 +144,7 @@ def test_forced_plan() -> None:
 def test_compromised_plan() -> None:
     """After a leak no old key verifies for a second more."""
     keys = hand_over().ring.keys
-    cut = plan(keys, PERIOD, entropy(3), rotation=Rotation.COMPROMISED)
+    cut = plan(keys, PERIOD, entropy(3), SCHEDULE, rotation=KeyRotation.COMPROMISED)
     assert set(cut.remove) == {one.kid for one in keys}
     assert set(cut.ring.verification_keys(PERIOD)) == {cut.create[0].kid}
     assert cut.ring.signing_key(PERIOD) == cut.create[0]
@@ -143,21 +153,21 @@ def test_compromised_plan() -> None:
 def test_plan_without_a_successor() -> None:
     """If only retiring keys are left (a lost row), a new one signs at once."""
     retiring = hand_over().update[0]
-    healed = plan([retiring], PERIOD + 1, entropy(4))
+    healed = plan([retiring], PERIOD + 1, entropy(4), SCHEDULE)
     assert healed.ring.signing_key(PERIOD + 1) == healed.create[0]
     assert retiring.kid in healed.ring.verification_keys(PERIOD + 1)
 
 
-@pytest.mark.parametrize("rotation", [Rotation.SCHEDULED, Rotation.FORCED])
+@pytest.mark.parametrize("rotation", [KeyRotation.SCHEDULED, KeyRotation.FORCED])
 @pytest.mark.parametrize("ahead", [60, LEAD])
-def test_plan_after_the_clock_was_set_back(ahead: float, rotation: Rotation) -> None:
+def test_plan_after_the_clock_was_set_back(ahead: float, rotation: KeyRotation) -> None:
     """If the time of every key is yet to come, a new one signs at once, and hands over to the first of them."""
     early = key(1, publish_at=ahead, activate_at=ahead)
-    healed = plan([early], 0.0, entropy(2), rotation=rotation)
+    healed = plan([early], 0.0, entropy(2), SCHEDULE, rotation=rotation)
     (fresh,) = healed.create
     assert healed.ring.signing_key(0.0) == fresh
     assert healed.remove == ()
-    assert not plan(healed.ring.keys, 1.0, entropy(3))
+    assert not plan(healed.ring.keys, 1.0, entropy(3), SCHEDULE)
     assert healed.ring.signing_key(ahead) == early
     assert fresh.kid in healed.ring.verification_keys(ahead)
 
@@ -165,33 +175,33 @@ def test_plan_after_the_clock_was_set_back(ahead: float, rotation: Rotation) -> 
 @pytest.mark.parametrize("ahead", [2 * LEAD, 100 * DAY, 20 * PERIOD])
 def test_first_key_of_a_clock_that_was_ahead(ahead: float) -> None:
     """It is forgotten, and with it what it has signed for a time to come; the new one is replaced like any other."""
-    healed = plan([key(1, publish_at=ahead, activate_at=ahead)], 0.0, entropy(2))
+    healed = plan([key(1, publish_at=ahead, activate_at=ahead)], 0.0, entropy(2), SCHEDULE)
     (fresh,) = healed.create
     assert healed.remove == (key(1).kid,)
     assert healed.ring.keys == (fresh,)
     assert healed.ring.signing_key(0.0) == fresh
-    for rotation, now in ((Rotation.SCHEDULED, PERIOD - LEAD), (Rotation.FORCED, DAY)):
-        (successor,) = plan(healed.ring.keys, now, entropy(3), rotation=rotation).create
+    for rotation, now in ((KeyRotation.SCHEDULED, PERIOD - LEAD), (KeyRotation.FORCED, DAY)):
+        (successor,) = plan(healed.ring.keys, now, entropy(3), SCHEDULE, rotation=rotation).create
         assert successor.activate_at == now + LEAD
 
 
 def test_hand_over_of_a_clock_that_was_ahead() -> None:
     """The key that signs goes on as if it had never got that successor, until it is due or somebody says so."""
     keys = hand_over().ring.keys
-    healed = plan(keys, DAY, entropy(3))
+    healed = plan(keys, DAY, entropy(3), SCHEDULE)
     assert healed
     assert healed.ring.keys == healed.update == (key(1),)
     assert healed.remove == (key(2).kid,)
-    (due,) = plan(healed.ring.keys, PERIOD - LEAD, entropy(3)).create
+    (due,) = plan(healed.ring.keys, PERIOD - LEAD, entropy(3), SCHEDULE).create
     assert due.activate_at == PERIOD
-    forced = plan(keys, DAY, entropy(3), rotation=Rotation.FORCED)
+    forced = plan(keys, DAY, entropy(3), SCHEDULE, rotation=KeyRotation.FORCED)
     assert forced.create[0].activate_at == DAY + LEAD
     assert [(one.kid, one.retire_at) for one in forced.update] == [(key(1).kid, DAY + LEAD)]
 
 
 def test_plan_with_two_open_keys() -> None:
     """Two keys that both have no successor (a race of two nodes) retire together."""
-    both = plan([key(1), key(2, activate_at=5)], PERIOD + 5 - LEAD, entropy(3))
+    both = plan([key(1), key(2, activate_at=5)], PERIOD + 5 - LEAD, entropy(3), SCHEDULE)
     assert {one.kid for one in both.update} == {key(1).kid, key(2).kid}
     assert both.ring.signing_key(PERIOD + 5) == both.create[0]
 
@@ -199,12 +209,12 @@ def test_plan_with_two_open_keys() -> None:
 @given(st.lists(st.integers(min_value=60, max_value=int(40 * DAY)), min_size=1, max_size=30))
 def test_plans_at_any_times(gaps: list[int]) -> None:
     """However irregularly the job runs, there is a signing key, and it was public for the lead."""
-    keys: tuple[SigningKey, ...] = plan([], 0.0, entropy(0)).ring.keys
+    keys: tuple[SigningKey, ...] = plan([], 0.0, entropy(0), SCHEDULE).ring.keys
     first, now = keys[0].kid, 0.0
     for number, gap in enumerate(gaps, start=1):
         before, now = SigningKeyRing(keys), now + gap
         last_signer = before.signing_key(now)
-        keys = plan(keys, now, entropy(number)).ring.keys
+        keys = plan(keys, now, entropy(number), SCHEDULE).ring.keys
         ring = SigningKeyRing(keys)
         signing = ring.signing_key(now)
         assert signing.kid == first or now - signing.publish_at >= LEAD
@@ -246,4 +256,4 @@ def test_jwks() -> None:
 def test_schedule_unsafe(fields: dict[str, float]) -> None:
     """A schedule that cannot hold its own promise is refused."""
     with pytest.raises(ValueError, match="must"):
-        KeySchedule(**fields)
+        replace(SCHEDULE, **fields)

@@ -13,7 +13,7 @@ import typer
 from keyturn.cli.output import as_json, say, table, when
 
 if TYPE_CHECKING:
-    from keyturn.tokens.keyring import SigningKey
+    from keyturn.tokens.signing_key import SigningKey
 
 app = typer.Typer(no_args_is_help=True, help="The keys that sign access tokens.", rich_markup_mode=None)
 

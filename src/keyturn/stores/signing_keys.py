@@ -14,7 +14,7 @@ from keyturn.stores.engine import AsyncConnection, Clock, Engine
 from keyturn.stores.revocations import LONGEST
 from keyturn.stores.revoking import deny_ids
 from keyturn.stores.schema import signing_keys
-from keyturn.tokens.keyring import named_kid
+from keyturn.tokens.sealed_key import named_kid
 
 _LOCK = "LOCK TABLE keyturn_signing_keys IN SHARE ROW EXCLUSIVE MODE"
 

@@ -114,23 +114,23 @@ class SigningKey:
         return self.publish_at <= now and (self.expire_at is None or now < self.expire_at)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeySchedule:
-    """How long keys live, in seconds.
+    """How long keys live, in seconds; the policy has the numbers.
 
     Attributes:
-        rotation_period: how long one key signs (90 days: long enough that nobody
-            rotates by hand, short enough that the path is walked every quarter).
+        rotation_period: how long one key signs: long enough that nobody rotates by hand,
+            short enough that the path is walked now and then.
         publish_lead: how long a key is public before it signs. At least the cache time
             of the JWK set, or services would meet tokens whose key they cannot know.
         access_lifetime: of the longest-lived access token.
         leeway: the clock difference that verifiers forgive.
     """
 
-    rotation_period: float = 90 * 86400.0
-    publish_lead: float = 3600.0
-    access_lifetime: float = 600.0
-    leeway: float = 10.0
+    rotation_period: float
+    publish_lead: float
+    access_lifetime: float
+    leeway: float
 
     def __post_init__(self) -> None:
         """Refuse a schedule in which a key would retire before it can be replaced."""
@@ -140,7 +140,7 @@ class KeySchedule:
             raise ValueError("rotation_period must exceed publish_lead + access_lifetime + leeway")
 
 
-class Rotation(StrEnum):
+class KeyRotation(StrEnum):
     """Why keys are planned."""
 
     SCHEDULED = "scheduled"
@@ -235,8 +235,8 @@ def plan(
     keys: Iterable[SigningKey],
     now: float,
     entropy: bytes,
-    schedule: KeySchedule | None = None,
-    rotation: Rotation = Rotation.SCHEDULED,
+    schedule: KeySchedule,
+    rotation: KeyRotation = KeyRotation.SCHEDULED,
 ) -> KeyPlan:
     """Compute which keys to create, retire and remove at `now`.
 
@@ -251,7 +251,7 @@ def plan(
         keys: all persisted keys.
         now: seconds, by the database's clock.
         entropy: at least 48 fresh random bytes, used only if a key is created.
-        schedule: lifetimes; the defaults of `KeySchedule` when None.
+        schedule: lifetimes.
         rotation: why the plan is made.
 
     Raises:
@@ -259,9 +259,8 @@ def plan(
 
     Spec: ASVS 5.0 11.2.2 (key replacement), NIST SP 800-57 section 5.3 (cryptoperiods).
     """
-    schedule = schedule or KeySchedule()
     present = tuple(keys)
-    if rotation is Rotation.COMPROMISED:
+    if rotation is KeyRotation.COMPROMISED:
         fresh = _new_key(entropy, now, now)
         return KeyPlan(SigningKeyRing([fresh]), create=(fresh,), remove=_kids(present))
     living, reopened = _living(present, now, schedule)
@@ -275,9 +274,9 @@ def plan(
     newest = max(living, key=lambda key: (key.retire_at is None, key.activate_at))
     due_at = newest.activate_at + schedule.rotation_period
     lead_over_at = now + schedule.publish_lead
-    if newest.activate_at > now or (rotation is Rotation.SCHEDULED and lead_over_at < due_at):
+    if newest.activate_at > now or (rotation is KeyRotation.SCHEDULED and lead_over_at < due_at):
         return KeyPlan(SigningKeyRing(living), update=reopened, remove=dead)
-    handover_at = lead_over_at if rotation is Rotation.FORCED else max(lead_over_at, due_at)
+    handover_at = lead_over_at if rotation is KeyRotation.FORCED else max(lead_over_at, due_at)
     fresh = _new_key(entropy, now, handover_at)
     # An old key verifies until the last token signed by it is dead.
     expire_at = handover_at + schedule.access_lifetime + schedule.leeway
