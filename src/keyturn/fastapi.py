@@ -36,10 +36,10 @@ from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.config import WebConfig
 from keyturn.web.documentation import DOCUMENTED, Documented
 from keyturn.web.endpoints import ROUTES, Route
-from keyturn.web.hosting import Runtime, by_path, hosted_routes, lifespan_of
+from keyturn.web.hosting import Node, by_path, hosted_routes, lifespan_of
 from keyturn.web.messages import ClientGone
 
-__all__ = ["CurrentPrincipal", "PrincipalRefused", "Runtime", "current_principal", "install", "router"]
+__all__ = ["CurrentPrincipal", "PrincipalRefused", "current_principal", "install", "router"]
 
 _COOKIE: Final = APIKeyCookie(
     name=cookie.REFRESH.decode(),
@@ -79,10 +79,10 @@ class _ProblemResponse(JSONResponse):
     media_type = _PROBLEM_TYPE
 
 
-def router(source: WebApplication | Runtime, *, operations: bool = False) -> APIRouter:
+def router(source: WebApplication | Node, *, operations: bool = False) -> APIRouter:
     """Return the routes of the contract, for `include_router`.
 
-    A Runtime is started and closed with the application it is included in.
+    A node is started and closed with the application it is included in.
 
     Args:
         source: what answers.
@@ -97,7 +97,7 @@ def router(source: WebApplication | Runtime, *, operations: bool = False) -> API
     return made
 
 
-def install(app: FastAPI, source: WebApplication | Runtime, *, operations: bool = False) -> None:
+def install(app: FastAPI, source: WebApplication | Node, *, operations: bool = False) -> None:
     """Include the routes and make `CurrentPrincipal` find them.
 
     An application mounted below this one has a state of its own: set its `state.keyturn` to this one's.

@@ -23,10 +23,10 @@ from keyturn.verify.flask import TokenAuth, current_principal, requires, transla
 from keyturn.web.asgi import NEVER_FOUND
 from keyturn.web.endpoints import Route
 from keyturn.web.hosting import by_path, hosted_routes
-from keyturn.web.threaded import Runtime, ThreadedNode
+from keyturn.web.threaded import Threaded, ThreadedNode
 from keyturn.web.wsgi import read_environ
 
-__all__ = ["KeyturnFlask", "Runtime", "current_principal", "requires"]
+__all__ = ["KeyturnFlask", "current_principal", "requires"]
 
 _ANY_METHOD: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
@@ -38,7 +38,7 @@ class KeyturnFlask:
     has to exempt `blueprint`.
 
     Args:
-        runtime: what answers; it starts with the first request of each process and closes at its end.
+        node: what answers; it starts with the first request of each process and closes at its end.
         app: registers at once; else call `init_app`.
         url_prefix: goes before every path.
         operations: also `/healthz`, `/readyz` and `/metrics`; an application usually has its own.
@@ -49,9 +49,9 @@ class KeyturnFlask:
     """
 
     def __init__(
-        self, runtime: Runtime, app: Flask | None = None, *, url_prefix: str | None = None, operations: bool = False
+        self, node: Threaded, app: Flask | None = None, *, url_prefix: str | None = None, operations: bool = False
     ) -> None:
-        self.node: Final = runtime.threaded
+        self.node: Final = node.threaded
         self.blueprint: Final = Blueprint("keyturn", __name__, url_prefix=url_prefix)
         for path, methods in by_path(self.node.web, hosted_routes(operations=operations)).items():
             self.blueprint.add_url_rule(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from litestar.config.app import AppConfig
 from litestar.enums import HttpMethod
@@ -25,14 +25,13 @@ from litestar.plugins import InitPlugin
 from litestar.types import ASGIApp
 
 from keyturn.core.errors import InvalidToken
-from keyturn.ports import PrincipalSource
 from keyturn.verify.litestar import SECURITY, TokenPlugin, requires
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import Receive, Scope, Send, serve
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.documentation import DOCUMENTED, Documented
 from keyturn.web.endpoints import Route
-from keyturn.web.hosting import Runtime, by_path, hosted_routes, lifespan_of
+from keyturn.web.hosting import Node, by_path, hosted_routes, lifespan_of
 
 __all__ = ["SECURITY", "KeyturnPlugin", "requires"]
 
@@ -44,10 +43,6 @@ _CSRF_HEADER: Final = Parameter(
     description="A header that a page of another origin cannot send.",
     required=True,
 )
-
-
-class Node(Runtime, PrincipalSource, Protocol):
-    """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
 
 
 class KeyturnPlugin(InitPlugin):

@@ -19,13 +19,13 @@ from starlette.routing import BaseRoute, Route
 from keyturn.verify.starlette import requires, token_middleware
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
-from keyturn.web.hosting import Runtime, by_path, hosted_routes
+from keyturn.web.hosting import Node, by_path, hosted_routes
 from keyturn.web.hosting import lifespan_of as lifespan
 
 __all__ = ["lifespan", "requires", "routes", "token_middleware"]
 
 
-def routes(source: WebApplication | Runtime, *, operations: bool = False) -> list[BaseRoute]:
+def routes(source: WebApplication | Node, *, operations: bool = False) -> list[BaseRoute]:
     """Return the routes of the contract, for `Starlette(routes=[...])` or a `Mount`.
 
     Args:

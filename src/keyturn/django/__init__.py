@@ -10,6 +10,5 @@ from __future__ import annotations
 
 from keyturn.django.routes import urls
 from keyturn.django.users import DjangoUserDirectory
-from keyturn.web.threaded import Runtime
 
-__all__ = ["DjangoUserDirectory", "Runtime", "urls"]
+__all__ = ["DjangoUserDirectory", "urls"]

@@ -21,25 +21,25 @@ from keyturn.web.endpoints import Route
 from keyturn.web.hosting import by_path, hosted_routes
 from keyturn.web.messages import MAX_BODY_BYTES, Request
 from keyturn.web.messages import Response as Answer
-from keyturn.web.threaded import Runtime, ThreadedNode
+from keyturn.web.threaded import Threaded, ThreadedNode
 from keyturn.web.wsgi import read_environ
 
 
-def urls(runtime: Runtime, *, operations: bool = False) -> list[URLPattern]:
+def urls(node: Threaded, *, operations: bool = False) -> list[URLPattern]:
     """Return the routes of the contract, for `include`.
 
     Args:
-        runtime: what answers; it starts with the first request of each process and closes at its end.
+        node: what answers; it starts with the first request of each process and closes at its end.
         operations: also `/healthz`, `/readyz` and `/metrics`; a project usually has its own.
     """
-    node = runtime.threaded
+    threaded = node.threaded
     return [
         path(
             route.removeprefix("/").replace("{", "<").replace("}", ">"),
-            _view(node, methods),
+            _view(threaded, methods),
             name=f"keyturn_{next(iter(methods.values())).name}",
         )
-        for route, methods in by_path(node.web, hosted_routes(operations=operations)).items()
+        for route, methods in by_path(threaded.web, hosted_routes(operations=operations)).items()
     ]
 
 

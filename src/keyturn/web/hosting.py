@@ -9,17 +9,21 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
+from keyturn.ports import PrincipalSource, WallClock
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import ROUTES, Route
 
 _OPERATIONS: Final = frozenset({"healthz", "readyz", "metrics"})
 
 
-class Runtime(Protocol):
+class Node(PrincipalSource, Protocol):
     """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
 
     @property
     def web(self) -> WebApplication: ...
+
+    @property
+    def clock(self) -> WallClock: ...
 
     async def start(self) -> None: ...
 
@@ -30,16 +34,16 @@ Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
 """Runs a node around an application, in the form that ASGI frameworks take."""
 
 
-def lifespan_of(runtime: Runtime) -> Lifespan:
+def lifespan_of(node: Node) -> Lifespan:
     """Return what starts a node with the application it is part of, and closes it after a failed start as well."""
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncGenerator[None]:
         try:
-            await runtime.start()
+            await node.start()
             yield
         finally:
-            await runtime.close()
+            await node.close()
 
     return lifespan
 

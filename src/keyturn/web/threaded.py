@@ -25,6 +25,7 @@ from keyturn.ports import WallClock
 from keyturn.web import answers
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import Route
+from keyturn.web.hosting import Node
 from keyturn.web.messages import ClientGone, Request, Response
 from keyturn.wire import name_of
 
@@ -33,22 +34,6 @@ _Result = TypeVar("_Result")
 
 CLOSE_TIME: Final = 5.0
 """Seconds that the end of the process waits for what is pending: a supervisor kills what takes much longer."""
-
-
-class Node(Protocol):
-    """A node of Keyturn, as `keyturn.runtime.Keyturn` is one."""
-
-    @property
-    def web(self) -> WebApplication: ...
-
-    @property
-    def clock(self) -> WallClock: ...
-
-    def authenticate(self, token: str) -> Principal: ...
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
 
 
 class ThreadedNode:
@@ -252,8 +237,8 @@ class ThreadedNode:
         return answers.finish(answers.problem(refused, request.id), request.id)
 
 
-class Runtime(Protocol):
-    """What has such a node, as `keyturn.runtime.Keyturn` does."""
+class Threaded(Protocol):
+    """What can be had on a thread of its own, as `keyturn.runtime.Keyturn` can."""
 
     @property
     def threaded(self) -> ThreadedNode: ...
