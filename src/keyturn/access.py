@@ -17,7 +17,7 @@ from keyturn.background import answer_within, is_cancelled
 from keyturn.core.errors import Unavailable
 from keyturn.core.model import Principal, Session, User
 from keyturn.core.policy import REQUEST_LIMIT, Policy
-from keyturn.ports import ClaimsHook, Denylist, WallClock
+from keyturn.ports import ClaimsHook, Clock, Denylist
 from keyturn.tokens import base64url
 from keyturn.tokens.access_token import AccessTokenSigner, AccessTokenVerifier
 from keyturn.tokens.signing_key import SigningKey
@@ -64,7 +64,7 @@ class AccessTokens:
         policy: Policy,
         denylist: Denylist | None,
         claims: ClaimsHook | None,
-        clock: WallClock,
+        clock: Clock,
     ) -> None:
         self._signing = signing
         self._issuer = issuer

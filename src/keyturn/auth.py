@@ -35,6 +35,7 @@ from keyturn.ports import (
     Accounts,
     Attempt,
     Attempts,
+    Clock,
     Credential,
     Entropy,
     EventSink,
@@ -46,7 +47,6 @@ from keyturn.ports import (
     SessionsWithUsers,
     Throttle,
     UserDirectory,
-    WallClock,
 )
 from keyturn.sinks import tell
 from keyturn.tokens.device_token import DEVICE_ID_LENGTH, DeviceTokens
@@ -79,7 +79,7 @@ class Auth:
     device_tokens: DeviceTokens
     sinks: Sequence[EventSink] = ()
     entropy: Entropy = field(default=os.urandom)
-    clock: WallClock
+    clock: Clock
 
     async def sign_up(
         self,

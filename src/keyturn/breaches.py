@@ -22,7 +22,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from keyturn.core.events import Event, EventType
-from keyturn.ports import WallClock
+from keyturn.ports import Clock
 from keyturn.tokens.password_policy import PasswordFault, PasswordRefused
 
 LIMIT: Final = 1.0
@@ -62,7 +62,7 @@ class BreachCheck:
     """
 
     def __init__(
-        self, url: str, *, record: Callable[[Event], Awaitable[None]], clock: WallClock, limit: float = LIMIT
+        self, url: str, *, record: Callable[[Event], Awaitable[None]], clock: Clock, limit: float = LIMIT
     ) -> None:
         self._url: Final = url.rstrip("/")
         self._record: Final = record

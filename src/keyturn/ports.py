@@ -349,9 +349,11 @@ DescribeDevice = Callable[[str], str]
 Entropy = Callable[[int], bytes]
 """n -> n random bytes from the operating system."""
 
-MonotonicClock = Callable[[], float]
-WallClock = Callable[[], float]
+Clock = Callable[[], float]
 """Seconds since the Unix epoch without asking anybody; on a node they are the database's (`stores.clock`)."""
+
+MonotonicClock = Callable[[], float]
+"""Seconds since some moment in the past, by a clock that nobody sets."""
 
 __all__ = [
     "Accounts",
@@ -360,6 +362,7 @@ __all__ = [
     "Attempts",
     "ChooseLimits",
     "ClaimsHook",
+    "Clock",
     "Contact",
     "Credential",
     "Denylist",
@@ -382,5 +385,4 @@ __all__ = [
     "Throttle",
     "UserDirectory",
     "Verified",
-    "WallClock",
 ]

@@ -26,13 +26,13 @@ from keyturn.devices import describe, warm_up
 from keyturn.master_secret import secret_ring
 from keyturn.observability import EventLog, Metrics
 from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
-from keyturn.ports import ClaimsHook, EventSink, Throttle, UserDirectory
+from keyturn.ports import ClaimsHook, Clock, EventSink, Throttle, UserDirectory
 from keyturn.settings import Settings
 from keyturn.signing import Signing
 from keyturn.sinks import tell
 from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.clock import DatabaseClock
-from keyturn.stores.engine import Clock, check_durability, open_engine
+from keyturn.stores.engine import check_durability, open_engine
 from keyturn.stores.location import without_sqlalchemy
 from keyturn.stores.pruning import SqlUpkeep
 from keyturn.stores.revocations import Denied, MemoryDenylist, open_denylist

@@ -67,7 +67,7 @@ class State(NamedTuple):
         return State(self.stored, fault, min(self.failures + 1, 10), now + max(asked, pause))
 
 
-class Clock:
+class SteadyClock:
     """Seconds since the Unix epoch that never go back in this process, and go on while the machine sleeps.
 
     The date may be wrong: when it jumps ahead that is taken for sleep, which costs one refresh.
@@ -125,7 +125,7 @@ class Session:
         self._store: TokenStore = MemoryTokenStore() if store is None else store
         self._verify: SSLContext | None = verify
         self._proxy = proxy
-        self._clock = Clock()
+        self._clock = SteadyClock()
         self._acted_at: float | None = None
         self._calm_until: dict[str, float] = {}
         self._state = State()

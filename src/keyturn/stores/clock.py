@@ -9,7 +9,7 @@ import logging
 import time
 from functools import partial
 
-from keyturn.ports import MonotonicClock, WallClock
+from keyturn.ports import Clock, MonotonicClock
 from keyturn.stores.engine import Engine
 
 TOLERANCE = 5.0
@@ -39,9 +39,7 @@ class DatabaseClock:
         monotonic: seconds, never set back; the operating system's when None.
     """
 
-    def __init__(
-        self, engine: Engine, *, wall: WallClock | None = None, monotonic: MonotonicClock | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, *, wall: Clock | None = None, monotonic: MonotonicClock | None = None) -> None:
         self._engine = engine
         self._wall = wall or time.time
         self._monotonic = monotonic or _steady()

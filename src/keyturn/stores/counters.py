@@ -12,7 +12,8 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from keyturn.core.login import Limit
-from keyturn.stores.engine import Clock, Engine
+from keyturn.ports import Clock
+from keyturn.stores.engine import Engine
 from keyturn.stores.lanes import Statement
 
 LONGEST_WINDOW = 365 * 86400.0

@@ -14,8 +14,9 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from keyturn.core.errors import Unavailable
+from keyturn.ports import Clock
 from keyturn.stores.counters import SPARE, Keyed, lifetime, now_sql, taken, waiting
-from keyturn.stores.engine import ATTEMPTS, Clock, Engine, until_won
+from keyturn.stores.engine import ATTEMPTS, Engine, until_won
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.lanes import Row, Statement
 from keyturn.stores.schema import counters, users

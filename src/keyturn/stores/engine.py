@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
+from keyturn.ports import Clock
 from keyturn.stores.connections import READ_ONLY, hanging_up, look_after
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Turn, Work
 from keyturn.stores.location import address_of, file_of, normalise
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     import aiosqlite
 
 Result = TypeVar("Result")
-Clock = Callable[[], float]
-"""Seconds since the Unix epoch; tests give one to stand in for the database's."""
 
 ATTEMPTS = 5
 """How often a transaction is tried that lost against another one, before it is `Unavailable`."""

@@ -14,7 +14,8 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
-from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.ports import Clock
+from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.schema import meta
 
 HEAL_UNTIL = "heal_until"

@@ -19,8 +19,8 @@ from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event
 from keyturn.core.model import Session, SessionId
 from keyturn.core.rotation import Decision, Outcome, Write
-from keyturn.ports import Judge, Presented
-from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.ports import Clock, Judge, Presented
+from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Group

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from sqlalchemy import Column, ColumnElement, Table, delete, select
 
 from keyturn.core.policy import DAY
-from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.ports import Clock
+from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.failover import get_meta, put_meta
 from keyturn.stores.schema import counters, denylist, events, sessions
 

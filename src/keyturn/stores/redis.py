@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 
 from keyturn.core.errors import Unavailable
-from keyturn.ports import WallClock
+from keyturn.ports import Clock
 from keyturn.stores.revocations import LONGEST, Denied, Heard, decode, encode
 
 ENTRIES = "keyturn:denylist"
@@ -113,7 +113,7 @@ class RedisFeed:
     restarted empty or an announcement was lost, is published again. So a verifying service with Redis alone gets it too.
     """
 
-    def __init__(self, url: str, *, heartbeat: float = 5.0, reread: float = 30.0, clock: WallClock = time.time) -> None:
+    def __init__(self, url: str, *, heartbeat: float = 5.0, reread: float = 30.0, clock: Clock = time.time) -> None:
         """Set up.
 
         Args:

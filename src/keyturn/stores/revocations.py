@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 
 from keyturn.background import end
 from keyturn.core.errors import Unavailable
-from keyturn.ports import WallClock
+from keyturn.ports import Clock
 
 
 class Denied(NamedTuple):
@@ -109,7 +109,7 @@ class MemoryDenylist:
         *feeds: RevocationFeed,
         announce: Announce | None = None,
         on_learned: OnLearned | None = None,
-        clock: WallClock = time.time,
+        clock: Clock = time.time,
         start_timeout: float = 10.0,
     ) -> None:
         """Set up; nothing is followed before `start`.
@@ -237,7 +237,7 @@ def open_denylist(
     listen: bool = True,
     interval: float = 0.25,
     on_learned: OnLearned | None = None,
-    clock: WallClock = time.time,
+    clock: Clock = time.time,
 ) -> MemoryDenylist:
     """Make the denylist of a node from the URL of what it follows; `start` it before use.
 

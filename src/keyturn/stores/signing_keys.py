@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, insert, select
 
-from keyturn.ports import PlanKeys
-from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.ports import Clock, PlanKeys
+from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.revocations import LONGEST
 from keyturn.stores.revoking import deny_ids
 from keyturn.stores.schema import signing_keys

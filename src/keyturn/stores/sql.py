@@ -15,10 +15,10 @@ from keyturn.core.events import Event
 from keyturn.core.login import Admission
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
-from keyturn.ports import Admit, Attempt, Judge, Listing, Opened, Presented
+from keyturn.ports import Admit, Attempt, Clock, Judge, Listing, Opened, Presented
 from keyturn.stores.counters import keyed
 from keyturn.stores.counting import STATEMENTS, TOGETHER
-from keyturn.stores.engine import AsyncConnection, Clock, Engine, until_won
+from keyturn.stores.engine import AsyncConnection, Engine, until_won
 from keyturn.stores.event_log import recording, write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Gatherer, Group

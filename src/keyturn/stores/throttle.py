@@ -19,6 +19,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from keyturn.core.login import Limit
+from keyturn.ports import Clock
 from keyturn.stores.counters import (
     SPARE,
     Keyed,
@@ -31,7 +32,7 @@ from keyturn.stores.counters import (
     waiting,
 )
 from keyturn.stores.counting import Counted, PostgresCounting
-from keyturn.stores.engine import Clock, Engine
+from keyturn.stores.engine import Engine
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.lanes import ROLLBACK, Row, Statement, Work
 

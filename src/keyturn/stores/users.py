@@ -20,8 +20,8 @@ from keyturn.core.errors import InvalidRequest
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import RevokeReason, SessionId, User, UserId
 from keyturn.email import normalise_email
-from keyturn.ports import Credential, PasswordChanged
-from keyturn.stores.engine import AsyncConnection, Clock, Engine
+from keyturn.ports import Clock, Credential, PasswordChanged
+from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.event_log import write_events
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.revoking import NOTHING, OnRevoked, Revoked, lock_user, revoke_sessions, tell_denied

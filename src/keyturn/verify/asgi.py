@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from keyturn.core.errors import Refused
 from keyturn.core.model import Principal
-from keyturn.ports import PrincipalSource, WallClock
+from keyturn.ports import Clock, PrincipalSource
 from keyturn.verify.guard import ANYBODY, Guard, Identified, Requirement, refusal
 from keyturn.wire import values_of
 
@@ -51,7 +51,7 @@ class TokenMiddleware:
         source: PrincipalSource,
         *,
         require: Requirement | None = None,
-        clock: WallClock | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._app: Final = app
         self._guard: Final = Guard(source, clock=clock)

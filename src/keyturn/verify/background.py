@@ -18,7 +18,7 @@ from threading import Lock, Thread
 from typing import Any, Final, NamedTuple
 
 from keyturn.core.errors import Unavailable
-from keyturn.ports import WallClock
+from keyturn.ports import Clock
 from keyturn.stores.revocations import open_denylist
 
 _log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class FollowedDenylist:
         ValueError: a URL of another kind. ImportError: its driver is not installed.
     """
 
-    def __init__(self, url: str, *, patience: float, clock: WallClock) -> None:
+    def __init__(self, url: str, *, patience: float, clock: Clock) -> None:
         self._url: Final = url
         self._patience: Final = patience
         self._clock: Final = clock

@@ -23,7 +23,7 @@ from fastapi.security import HTTPBearer, SecurityScopes
 
 from keyturn.core.errors import Refused
 from keyturn.core.model import Principal
-from keyturn.ports import PrincipalSource, WallClock
+from keyturn.ports import Clock, PrincipalSource
 from keyturn.verify.guard import ANYBODY, Guard, Requirement, refusal
 from keyturn.wire import Response as Answer
 from keyturn.wire import values_of
@@ -79,7 +79,7 @@ class TokenAuth:
         *,
         max_age: int | None = None,
         amr: Sequence[str] = (),
-        clock: WallClock | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._source: Final = source
         self._guard_of: Final = source if callable(source) else _always(Guard(source, clock=clock))

@@ -21,7 +21,7 @@ from werkzeug.local import LocalProxy
 
 from keyturn.core.errors import Refused
 from keyturn.core.model import Principal
-from keyturn.ports import PrincipalSource, WallClock
+from keyturn.ports import Clock, PrincipalSource
 from keyturn.verify.guard import ANYBODY, Guard, Identified, Requirement, refusal
 from keyturn.verify.threaded import Threaded, environ_values, in_threads
 from keyturn.wire import Response as Answer
@@ -45,7 +45,7 @@ class TokenAuth:
     """
 
     def __init__(
-        self, source: PrincipalSource | Threaded, app: Flask | None = None, *, clock: WallClock | None = None
+        self, source: PrincipalSource | Threaded, app: Flask | None = None, *, clock: Clock | None = None
     ) -> None:
         self.guard: Final = Guard(in_threads(source), clock=clock)
         if app is not None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from keyturn.core.errors import InvalidToken, Refused
 from keyturn.core.model import Principal
-from keyturn.ports import PrincipalSource, WallClock
+from keyturn.ports import Clock, PrincipalSource
 from keyturn.wire import Response, ScopeMissing, SignInTooWeak, bearer, finish, log_refusal, problem, request_id
 
 _logger = logging.getLogger(__name__)
@@ -107,10 +107,10 @@ class Guard:
 
     __slots__ = ("_clock", "_source")
 
-    def __init__(self, source: PrincipalSource, *, clock: WallClock | None = None) -> None:
+    def __init__(self, source: PrincipalSource, *, clock: Clock | None = None) -> None:
         self._source: Final = source
         # Of a node it is the database's: the age of a sign-in is judged by the clock that has stamped it.
-        own: WallClock = getattr(source, "clock", time.time)
+        own: Clock = getattr(source, "clock", time.time)
         self._clock: Final = clock or own
 
     def check(self, authorization: Sequence[bytes], requirement: Requirement = ANYBODY) -> Principal:

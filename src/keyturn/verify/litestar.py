@@ -26,7 +26,7 @@ from litestar.plugins import InitPlugin
 from litestar.types import ASGIApp
 
 from keyturn.core.errors import Refused
-from keyturn.ports import PrincipalSource, WallClock
+from keyturn.ports import Clock, PrincipalSource
 from keyturn.verify.guard import Guard, Identified, Requirement, refusal
 from keyturn.wire import values_of
 
@@ -61,7 +61,7 @@ class TokenPlugin(InitPlugin):
         clock: seconds since the Unix epoch; see `Guard`.
     """
 
-    def __init__(self, source: PrincipalSource, *, clock: WallClock | None = None) -> None:
+    def __init__(self, source: PrincipalSource, *, clock: Clock | None = None) -> None:
         self._guard: Final = Guard(source, clock=clock)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:

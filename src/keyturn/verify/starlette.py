@@ -27,7 +27,7 @@ from starlette.websockets import WebSocket
 
 from keyturn.core.errors import InvalidToken, Refused
 from keyturn.core.model import Principal
-from keyturn.ports import PrincipalSource, WallClock
+from keyturn.ports import Clock, PrincipalSource
 from keyturn.verify.guard import Guard, Requirement, refusal
 from keyturn.wire import values_of
 
@@ -82,7 +82,7 @@ class TokenBackend(AuthenticationBackend):
         clock: seconds since the Unix epoch; see `Guard`.
     """
 
-    def __init__(self, source: PrincipalSource, *, clock: WallClock | None = None) -> None:
+    def __init__(self, source: PrincipalSource, *, clock: Clock | None = None) -> None:
         self._guard: Final = Guard(source, clock=clock)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
@@ -105,7 +105,7 @@ def on_error(conn: HTTPConnection, fault: AuthenticationError) -> Response:
     return _answer(conn, fault.refused if isinstance(fault, TokenRefused) else InvalidToken())
 
 
-def token_middleware(source: PrincipalSource, *, clock: WallClock | None = None) -> Middleware:
+def token_middleware(source: PrincipalSource, *, clock: Clock | None = None) -> Middleware:
     """Return the middleware with our backend and our answers, for `Starlette(middleware=[...])`."""
     return Middleware(AuthenticationMiddleware, backend=TokenBackend(source, clock=clock), on_error=on_error)
 

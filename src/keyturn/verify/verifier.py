@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.model import Principal
-from keyturn.ports import MonotonicClock, WallClock
+from keyturn.ports import Clock, MonotonicClock
 from keyturn.tokens.access_token import AccessTokenVerifier
 from keyturn.tokens.verified_cache import VerifiedTokenCache
 from keyturn.verify.background import FollowedDenylist, Pending, SingleFlight, Waits
@@ -68,7 +68,7 @@ class Verifier:
         refetch_interval: float = 10.0,
         timeout: float = 3.0,
         allow_http: bool = False,
-        clock: WallClock = time.time,
+        clock: Clock = time.time,
         monotonic: MonotonicClock = time.monotonic,
     ) -> None:
         if refetch_interval <= 0 or timeout <= 0:

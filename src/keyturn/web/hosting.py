@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
-from keyturn.ports import PrincipalSource, WallClock
+from keyturn.ports import Clock, PrincipalSource
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import ROUTES, Route
 
@@ -23,7 +23,7 @@ class Node(PrincipalSource, Protocol):
     def web(self) -> WebApplication: ...
 
     @property
-    def clock(self) -> WallClock: ...
+    def clock(self) -> Clock: ...
 
     async def start(self) -> None: ...
 

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from keyturn.core.errors import InvalidRequest, Refused, Unavailable
 from keyturn.core.model import Principal, UserId
-from keyturn.ports import WallClock
+from keyturn.ports import Clock
 from keyturn.web import answers
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import Route
@@ -65,7 +65,7 @@ class ThreadedNode:
         return self.node.web
 
     @property
-    def clock(self) -> WallClock:
+    def clock(self) -> Clock:
         """What access tokens are judged by."""
         return self.node.clock
 
