@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from keyturn.core.errors import InvalidToken, Refused, Unavailable, UnsafePolicy, UnsafeSettings
     from keyturn.core.events import Event, EventType
     from keyturn.core.model import Principal, Session, User
-    from keyturn.core.policy import Policy
     from keyturn.runtime import Keyturn
     from keyturn.settings import Settings
 
@@ -24,7 +23,6 @@ __all__ = [
     "EventType",
     "InvalidToken",
     "Keyturn",
-    "Policy",
     "Principal",
     "Refused",
     "Session",
@@ -41,7 +39,6 @@ _HOMES = {
     "EventType": "keyturn.core.events",
     "InvalidToken": "keyturn.core.errors",
     "Keyturn": "keyturn.runtime",
-    "Policy": "keyturn.core.policy",
     "Principal": "keyturn.core.model",
     "Refused": "keyturn.core.errors",
     "Session": "keyturn.core.model",
