@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-from keyturn.cli.output import as_json, say, when
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from keyturn.cli.output import Json, as_json, say, when
 
 
 def migrate() -> None:

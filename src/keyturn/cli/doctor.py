@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keyturn.cli.output import as_json, say, table
+from keyturn.cli.output import Json, as_json, say, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ _ELSEWHERE = ("HOST", "PORT", "WORKERS", "URL", "API_URL")
 
 
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
     explain: Annotated[bool, typer.Option("--explain", help="Also print every number of the policy and why.")] = False,
 ) -> None:
     """Say what is unsafe in this configuration; exit with 1 if production would not start with it, or not sign anybody in."""

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keyturn.cli.output import as_json, say, table, when
+from keyturn.cli.output import Json, as_json, say, table, when
 
 if TYPE_CHECKING:
     from keyturn.tokens.signing_key import SigningKey
 
 app = typer.Typer(no_args_is_help=True, help="The keys that sign access tokens.", rich_markup_mode=None)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")

@@ -1,6 +1,6 @@
 """What commands print: tables for people, JSON for programs.
 
-Owns: the two forms. Must not hold: what is printed.
+Owns: the two forms, and the option that asks for the second. Must not hold: what is printed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+"""The option of every command that has something to print."""
 
 
 def say(text: str) -> None:

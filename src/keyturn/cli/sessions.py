@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from keyturn.cli.output import as_json, say, table
+from keyturn.cli.output import Json, as_json, say, table, when
 
 app = typer.Typer(no_args_is_help=True, help="Sessions of a user.", rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _USER = "the id; of a user of the built-in directory also the e-mail address."
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -24,7 +23,6 @@ def list_sessions(
     who: Annotated[str, typer.Argument(metavar="USER", help=f"Whose: {_USER}")], json: Json = False
 ) -> None:
     """List a user's live sessions, newest first."""
-    from keyturn.cli.output import when
     from keyturn.cli.tools import find_owner, open_tools, run
 
     async def work() -> list[dict[str, object]]:

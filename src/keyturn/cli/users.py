@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keyturn.cli.output import as_json, say, table
+from keyturn.cli.output import Json, as_json, say, table
 
 if TYPE_CHECKING:
     from keyturn.cli.tools import Tools
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Users of the built-in directory.", rich_markup_mode=None)
 
 Who = Annotated[str, typer.Argument(metavar="USER", help="Its e-mail address or its id.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("create")

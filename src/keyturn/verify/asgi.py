@@ -16,7 +16,7 @@ from typing import Any, Final
 from keyturn.core.errors import Refused
 from keyturn.core.model import Principal
 from keyturn.ports import Clock, PrincipalSource
-from keyturn.verify.guard import ANYBODY, Guard, Identified, Requirement, refusal
+from keyturn.verify.guard import ANYBODY, POLICY_VIOLATION, Guard, Identified, Requirement, refusal
 from keyturn.wire import values_of
 
 __all__ = ["TokenMiddleware", "principal_of"]
@@ -28,8 +28,6 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY: Final = "keyturn"
-_POLICY_VIOLATION: Final = 1008
-"""Spec: RFC 6455 7.4.1."""
 
 
 class TokenMiddleware:
@@ -102,7 +100,7 @@ async def _answer(refused: Refused, scope: Scope, send: Send) -> None:
     kind = "http"
     if scope["type"] == "websocket":
         if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refused.code})
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": refused.code})
             return
         kind = "websocket.http"
     body = b"" if scope.get("method") == "HEAD" else answer.body

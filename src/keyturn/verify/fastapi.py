@@ -24,7 +24,7 @@ from fastapi.security import HTTPBearer, SecurityScopes
 from keyturn.core.errors import Refused
 from keyturn.core.model import Principal
 from keyturn.ports import Clock, PrincipalSource
-from keyturn.verify.guard import ANYBODY, Guard, Requirement, refusal
+from keyturn.verify.guard import ANYBODY, POLICY_VIOLATION, Guard, Requirement, refusal
 from keyturn.wire import Response as Answer
 from keyturn.wire import values_of
 
@@ -43,9 +43,6 @@ BEARER: Final = _Shown(
 )
 
 Source = PrincipalSource | Callable[[HTTPConnection], Guard]
-
-_POLICY_VIOLATION: Final = 1008
-"""Spec: RFC 6455 7.4.1."""
 
 
 class PrincipalRefused(HTTPException):
@@ -119,7 +116,7 @@ class TokenAuth:
             refused = fault
         answer = refusal(refused, values_of(headers, b"x-request-id"))
         if connection.scope["type"] == "websocket":
-            raise WebSocketException(_POLICY_VIOLATION, refused.code)
+            raise WebSocketException(POLICY_VIOLATION, refused.code)
         _take_over(connection)
         raise PrincipalRefused(refused, answer)
 

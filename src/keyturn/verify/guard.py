@@ -20,6 +20,8 @@ from keyturn.wire import Response, ScopeMissing, SignInTooWeak, bearer, finish, 
 
 _logger = logging.getLogger(__name__)
 
+POLICY_VIOLATION: Final = 1008
+"""The code with which a WebSocket is closed whose opening is refused.  Spec: RFC 6455 7.4.1."""
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
 """Spec: RFC 6749 3.3; nothing that could end the quoted text in a challenge."""
 

@@ -28,15 +28,12 @@ from starlette.websockets import WebSocket
 from keyturn.core.errors import InvalidToken, Refused
 from keyturn.core.model import Principal
 from keyturn.ports import Clock, PrincipalSource
-from keyturn.verify.guard import Guard, Requirement, refusal
+from keyturn.verify.guard import POLICY_VIOLATION, Guard, Requirement, refusal
 from keyturn.wire import values_of
 
 __all__ = ["TokenBackend", "TokenRefused", "TokenUser", "on_error", "requires", "token_middleware"]
 
 Parameters = ParamSpec("Parameters")
-
-_POLICY_VIOLATION: Final = 1008
-"""Spec: RFC 6455 7.4.1."""
 
 
 class TokenRefused(AuthenticationError):
@@ -131,7 +128,7 @@ def requires(
             if refused is None:
                 return await endpoint(*args, **kwargs)
             if isinstance(connection, WebSocket):
-                return await connection.close(_POLICY_VIOLATION, refused.code)
+                return await connection.close(POLICY_VIOLATION, refused.code)
             return _answer(connection, refused)
 
         @wraps(endpoint)
