@@ -238,7 +238,7 @@ class Settings(BaseSettings):
             return WebConfig(
                 base_path=self.base_path,
                 own_origins=frozenset() if self.base_url is None else frozenset({self._own_origin()}),
-                allowed_origins=frozenset(self.origins),
+                allowed_origins=frozenset(self._allowed_origins()),
                 own_origin_from_host=not self.production and self.base_url is None,
                 trusted_proxies=self.trusted_proxies,
                 same_site=self.same_site,
@@ -249,9 +249,8 @@ class Settings(BaseSettings):
         except ValueError as fault:
             raise UnsafeSettings([str(fault)]) from None
 
-    @property
-    def origins(self) -> tuple[str, ...]:
-        """The allowed origins as they were given, without a closing slash."""
+    def _allowed_origins(self) -> tuple[str, ...]:
+        # As they were given, without a closing slash.
         return tuple(text.rstrip("/").lower() for text in _SEPARATOR.split(self.allowed_origins) if text)
 
     @property
@@ -356,7 +355,7 @@ class Settings(BaseSettings):
         if self.audience is not None and _SEPARATOR.search(self.audience) is not None:
             text = f"{PREFIX}AUDIENCE is one name, without commas and blanks"
             yield Finding("audience_malformed", text, fatal=True)
-        for origin in self.origins:
+        for origin in self._allowed_origins():
             if not is_origin(origin):
                 text = f"{PREFIX}ALLOWED_ORIGINS: {origin!r} is not an origin {ORIGIN_FORM}"
                 yield Finding("origin_malformed", text, fatal=True)

@@ -111,7 +111,7 @@ def test_environment_of_a_real_server_does_not_change_the_demo(tmp_path: Path) -
 def test_origins_of_the_demo_are_as_browsers_send_them(tmp_path: Path, port: int, shown: str) -> None:
     """The port of http, which they leave out, included."""
     config = settings_of(tmp_path, SECRET, f"http://localhost:{port}", port, {}).web_config()
-    assert config.origins == {f"http://localhost{shown}", f"http://127.0.0.1{shown}"}
+    assert config.trusted_origins == {f"http://localhost{shown}", f"http://127.0.0.1{shown}"}
 
 
 def test_page_and_its_files_have_a_strict_policy(tmp_path: Path) -> None:

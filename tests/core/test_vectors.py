@@ -105,6 +105,6 @@ def test_cookie_rendered(case: dict[str, Any]) -> None:
 def test_csrf_verdict(case: dict[str, Any]) -> None:
     """Custom header, Fetch Metadata and Origin: a request passes all of the locks that it meets."""
     request = CsrfRequest(case["header"], case["sec_fetch_site"], case["origin"], case["origin_present"])
-    judged = verdict(request, frozenset(CSRF["allowed_origins"]))
+    judged = verdict(request, frozenset(CSRF["trusted_origins"]))
     assert judged.allowed == (case["outcome"] == "allowed")
     assert bool(judged.why) != judged.allowed

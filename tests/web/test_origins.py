@@ -211,7 +211,7 @@ def test_config_of_a_malformed_origin(origin: str) -> None:
 )
 def test_config_of_an_origin(origin: str) -> None:
     """Everything that browsers send, spelled as they spell it."""
-    assert WebConfig(allowed_origins=frozenset({origin})).origins == {origin}
+    assert WebConfig(allowed_origins=frozenset({origin})).trusted_origins == {origin}
 
 
 @pytest.mark.parametrize(

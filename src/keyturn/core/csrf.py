@@ -34,7 +34,7 @@ class CsrfVerdict(NamedTuple):
 _ALLOWED = CsrfVerdict(True, "")
 
 
-def verdict(request: CsrfRequest, allowed_origins: AbstractSet[str]) -> CsrfVerdict:
+def verdict(request: CsrfRequest, trusted_origins: AbstractSet[str]) -> CsrfVerdict:
     """Judge a cookie-authenticated request.
 
     Why: three locks, each of which a browser honours without the others: the custom header (forms cannot set it), Fetch
@@ -42,11 +42,11 @@ def verdict(request: CsrfRequest, allowed_origins: AbstractSet[str]) -> CsrfVerd
 
     Args:
         request: the headers.
-        allowed_origins: own origin and those configured, as `scheme://host[:port]`, lower case.
+        trusted_origins: our own and those configured, as `scheme://host[:port]`, lower case.
     """
     if request.header != "1":
         return CsrfVerdict(False, "custom header missing")
-    if request.origin_present and (request.origin is None or request.origin not in allowed_origins):
+    if request.origin_present and (request.origin is None or request.origin not in trusted_origins):
         return CsrfVerdict(False, "origin not allowed")
     if request.sec_fetch_site is not None:
         if request.sec_fetch_site == "same-origin" or request.origin is not None:

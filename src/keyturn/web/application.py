@@ -62,7 +62,7 @@ class WebApplication:
         self._observe: Final = observe
         self._to_the_end: Final = to_the_end
         self._under_way: Final[set[asyncio.Future[Any]]] = set()
-        self._origins: Final = config.origins
+        self._always_trusted: Final = config.trusted_origins
         self._exact: Final[dict[str, dict[str, Route]]] = {}
         self._below: Final[dict[str, dict[str, Route]]] = {}
         for route in ROUTES:
@@ -173,8 +173,8 @@ class WebApplication:
 
     def _trusted_origins(self, request: Request) -> frozenset[str]:
         if self.config.own_origin_from_host and (host := request.only(b"host")) is not None:
-            return self._origins | {f"{request.scheme}://{host.lower()}"}
-        return self._origins
+            return self._always_trusted | {f"{request.scheme}://{host.lower()}"}
+        return self._always_trusted
 
     def _refuse(self, refused: Refused, request: Request, route: Route) -> Response:
         address = request.client_address(self.config.trusted_proxies)
@@ -219,6 +219,6 @@ async def _ready(response: Response) -> Response:
 # The pages that ask are few; how long a header may be, the server limits.
 @lru_cache(maxsize=64)
 def _verdict_on(
-    header: bytes | None, site: bytes | None, origin: bytes | None, present: bool, allowed: frozenset[str]
+    header: bytes | None, site: bytes | None, origin: bytes | None, present: bool, trusted: frozenset[str]
 ) -> csrf.CsrfVerdict:
-    return csrf.verdict(csrf.CsrfRequest(text_of(header), text_of(site), text_of(origin), present), allowed)
+    return csrf.verdict(csrf.CsrfRequest(text_of(header), text_of(site), text_of(origin), present), trusted)

@@ -65,7 +65,7 @@ class WebConfig:
             raise ValueError("trusted_proxies is a number of proxies")
 
     @property
-    def origins(self) -> frozenset[str]:
+    def trusted_origins(self) -> frozenset[str]:
         """Every origin whose pages may use the cookies."""
         return self.own_origins | self.allowed_origins
 
