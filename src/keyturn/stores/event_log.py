@@ -30,8 +30,10 @@ class EventRow(NamedTuple):
     data: str
 
 
-_NAMES = ", ".join(EventRow._fields)
-_INSERT_SQLITE = f"INSERT INTO {table.name} ({_NAMES}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - no input in it
+EVENT_NAMES = ", ".join(EventRow._fields)
+EVENT_TYPES = ("float8", "text", "text", "text", "text")
+"""Of these columns, in PostgreSQL."""
+_INSERT_SQLITE = f"INSERT INTO {table.name} ({EVENT_NAMES}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - no input in it
 
 
 def recording(events: Iterable[Event]) -> Work[None]:

@@ -20,14 +20,12 @@ from keyturn.ports import Admit, Attempt, Credential, Opened
 from keyturn.stores.arrays import columns_of, unnest
 from keyturn.stores.counters import GIVEN_BACK, Keyed, keyed
 from keyturn.stores.engine import Engine, until_won
-from keyturn.stores.event_log import EventRow, event_rows
+from keyturn.stores.event_log import EVENT_NAMES, EVENT_TYPES, EventRow, event_rows
 from keyturn.stores.group_commit import Group
-from keyturn.stores.opening import EVENT_TYPES, LIVE, Seen, Terms
+from keyturn.stores.opening import LIVE, Seen, Terms
 from keyturn.stores.schema import counters, events, sessions, users
-from keyturn.stores.session_rows import COLUMNS, values_of
+from keyturn.stores.session_rows import COLUMNS, SESSION_NAMES, values_of
 
-_NAMES: Final = ", ".join(COLUMNS)
-_EVENT_NAMES: Final = ", ".join(EventRow._fields)
 _KINDS: Final = {"LargeBinary": "bytea", "Text": "text", "BigInteger": "int8", "Float": "float8", "Boolean": "bool"}
 _TYPES: Final = tuple(_KINDS[type(column.type).__name__] for column in sessions.columns)
 
@@ -108,16 +106,16 @@ _GIVEN: Final = ("text", "bytea", "int")
 # nobody waits for another login's user, and two nodes never for each other. The sessions are counted as the statement finds
 # them: whoever has come since then has changed the user's row, and PostgreSQL looks at its `xmin` again under the lock.
 _STATEMENT: Final = (
-    f"WITH v AS MATERIALIZED (SELECT * FROM {unnest(_ENTRIES)} AS v ({_NAMES}, seen, now, room)), "
+    f"WITH v AS MATERIALIZED (SELECT * FROM {unnest(_ENTRIES)} AS v ({SESSION_NAMES}, seen, now, room)), "
     "fit AS MATERIALIZED (SELECT v.user_id, v.seen FROM v WHERE (SELECT count(*) "
     f"FROM {sessions.name} s, (SELECT v.now) AS clock WHERE {LIVE.format(user='v.user_id')}) <= v.room), "
     f"held AS MATERIALIZED (SELECT u.id FROM fit JOIN {users.name} u ON u.id = fit.user_id AND u.xmin = fit.seen "
     "ORDER BY u.id FOR UPDATE OF u SKIP LOCKED), "
     f"claimed AS (UPDATE {users.name} AS u SET disabled_at = u.disabled_at FROM held WHERE u.id = held.id RETURNING u.id), "
-    f"opened AS (INSERT INTO {sessions.name} ({_NAMES}) "
+    f"opened AS (INSERT INTO {sessions.name} ({SESSION_NAMES}) "
     f"SELECT {', '.join(f'v.{name}' for name in COLUMNS)} FROM v JOIN claimed ON claimed.id = v.user_id), "
-    f"kept AS (INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT {', '.join(f'e.{name}' for name in EventRow._fields)} "
-    f"FROM {unnest(_KEPT, len(_ENTRIES))} AS e (whose, {_EVENT_NAMES}) JOIN claimed ON claimed.id = e.whose), "
+    f"kept AS (INSERT INTO {events.name} ({EVENT_NAMES}) SELECT {', '.join(f'e.{name}' for name in EventRow._fields)} "
+    f"FROM {unnest(_KEPT, len(_ENTRIES))} AS e (whose, {EVENT_NAMES}) JOIN claimed ON claimed.id = e.whose), "
     "given AS MATERIALIZED (SELECT g.key_hash, CASE WHEN bool_or(g.taken = 0) THEN 0 ELSE sum(g.taken) END AS taken "
     f"FROM {unnest(_GIVEN, len(_ENTRIES) + len(_KEPT))} AS g (whose, key_hash, taken) "
     "JOIN claimed ON claimed.id = g.whose GROUP BY g.key_hash), "

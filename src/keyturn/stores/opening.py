@@ -22,12 +22,12 @@ from keyturn.ports import Admit, Credential, Opened
 from keyturn.stores.arrays import columns_of, unnest
 from keyturn.stores.counters import Beside, Keyed, give_back
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
-from keyturn.stores.event_log import EventRow, event_rows, recording
+from keyturn.stores.event_log import EVENT_NAMES, EVENT_TYPES, event_rows, recording
 from keyturn.stores.lanes import Lane, Row, Statement, Work
 from keyturn.stores.revocations import Denied
 from keyturn.stores.revoking import denial, denying
 from keyturn.stores.schema import events, sessions, users
-from keyturn.stores.session_rows import COLUMNS, session_of, values_of
+from keyturn.stores.session_rows import COLUMNS, SESSION_NAMES, session_of, values_of
 from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 
 # The reason is there for the index: see `revoking.unrevoked`. The user is a subquery, so that PostgreSQL plans for any user:
@@ -37,7 +37,6 @@ LIVE = (
     "s.user_id = (SELECT {user}) AND s.revoked_at IS NULL AND s.revoked_reason IS NULL"
     " AND s.inactivity_expires_at > clock.now AND s.absolute_expires_at > clock.now"
 )
-_NAMES = ", ".join(COLUMNS)
 _SESSION = ", ".join("s." + name for name in COLUMNS)
 # Rows are locked in the order of their ids, as everywhere. The clock is read before rows are waited for: a session that
 # ends while we wait is read as it then is, by PostgreSQL's re-check of the conditions.
@@ -63,15 +62,13 @@ _READ_SQLITE = _reading("?1", "?2", SQLITE_NOW)
 _WAIT = f"UPDATE {users.name} SET disabled_at = disabled_at WHERE id = $1"
 _END_POSTGRES = f"UPDATE {sessions.name} SET revoked_at = $2, revoked_reason = $3 WHERE id = $1"
 _END_SQLITE = f"UPDATE {sessions.name} SET revoked_at = ?2, revoked_reason = ?3 WHERE id = ?1"
-_EVENT_NAMES = ", ".join(EventRow._fields)
-EVENT_TYPES = ("float8", "text", "text", "text", "text")
 _VALUES = ", ".join(f"${number}" for number in range(1, len(COLUMNS) + 1))
 _KEPT = unnest(EVENT_TYPES, len(COLUMNS))
 _OPEN_POSTGRES = (
-    f"WITH opened AS (INSERT INTO {sessions.name} ({_NAMES}) VALUES ({_VALUES})) "
-    f"INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT * FROM {_KEPT}"
+    f"WITH opened AS (INSERT INTO {sessions.name} ({SESSION_NAMES}) VALUES ({_VALUES})) "
+    f"INSERT INTO {events.name} ({EVENT_NAMES}) SELECT * FROM {_KEPT}"
 )
-_OPEN_SQLITE = f"INSERT INTO {sessions.name} ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_OPEN_SQLITE = f"INSERT INTO {sessions.name} ({SESSION_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"
 
 # What follows is for `open_at_once`. Whatever row of the user is the newest when nobody else holds it, PostgreSQL looks at
 # its `xmin`, the transaction that wrote it, again; `claimed` has a row exactly when it still is the one that was read, and
@@ -84,8 +81,8 @@ _CLAIM = (
 )
 _SAME = f"xmin = ${_XMIN}"
 _OPEN = (
-    f"opened AS (INSERT INTO {sessions.name} ({_NAMES}) SELECT {_VALUES} FROM claimed), "
-    f"kept AS (INSERT INTO {events.name} ({_EVENT_NAMES}) SELECT event.* FROM claimed, {_KEPT} AS event)"
+    f"opened AS (INSERT INTO {sessions.name} ({SESSION_NAMES}) SELECT {_VALUES} FROM claimed), "
+    f"kept AS (INSERT INTO {events.name} ({EVENT_NAMES}) SELECT event.* FROM claimed, {_KEPT} AS event)"
 )
 _CLAIMED = "EXISTS (SELECT FROM claimed)"
 _ADMIT = f"{_CLAIM.format(condition=_SAME)}, {_OPEN}"

@@ -21,10 +21,10 @@ from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW, AsyncConnection
 from keyturn.stores.lanes import Lane, Statement
 from keyturn.stores.schema import sessions as table
 from keyturn.stores.schema import users
-from keyturn.stores.user_rows import COLUMNS as USER_COLUMNS
-from keyturn.stores.user_rows import user_of
+from keyturn.stores.user_rows import USER_COLUMNS, user_of
 
 COLUMNS = tuple(column.name for column in table.columns)
+SESSION_NAMES = ", ".join(COLUMNS)
 _USER = len(COLUMNS)
 """Where the user begins in a row of a group."""
 _REASON = COLUMNS.index("revoked_reason")

@@ -12,8 +12,8 @@ from keyturn.core.model import User
 from keyturn.ports import Credential
 from keyturn.stores.schema import users as table
 
-COLUMNS = ", ".join(f"{table.name}.{column}" for column in ("id", "email", "name", "disabled_at IS NOT NULL"))
-CREDENTIAL_COLUMNS = f"{COLUMNS}, {table.name}.password_hash"
+USER_COLUMNS = ", ".join(f"{table.name}.{column}" for column in ("id", "email", "name", "disabled_at IS NOT NULL"))
+CREDENTIAL_COLUMNS = f"{USER_COLUMNS}, {table.name}.password_hash"
 
 
 def user_of(row: Sequence[Any]) -> User:

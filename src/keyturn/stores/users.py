@@ -26,13 +26,13 @@ from keyturn.stores.event_log import write_events
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.revoking import NOTHING, OnRevoked, Revoked, lock_user, revoke_sessions, tell_denied
 from keyturn.stores.schema import users
-from keyturn.stores.user_rows import COLUMNS, CREDENTIAL_COLUMNS, credential_of, user_of
+from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, USER_COLUMNS, credential_of, user_of
 
 MAX_NAME = 200
 """Characters, as on the wire."""
 
-_GET_POSTGRES = f"SELECT {COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
-_GET_SQLITE = f"SELECT {COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
+_GET_POSTGRES = f"SELECT {USER_COLUMNS} FROM keyturn_users WHERE id = ANY($1::text[])"  # noqa: S608 - no input in it
+_GET_SQLITE = f"SELECT {USER_COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
 _FIND_POSTGRES = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = $1"  # noqa: S608 - as above
 _FIND_SQLITE = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = ?"  # noqa: S608 - as above
 _ID_LENGTH = 16
@@ -146,7 +146,7 @@ class SqlUsers:
 
     async def list_users(self, *, after: UserId | None = None, limit: int = 100) -> Sequence[User]:
         """List users in the order of their ids, from the one after `after`."""
-        statement = select(text(COLUMNS)).select_from(users).order_by(users.c.id).limit(limit)
+        statement = select(text(USER_COLUMNS)).select_from(users).order_by(users.c.id).limit(limit)
         if after is not None:
             statement = statement.where(users.c.id > after)
         async with self._engine.autocommit() as connection:
