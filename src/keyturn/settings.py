@@ -17,6 +17,7 @@ from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationE
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from keyturn.core.cookie import SameSite
 from keyturn.core.errors import UnsafePolicy, UnsafeSettings
 from keyturn.core.policy import DAY, HOUR, Drift, Policy, Rotation
 from keyturn.tokens import base64url
@@ -111,7 +112,7 @@ class Settings(BaseSettings):
     allowed_origins: str = ""
     """Further origins, separated by commas or blanks."""
     trusted_proxies: int = Field(default=0, ge=0, le=16)
-    same_site: Literal["Lax", "Strict"] = "Lax"
+    same_site: SameSite = "Lax"
 
     rotation: Rotation = Rotation.CONFIRMED
     access_lifetime: float | None = None

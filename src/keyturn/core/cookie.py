@@ -15,6 +15,7 @@ from typing import Literal
 REFRESH = b"__Host-kt_refresh"
 HINT = b"kt_hint"
 DEVICE = b"__Host-kt_device"
+SameSite = Literal["Lax", "Strict"]
 
 
 def read(headers: Iterable[bytes], name: bytes) -> Sequence[bytes]:
@@ -36,7 +37,7 @@ def read(headers: Iterable[bytes], name: bytes) -> Sequence[bytes]:
 
 
 def render(
-    name: bytes, value: str, *, max_age: int | None, http_only: bool = True, same_site: Literal["Lax", "Strict"] = "Lax"
+    name: bytes, value: str, *, max_age: int | None, http_only: bool = True, same_site: SameSite = "Lax"
 ) -> bytes:
     """Render a Set-Cookie value.
 
@@ -48,6 +49,6 @@ def render(
     return b"%s=%s; Path=/; Secure%s; SameSite=%s%s" % (name, value.encode("ascii"), flags, same_site.encode(), age)
 
 
-def clear(name: bytes, *, http_only: bool = True, same_site: Literal["Lax", "Strict"] = "Lax") -> bytes:
+def clear(name: bytes, *, http_only: bool = True, same_site: SameSite = "Lax") -> bytes:
     """Render the Set-Cookie value that removes a cookie."""
     return render(name, "", max_age=0, http_only=http_only, same_site=same_site)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from datetime import date, timedelta
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
 from keyturn.core import cookie
+from keyturn.core.cookie import SameSite
 from keyturn.core.model import Session, SessionId, User
 from keyturn.exchange import SignedIn
 from keyturn.ports import Listing
@@ -20,7 +21,6 @@ from keyturn.wire import Header, Response, encode_json
 from keyturn.wire import finish as finish
 from keyturn.wire import problem as problem
 
-SameSite = Literal["Lax", "Strict"]
 DEVICE_MAX_AGE: Final = 400 * 24 * 3600
 """The longest a browser keeps a cookie.  Spec: RFC 6265bis 5.6.1."""
 

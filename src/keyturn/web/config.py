@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+
+from keyturn.core.cookie import SameSite
 
 _LABEL: Final = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
 _ORIGIN: Final = re.compile(rf"(https?)://(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([1-9][0-9]{{0,4}}))?")
@@ -49,7 +51,7 @@ class WebConfig:
     allowed_origins: frozenset[str] = frozenset()
     own_origin_from_host: bool = False
     trusted_proxies: int = 0
-    same_site: Literal["Lax", "Strict"] = "Lax"
+    same_site: SameSite = "Lax"
     signup_open: bool = True
     ssr_keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     metrics_token: SecretStr | None = None

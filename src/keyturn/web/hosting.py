@@ -30,12 +30,11 @@ class Node(PrincipalSource, Protocol):
     async def close(self) -> None: ...
 
 
-Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
-"""Runs a node around an application, in the form that ASGI frameworks take."""
+def lifespan_of(node: Node) -> Callable[[object], AbstractAsyncContextManager[None]]:
+    """Return what starts a node with the application it is part of, and closes it after a failed start as well.
 
-
-def lifespan_of(node: Node) -> Lifespan:
-    """Return what starts a node with the application it is part of, and closes it after a failed start as well."""
+    It has the form of an ASGI framework's lifespan, which is called with the application.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncGenerator[None]:
