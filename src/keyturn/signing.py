@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyturn.core.errors import KeyturnError, Unavailable
 from keyturn.core.events import Event, EventType
-from keyturn.ports import Entropy, SigningKeyStore
+from keyturn.ports import SigningKeyStore
 from keyturn.tokens.sealed_key import NONCE_BYTES, SealedKeyError, named_kid, open_sealed, seal, sealing_id
 from keyturn.tokens.secret_ring import SecretRing
 from keyturn.tokens.signing_key import (
@@ -101,7 +101,6 @@ class Signing:
         *,
         schedule: KeySchedule,
         on_event: OnEvent | None = None,
-        entropy: Entropy = os.urandom,
     ) -> None:
         """Set up; nothing is loaded before the first `refresh`.
 
@@ -115,7 +114,6 @@ class Signing:
         self._secrets = secrets
         self._schedule = schedule
         self._on_event = on_event
-        self._entropy = entropy
         self._ring = SigningKeyRing(())
         self._view: _View | None = None
         self._lock = asyncio.Lock()
@@ -240,7 +238,7 @@ class Signing:
         # little differently.
         alone = not any(key.signs(now) for key in stored.opened.values())
         start = now - self._schedule.leeway if compromised or alone else now
-        planned = plan(stored.opened.values(), start, self._entropy(KEY_ENTROPY_BYTES), self._schedule, rotation)
+        planned = plan(stored.opened.values(), start, os.urandom(KEY_ENTROPY_BYTES), self._schedule, rotation)
         # What does not open here may open elsewhere: it stays, unless every key must die.
         closed = {} if compromised else stored.closed()
         taken = {key.kid for key in planned.ring.keys}
@@ -256,7 +254,7 @@ class Signing:
         for key in keys:
             each = by_kid.get(key.kid)
             if each is None or not _same(opened[each], key) or sealing_id(each) != self._secrets.active_id:
-                each = seal(key, self._secrets, self._entropy(NONCE_BYTES))
+                each = seal(key, self._secrets, os.urandom(NONCE_BYTES))
             yield each
 
     def _adopt(self, keys: Iterable[SigningKey]) -> None:
