@@ -138,11 +138,6 @@ class MemoryDenylist:
         """Say whether a session id (lower-case hex) or an access-token id is revoked."""
         return item in self._entries
 
-    def denies(self, session_id_hex: str, token_id: str) -> bool:
-        """Say whether an access token is revoked, by its session or by itself."""
-        entries = self._entries
-        return session_id_hex in entries or token_id in entries
-
     def __len__(self) -> int:
         return len(self._entries)
 
