@@ -80,7 +80,7 @@ def measure() -> dict[str, float]:
             expires_at=NOW + 600,
             token_id="S1hqZk1mZ2pYb2ZkQ0x2Rw",
             authenticated_at=NOW,
-            methods=("pwd",),
+            amr=("pwd",),
         )
 
     token = sign()

@@ -53,7 +53,7 @@ class Bare:
             expires_at=int(now) + _LIFETIME,
             token_id=base64url.encode(os.urandom(12)),
             authenticated_at=now,
-            methods=("pwd",),
+            amr=("pwd",),
         )
         body = json.dumps({"access_token": access_token, "token_type": "Bearer", "expires_in": _LIFETIME}).encode()
         headers = [

@@ -309,7 +309,7 @@ def tokens(key: SigningKey, count: int) -> list[str]:
             expires_at=now + 600,
             token_id=f"S1hqZk1mZ2pYb2Zk{number}",
             authenticated_at=now,
-            methods=("pwd",),
+            amr=("pwd",),
             scope="notes",
         )
         for number in range(count)

@@ -98,7 +98,7 @@ class AccessTokens:
                 expires_at=int(now) + expires_in,
                 token_id=base64url.encode(entropy),
                 authenticated_at=min(session.authenticated_at, now),
-                methods=session.amr,
+                amr=session.amr,
                 scope=scope,
                 extra=extra,
             )

@@ -100,7 +100,7 @@ def sign(by: AccessTokenSigner | None = None, **changes: Any) -> str:
         "expires_at": NOW + 600,
         "token_id": "0123456789abcdef",
         "authenticated_at": NOW - 5,
-        "methods": ("pwd",),
+        "amr": ("pwd",),
         **changes,
     }
     return (by or signer()).sign(**fields)

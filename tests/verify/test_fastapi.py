@@ -20,10 +20,10 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
-        ({"methods": ("pwd", "otp", "mfa"), "age": 60}, 200),
-        ({"methods": ("pwd", "otp"), "age": 60}, 401),
-        ({"methods": ("pwd", "mfa"), "age": 60}, 401),
-        ({"methods": ("pwd", "otp", "mfa"), "age": 301}, 401),
+        ({"amr": ("pwd", "otp", "mfa"), "age": 60}, 200),
+        ({"amr": ("pwd", "otp"), "age": 60}, 401),
+        ({"amr": ("pwd", "mfa"), "age": 60}, 401),
+        ({"amr": ("pwd", "otp", "mfa"), "age": 301}, 401),
     ],
 )
 @pytest.mark.parametrize("reverse", [False, True])

@@ -64,8 +64,8 @@ async def test_no_token(guard: Guard, values: list[bytes]) -> None:
         (Requirement(max_age=300), {"authenticated_at": NOW - 300}, None),
         (Requirement(max_age=300), {"authenticated_at": NOW - 301}, StepUpRequired),
         (Requirement(max_age=0), {"authenticated_at": NOW}, None),
-        (Requirement(amr=("otp",)), {"methods": ("pwd", "otp", "mfa")}, None),
-        (Requirement(amr=("otp", "pwd")), {"methods": ("pwd",)}, StepUpRequired),
+        (Requirement(amr=("otp",)), {"amr": ("pwd", "otp", "mfa")}, None),
+        (Requirement(amr=("otp", "pwd")), {"amr": ("pwd",)}, StepUpRequired),
         (Requirement(scopes=("admin",), max_age=0), {"authenticated_at": NOW - 9}, Forbidden),
     ],
 )

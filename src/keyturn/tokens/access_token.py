@@ -3,9 +3,8 @@
 Owns the claims, the signer and the verifier. Must not know where keys come from, what
 time it is, or which sessions are revoked (`verified_cache` asks for that).
 
-`client_id`, which RFC 9068 section 2.2 requires, is written only when a signer is given
-one: Keyturn signs its own first-party users in and has no OAuth clients. A deployment
-whose services insist on it names one.
+`client_id`, which RFC 9068 section 2.2 requires, is read and never written: Keyturn signs
+its own first-party users in and has no OAuth clients.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from keyturn.tokens.jws import (
 )
 from keyturn.tokens.signing_key import SigningKey
 
-KeySource = Mapping[str, ec.EllipticCurvePublicKey] | Callable[[str, float], ec.EllipticCurvePublicKey | None]
+PublicKeys = Mapping[str, ec.EllipticCurvePublicKey] | Callable[[str, float], ec.EllipticCurvePublicKey | None]
 """Public keys by id, or a function of id and time such as `SigningKeyRing.public_key`."""
 
 OWN_CLAIMS: Final = frozenset(
@@ -67,7 +66,7 @@ class AccessClaims(NamedTuple):
     Attributes:
         sid: the session id as on the wire; `session_id` is the same in bytes.
         kid: the key that signed it.
-        methods: how the user authenticated (`amr`, RFC 8176 values).
+        amr: how the user authenticated (RFC 8176 values).
         scope: space-separated scopes as on the wire, or None.
         extra: the application's own claims, read-only.
     """
@@ -80,7 +79,7 @@ class AccessClaims(NamedTuple):
     expires_at: int
     token_id: str
     authenticated_at: int
-    methods: tuple[str, ...]
+    amr: tuple[str, ...]
     scope: str | None
     client_id: str | None
     extra: Mapping[str, Any]
@@ -104,7 +103,7 @@ class AccessClaims(NamedTuple):
             SessionId(self.session_id),
             self.token_id,
             self.scopes,
-            self.methods,
+            self.amr,
             self.authenticated_at,
             self.expires_at,
             self.extra,
@@ -119,23 +118,20 @@ class AccessTokenSigner:
             returns another one.
         issuer: `iss`.
         audience: `aud`, one or several.
-        client_id: written to every token when given.
     """
 
-    __slots__ = ("_audience", "_client_id", "_head", "_issuer", "_private_key", "kid")
+    __slots__ = ("_audience", "_head", "_issuer", "_private_key", "kid")
 
     def __init__(
         self,
         key: SigningKey,
         issuer: str,
         audience: str | Sequence[str],
-        client_id: str | None = None,
     ) -> None:
         self.kid: Final = key.kid
         self._private_key: Final = key.private_key
         self._issuer: Final = issuer
         self._audience: Final = audience if isinstance(audience, str) else list(audience)
-        self._client_id: Final = client_id
         header = _ENCODE({"alg": ALGORITHM, "kid": key.kid, "typ": TOKEN_TYPE})
         self._head: Final = base64url.encode(header.encode("ascii")) + "."
 
@@ -148,7 +144,7 @@ class AccessTokenSigner:
         expires_at: float,
         token_id: str,
         authenticated_at: float,
-        methods: Sequence[str],
+        amr: Sequence[str],
         scope: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
@@ -164,7 +160,7 @@ class AccessTokenSigner:
             expires_at: seconds.
             token_id: `jti`, unguessable, from fresh entropy.
             authenticated_at: when the user last gave a factor, in seconds.
-            methods: `amr` values such as `["pwd"]`.
+            amr: RFC 8176 values such as `["pwd"]`.
             scope: space-separated; no claim when None or empty.
             extra: the application's own claims.
 
@@ -183,12 +179,10 @@ class AccessTokenSigner:
             "exp": int(expires_at),
             "jti": token_id,
             "auth_time": int(authenticated_at),
-            "amr": list(methods),
+            "amr": list(amr),
         }
         if scope:
             payload["scope"] = scope
-        if self._client_id is not None:
-            payload["client_id"] = self._client_id
         if extra:
             _add_extra(payload, extra)
         signing_input = self._head + base64url.encode(_ENCODE(payload).encode("ascii"))
@@ -226,7 +220,7 @@ class AccessTokenVerifier:
 
     def __init__(
         self,
-        keys: KeySource,
+        keys: PublicKeys,
         issuer: str,
         audience: str | Iterable[str],
         *,
@@ -320,7 +314,7 @@ def _typed_claims(payload: JsonObject, kid: str) -> AccessClaims:
         expires_at=_seconds(payload.get("exp")),
         token_id=_text(payload.get("jti")),
         authenticated_at=_seconds(payload.get("auth_time")),
-        methods=_texts(payload.get("amr")),
+        amr=_texts(payload.get("amr")),
         # null is a value too: a claim that is present has its type.
         scope=_text(payload["scope"]) if "scope" in payload else None,
         client_id=_text(payload["client_id"]) if "client_id" in payload else None,
