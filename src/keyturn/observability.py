@@ -1,6 +1,6 @@
 """What operators see: structured logs and Prometheus metrics.
 
-Owns: the JSON log format, redaction, the event log sink, the metric names. Must not hold: what is logged where.
+Owns: the JSON log format, redaction, the sinks for the log and for metrics, the metric names. Must not hold: what is logged where.
 
 Why redaction although nobody logs a credential: an exception's text is written by whoever raised it, and a database
 driver or a proxy quotes what it was given. Session ids are hashed: they name a session to whoever can end it.
@@ -114,8 +114,8 @@ def configure_logging(level: str = "info", *, stream: TextIO | None = None) -> N
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-class EventLog:
-    """An event sink that writes every event to the log."""
+class LogSink:
+    """An event sink that writes every event to the log of this process."""
 
     async def emit(self, event: Event) -> None:
         """Write one event. A refresh is everyday and goes to debug; what needs a look is a warning."""
@@ -136,7 +136,7 @@ class EventLog:
             _EVENTS.handle(record)
 
 
-_LINE: Final = EventLog.emit.__code__.co_firstlineno
+_LINE: Final = LogSink.emit.__code__.co_firstlineno
 
 
 class Metrics:

@@ -24,7 +24,7 @@ from keyturn.core.model import Principal
 from keyturn.core.policy import Policy
 from keyturn.devices import describe, warm_up
 from keyturn.master_secret import secret_ring
-from keyturn.observability import EventLog, Metrics
+from keyturn.observability import LogSink, Metrics
 from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
 from keyturn.ports import ClaimsHook, Clock, EventSink, Throttle, UserDirectory
 from keyturn.settings import Settings
@@ -131,7 +131,7 @@ class Keyturn:
         self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
         self.metrics = _metrics()
         self._has_own_sinks = bool(sinks)
-        self._sinks = (*sinks, EventLog()) if self.metrics is None else (*sinks, EventLog(), self.metrics)
+        self._sinks = (*sinks, LogSink()) if self.metrics is None else (*sinks, LogSink(), self.metrics)
         self.breaches = (
             None if settings.breach_url is None else BreachCheck(settings.breach_url, record=self._record, clock=clock)
         )

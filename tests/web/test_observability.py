@@ -13,7 +13,7 @@ import pytest
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import SessionId
 from keyturn.devices import describe, warm_up
-from keyturn.observability import EventLog, JsonFormatter, Metrics, configure_logging, redact
+from keyturn.observability import JsonFormatter, LogSink, Metrics, configure_logging, redact
 
 SESSION = SessionId(bytes(range(16)))
 REFRESH_TOKEN = "kt_rt_" + "Ab-_" * 22
@@ -114,7 +114,7 @@ def test_session_is_named_by_a_hash() -> None:
 async def test_every_event_is_logged(caplog: pytest.LogCaptureFixture, kind: EventType) -> None:
     """Every event has its entry, with the session's hash and never its id."""
     with caplog.at_level(logging.DEBUG, logger="keyturn.events"):
-        await EventLog().emit(Event(kind, 1.0, "user", SESSION, {"ip": "203.0.113.5"}))
+        await LogSink().emit(Event(kind, 1.0, "user", SESSION, {"ip": "203.0.113.5"}))
     (record,) = caplog.records
     line = JsonFormatter().format(record)
     entry = json.loads(line)

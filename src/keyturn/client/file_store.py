@@ -21,7 +21,7 @@ from time import monotonic, sleep
 from typing import Any, Final
 
 from keyturn.client.errors import StoreFault
-from keyturn.client.grants import is_token
+from keyturn.client.reading import is_token
 from keyturn.client.store import Stored, User
 
 _VERSION: Final = 1

@@ -1,7 +1,7 @@
 """One sign-in of this process: who is signed in, one refresh at a time, login and logout.
 
 Owns: the state in memory, the single flight, the requests that change who is signed in and their order. Must not hold: the
-application's requests (`flow.py`), the form of answers (`grants.py`), files (`file_store.py`).
+application's requests (`flow.py`), the form of answers (`reading.py`), files (`file_store.py`).
 
 A refresh runs in a thread of its own, whoever asks for it: threads wait for it, tasks of any event loop await it, and it
 goes on when all of them have gone. Between processes the store decides: what is written is what counts, and only if
@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from keyturn.client.errors import AuthError, SessionEnded, StoreFault, Unavailable, read_error
-from keyturn.client.grants import DEVICE_COOKIE, REFRESH_COOKIE, read_grant
+from keyturn.client.reading import DEVICE_COOKIE, REFRESH_COOKIE, read_sign_in
 from keyturn.client.store import MemoryTokenStore, Stored, TokenStore, User
 from keyturn.client.wire import Answer, NoAnswer, post
 
@@ -269,7 +269,7 @@ class Session:
         self._adopt(new)
         self.acted()
         user = new.user
-        assert user is not None  # noqa: S101 - read_grant gives none without
+        assert user is not None  # noqa: S101 - read_sign_in gives none without
         return user
 
     def _leave(self, everywhere: bool) -> None:
@@ -306,7 +306,7 @@ class Session:
 
     def _ask(self, path: str, body: Mapping[str, object], held: Stored) -> Stored:
         at = self._clock()
-        return read_grant(self._post(path, body, held), held, self._base, at)
+        return read_sign_in(self._post(path, body, held), held, self._base, at)
 
     def _post(self, path: str, body: Mapping[str, object], held: Stored) -> Answer:
         """Send what is kept with a request. Raises: AuthError: it was not answered with success."""

@@ -1,6 +1,6 @@
 """One request to the server's cookie routes, and its answer as a value.
 
-Owns: the exchange, its limits and the cookies in it. Must not hold: what an answer means (`grants.py`), when to ask.
+Owns: the exchange, its limits and the cookies in it. Must not hold: what an answer means (`reading.py`), when to ask.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Straight to the driver: a lane is a connection for the few statements that every refresh and every login makes.
 
 Owns: lending such connections, and how a statement or a transaction gets through them. Must not hold: the statements
-(`session_rows.py`, `opening.py`, `throttle.py`, `users.py`), what counts as a fault (`engine.py`).
+(`session_rows.py`, `opening.py`, `counters.py`, `users.py`), what counts as a fault (`engine.py`).
 
 Why beside SQLAlchemy: its way from a statement to rows costs several times what the database's own driver takes, and the
 hot path is these statements (`bench/README.md` has the figures). The connections of PostgreSQL still come from SQLAlchemy's

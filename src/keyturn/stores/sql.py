@@ -30,7 +30,7 @@ from keyturn.stores.revocations import Denied
 from keyturn.stores.revoking import OnRevoked, lock_user, revoke_sessions, tell_denied, unrevoked, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
-from keyturn.stores.touches import Touches
+from keyturn.stores.touches import PERIOD, Touches
 
 _GROUPS_AT_ONCE = 3
 """With three, a node with 64 connections to PostgreSQL is busy to 97 % (`bench/README.md`). SQLite has one writer, and what is
@@ -59,7 +59,7 @@ class SqlSessions:
         on_revoked: OnRevoked | None = None,
         clock: Clock | None = None,
         group_size: int = 256,
-        touch_period: float = 1.0,
+        touch_period: float = PERIOD,
     ) -> None:
         self._engine = engine
         self._denylist_lifetime = denylist_lifetime

@@ -28,7 +28,7 @@ _LIMIT = 20_000
 class Touches:
     """Touches that wait, merged by session."""
 
-    def __init__(self, engine: Engine, period: float = PERIOD) -> None:
+    def __init__(self, engine: Engine, period: float) -> None:
         self._engine = engine
         self._period = period
         self._waiting: dict[SessionId, Session] = {}

@@ -140,10 +140,6 @@ class PasswordHasher:
         stale = ok and stored is not None and self._argon2.check_needs_rehash(stored)
         return Verified(ok, needs_rehash=stale)
 
-    def dummy_hash(self) -> str:
-        """Return a hash of the profile's cost that no password belongs to."""
-        return self._dummy
-
     def _verify_argon2(self, stored: str | None, password: bytes) -> bool:
         profile = _profile_of(stored)
         if stored is None or profile is None:

@@ -19,10 +19,8 @@ from unicodedata import normalize
 
 from keyturn.core.errors import InvalidRequest
 
-MIN_LENGTH_ALONE: Final = 15
-"""Characters of a password that is the only factor.  Spec: NIST SP 800-63B-4 3.1.1.2."""
 MIN_LENGTH_WITH_FACTOR: Final = 8
-"""The same with a second factor; no policy goes below it.  Spec: ASVS 5.0 6.2.1."""
+"""Characters of a password with a second factor; no policy goes below it.  Spec: ASVS 5.0 6.2.1."""
 MAX_LENGTH: Final = 1024
 
 # Composing shortens a text, but by far less than this; longer input is not even normalised.
@@ -96,7 +94,7 @@ class PasswordPolicy:
     Spec: NIST SP 800-63B-4 section 3.1.1.2; ASVS 5.0 6.2.1-6.2.5, 6.2.9-6.2.11.
     """
 
-    min_length: int = MIN_LENGTH_ALONE
+    min_length: int
     context: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

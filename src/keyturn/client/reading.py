@@ -1,6 +1,6 @@
-"""What an answer of the server gives, believed as far as it has the right form.
+"""Answers of the server, believed as far as they have the right form.
 
-Owns: reading answers into what is kept. Must not hold: requests, stores.
+Owns: reading them into what is kept of a sign-in. Must not hold: requests, stores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,8192}")
 """What may stand in a Cookie or an Authorization header without changing what is around it."""
 
 
-def read_grant(answer: Answer, held: Stored, server: str, at: float) -> Stored:
+def read_sign_in(answer: Answer, held: Stored, server: str, at: float) -> Stored:
     """Return what is kept from now on.
 
     The refresh token stays when the answer brings none: a child that is too young to be confirmed gets no child itself.
