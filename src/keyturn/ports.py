@@ -285,10 +285,10 @@ class Passwords(Protocol):
 
 
 class Denylist(Protocol):
-    """The sessions and access tokens that were revoked before they expired, in memory; fed by a feed of revocations."""
+    """Sessions and access tokens that were revoked before they expired, and signing keys that leaked; in memory, told by feeds."""
 
     def __contains__(self, item: object, /) -> bool:
-        """Say whether a session id (lower-case hex) or an access-token id is revoked. No I/O: at every request."""
+        """Say whether the id of a session (lower-case hex), a token or a signing key is on the list. No I/O: at every request."""
         ...
 
     async def start(self) -> None:

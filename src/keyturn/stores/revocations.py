@@ -24,9 +24,10 @@ from keyturn.ports import Clock
 
 
 class Denied(NamedTuple):
-    """An entry of the denylist: a session id in hex (or an access-token id), and until when it matters."""
+    """An entry of the denylist, and until when it matters."""
 
     id: str
+    """Of a session, in lower-case hex; of a signing key that leaked; or of one access token."""
     expires_at: float
     """Seconds since the Unix epoch."""
 
@@ -135,7 +136,7 @@ class MemoryDenylist:
         self._current = False
 
     def __contains__(self, item: object, /) -> bool:
-        """Say whether a session id (lower-case hex) or an access-token id is revoked."""
+        """Say whether an id, as in `Denied`, is on the list."""
         return item in self._entries
 
     def __len__(self) -> int:

@@ -143,7 +143,7 @@ async def deny(
 
 
 async def deny_ids(connection: AsyncConnection, ids: Sequence[str], now: float, expires_at: float) -> Sequence[Denied]:
-    """Put ids (sessions' in hex, or access tokens') on the denylist; the later expiry wins."""
+    """Put ids (sessions' in hex, or those of signing keys) on the denylist; the later expiry wins."""
     postgres = connection.dialect.name == "postgresql"
     statement, entries = denial(ids, now, expires_at, postgres=postgres)
     if entries:

@@ -102,7 +102,7 @@ denylist = Table(
     Index("keyturn_denylist_created", "created_at"),
     Index("keyturn_denylist_expires", "expires_at"),
 )
-"""Session ids (hex) and access-token ids that were revoked and whose access tokens may still be alive."""
+"""Ids of sessions (hex) that were revoked and of signing keys that leaked, while access tokens of theirs may be alive."""
 
 counters = Table(
     "keyturn_counters",
@@ -128,4 +128,5 @@ meta = Table(
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""A few facts all nodes share: the PostgreSQL timeline last seen, until when lost commits are believed."""
+"""A few facts all nodes share: the PostgreSQL timeline last seen, until when lost commits are believed, until when a node
+prunes SQLite."""

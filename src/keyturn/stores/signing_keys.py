@@ -56,14 +56,14 @@ class SqlSigningKeys:
                 await connection.exec_driver_sql(_LOCK)
             found = await _read(connection)
             now = await self._engine.read_now(connection, self._clock)
-            keys, withdrawn = plan(found, now)
+            keys, leaked = plan(found, now)
             rows = [{"kid": named_kid(sealed), "sealed": sealed} for sealed in keys]
             if sorted(keys) != sorted(found):
                 await connection.execute(delete(signing_keys))
                 if rows:
                     await connection.execute(insert(signing_keys), rows)
-            if withdrawn:
-                await deny_ids(connection, sorted(withdrawn), now, now + LONGEST)
+            if leaked:
+                await deny_ids(connection, sorted(leaked), now, now + LONGEST)
 
         await self._engine.run(work)
 

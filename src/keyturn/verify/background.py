@@ -130,7 +130,7 @@ class FollowedDenylist:
         return self._loaded
 
     def __contains__(self, item: object, /) -> bool:
-        """Say whether a session id or a token id is revoked.
+        """Say whether an id is on the list.
 
         Raises:
             Waits: nothing is loaded yet. Unavailable: and it did not come in time; it is tried on.
