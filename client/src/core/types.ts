@@ -50,7 +50,7 @@ export type Environment = {
   readonly navigator?: { readonly onLine: boolean; readonly locks?: Locks };
   readonly BroadcastChannel?: new (name: string) => Channel;
   /** For two facts that hold no secret: when a person last acted, and that a logout is still to be sent. */
-  readonly localStorage?: Pick<Storage, "getItem" | "setItem" | "removeItem">;
+  readonly localStorage?: Pick<Storage, "getItem" | "setItem">;
 };
 
 /** The part of Web Locks that is used. Only a secure context has them; without, tabs may refresh at once. */

@@ -193,7 +193,6 @@ export const makeBrowser = (server: Server, { hint = true } = {}) => {
     localStorage: {
       getItem: (key) => notes.get(key) ?? null,
       setItem: (key, value) => void notes.set(key, value),
-      removeItem: (key) => void notes.delete(key),
     },
   };
 

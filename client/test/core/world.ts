@@ -414,7 +414,6 @@ const environmentOf = (tab: Tab): Environment => {
     localStorage: {
       getItem: (key) => world.storage.get(key) ?? null,
       setItem: (key, value) => void world.storage.set(key, value),
-      removeItem: (key) => void world.storage.delete(key),
     },
   };
 };
