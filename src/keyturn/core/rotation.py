@@ -153,7 +153,8 @@ def standing(
     if ahead_by > 1:
         return Outcome.AHEAD
     tail = 0.0 if policy.strict else policy.tail_time
-    in_tail = presented.token_hash == session.previous_hash and now < session.confirmed_at + tail
+    # A clock that was ahead at the confirm and is set right must not keep the tail open until that time comes.
+    in_tail = presented.token_hash == session.previous_hash and abs(now - session.confirmed_at) < tail
     return Outcome.TAIL if in_tail else Outcome.REUSE
 
 
