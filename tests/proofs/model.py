@@ -10,6 +10,9 @@ are interchangeable and are numbered alike. So the reachable states are finite, 
 All bounds are inclusive: a message may arrive exactly L after its cookie was read. For such bounds whole ticks are
 enough: whatever a run in continuous time reaches, a run in whole ticks reaches (Henzinger, Manna, Pnueli 1992).
 
+The database's clock is right, or in some worlds off by what the world allows; messages, cookie writes and losses go by
+the right time. Only a step changes how far it is off: one that is a little fast or slow is steps in small parts.
+
 A server-side render needs no transition of its own: it shows the cookie as a refresh does and changes nothing, so it is
 refused only where a refresh would have been. Losses have no budget: any message may be lost at any moment.
 """
@@ -27,6 +30,9 @@ from tests.proofs.rows import Rule
 from tests.proofs.ruling import CURRENT, FIRST_CHILD, PREVIOUS, Judge, Ruling
 
 NOBODY, OWNER, THIEF, BOTH = range(4)
+REFUSED = "an owner alone is never refused"
+ADVANCED = "once one holder has advanced, the other is found out or gets no further"
+WAITS = "nobody waits longer than the settle time or two tails"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,14 @@ class World:
     """Cookie writes of the last F that a crash can tell apart."""
     thief: bool = False
     thief_tokens: int = 2
+    ahead: int = 0
+    """The most that the database's clock is ever ahead of the right time, in ticks. It is never behind it."""
+    set_back: bool = False
+    """The clock begins that far ahead, and at any moment may be set back by any part of it."""
+    jumps: bool = False
+    """The clock begins right, and at any moment may jump ahead; with `set_back` to and fro, as often as it likes."""
+    owner_alone: bool = True
+    """An owner alone is claimed never to be refused."""
     rotation: Rotation = Rotation.CONFIRMED
     rule: Rule = decide
 
@@ -70,13 +84,14 @@ class State(NamedTuple):
     """Everything that can matter for what happens next."""
 
     confirmed_age: int
+    """By the database's clock; negative: confirmed while that was ahead."""
     jar: int
     history: tuple[tuple[int, int], ...]
     """Cookie writes that a crash may lose, oldest first: (age, what the jar held before)."""
     requests: tuple[Message, ...]
     answers: tuple[Message, ...]
     ages: tuple[int, ...]
-    """Of each child of the current token, in ticks."""
+    """Of each child of the current token, in ticks of the database's clock; negative: made while that was ahead."""
     holders: tuple[int, ...]
     """Of each child: who ever held it."""
     current_holder: int
@@ -84,9 +99,8 @@ class State(NamedTuple):
     """The thief's tokens; None: nothing is stolen yet."""
     advanced: int
     """Who, after the copy, confirmed a token that the other never held."""
-
-
-START = State(99, CURRENT, (), (), (), (), (), OWNER, None, NOBODY)
+    ahead: int
+    """Ticks by which the database's clock is ahead of the right time."""
 
 
 class Counterexample(NamedTuple):
@@ -148,6 +162,7 @@ class Model:
             yield from self._crash(state)
         if world.thief:
             yield from self._steal(state)
+        yield from self._set_clock(state)
         yield "time passes", self._tick(state)
 
     def _arrive(self, state: State, request: Message) -> Iterator[tuple[str, State]]:
@@ -168,13 +183,14 @@ class Model:
         outcome = ruling.outcome
         step = f"the server answers {outcome} to {_name(token)} of the {'owner' if who == OWNER else 'thief'}"
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-        if state.stolen is None and outcome in (Outcome.REUSE, Outcome.AHEAD, Outcome.ENDED):
-            raise Forbidden("an owner alone is never refused", step)
+        self._wait(outcome, token, age, state.confirmed_age, step)
+        if self.world.owner_alone and state.stolen is None and outcome in (Outcome.REUSE, Outcome.AHEAD, Outcome.ENDED):
+            raise Forbidden(REFUSED, step)
         other_has_advanced = state.advanced not in (NOBODY, who)
         if other_has_advanced and outcome is not Outcome.REUSE:
             parent_in_tail = token == PREVIOUS and outcome is Outcome.TAIL and ruling.minted is None
-            if not parent_in_tail or state.confirmed_age >= self.world.tail:
-                raise Forbidden("once one holder has advanced, the other is found out or gets no further", step)
+            if not parent_in_tail or abs(state.confirmed_age) >= self.world.tail:
+                raise Forbidden(ADVANCED, step)
         advanced, holder = state.advanced, state.current_holder
         if ruling.moved:
             holder = state.holders[index] if index >= 0 else holder
@@ -190,6 +206,12 @@ class Model:
         elif child == CURRENT:
             after = after._replace(current_holder=who)
         return outcome, after, child
+
+    def _wait(self, outcome: Outcome, token: int, age: int, confirmed_age: int, step: str) -> None:
+        """Require that what is early, or in the tail, is so no more when that has gone by and the clock was not set."""
+        patience = {Outcome.EARLY: self.world.settle, Outcome.TAIL: 2 * self.world.tail}.get(outcome)
+        if patience is not None and self.judge(token, age + patience, confirmed_age + patience).outcome is outcome:
+            raise Forbidden(WAITS, step)
 
     def _rename(self, state: State, ruling: Ruling, presented: int) -> State:
         """Name every token by what it is to the new row."""
@@ -253,16 +275,30 @@ class Model:
                 kept = after.stolen[:i] + after.stolen[i + 1 :]
                 yield step + " and keeps the child for another", after._replace(stolen=(*kept, child))
 
+    def _set_clock(self, state: State) -> Iterator[tuple[str, State]]:
+        world = self.world
+        for ahead in range(world.ahead + 1):
+            by = ahead - state.ahead
+            if (world.set_back and by < 0) or (world.jumps and by > 0):
+                yield f"the clock is set by {by:+}", self._age(state._replace(ahead=ahead), by)
+
+    def _age(self, state: State, by: int) -> State:
+        """Let the database's clock move: from some age on a token's standing is the same, however far it is set back."""
+        back = state.ahead if self.world.set_back else 0
+        oldest, longest = self.world.settle + back, self.world.tail + back
+        return state._replace(
+            confirmed_age=min(state.confirmed_age + by, longest),
+            ages=tuple(min(age + by, oldest) for age in state.ages),
+        )
+
     def _tick(self, state: State) -> State:
         """Let one tick pass: what is older than its bound is gone."""
-        limit, loss, oldest = (self.world.request_limit, self.world.crash_loss, self.world.settle)
+        limit, loss = self.world.request_limit, self.world.crash_loss
         landing = limit if self.world.landing_limit is None else self.world.landing_limit
-        return state._replace(
-            confirmed_age=min(state.confirmed_age + 1, self.world.tail),
+        return self._age(state, 1)._replace(
             history=tuple((age + 1, token) for age, token in state.history if age < loss),
             requests=tuple(m._replace(age=m.age + 1) for m in state.requests if m.age < limit),
             answers=tuple(m._replace(age=m.age + 1) for m in state.answers if m.age < landing),
-            ages=tuple(min(age + 1, oldest) for age in state.ages),
         )
 
 
@@ -303,6 +339,7 @@ def canonical(state: State) -> State:
         state.current_holder,
         None if stolen is None else tuple(sorted([get(t, t) for t in stolen])),
         state.advanced,
+        state.ahead,
     )
 
 
@@ -314,7 +351,9 @@ def explore(world: World, *, limit: int | None = None) -> Exploration:
         limit: give up (`complete` is then false) after this many states.
     """
     model = Model(world)
-    start = canonical(START._replace(confirmed_age=world.tail, current_holder=OWNER if world.thief else NOBODY))
+    ahead = 0 if world.jumps else world.ahead
+    holder, longest = OWNER if world.thief else NOBODY, world.tail + (ahead if world.set_back else 0)
+    start = State(longest, CURRENT, (), (), (), (), (), holder, None, NOBODY, ahead)
     came: dict[State, tuple[State, str] | None] = {start: None}
     waiting = deque([start])
     found = Exploration(outcomes=model.outcomes)

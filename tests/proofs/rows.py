@@ -99,3 +99,30 @@ def giving_one_successor(
         return NewToken(made.text, sha256(parent_fingerprint).digest())
 
     return decide(session, presented, now, policy, contact=contact, mint=same)
+
+
+def waiting_for_the_clock(
+    session: Session | None, presented: PresentedToken, now: float, policy: Policy, *, contact: Contact, mint: Mint
+) -> Decision:
+    """Judge as `decide`, but let a child that a clock ahead has made be early until that time comes."""
+    if presented.issued_at > now:
+        presented = presented._replace(issued_at=int(now))
+    return decide(session, presented, now, policy, contact=contact, mint=mint)
+
+
+def confirming_at_once(
+    session: Session | None, presented: PresentedToken, now: float, policy: Policy, *, contact: Contact, mint: Mint
+) -> Decision:
+    """Judge as `decide`, but let a child that a clock ahead has made confirm without a settle time."""
+    if presented.issued_at > now:
+        presented = presented._replace(issued_at=int(now - policy.settle_time))
+    return decide(session, presented, now, policy, contact=contact, mint=mint)
+
+
+def leaving_the_tail_open(
+    session: Session | None, presented: PresentedToken, now: float, policy: Policy, *, contact: Contact, mint: Mint
+) -> Decision:
+    """Judge as `decide`, but let the tail of a confirm by a clock ahead last until that time comes."""
+    if session is not None and session.confirmed_at > now:
+        session = session._replace(confirmed_at=now)
+    return decide(session, presented, now, policy, contact=contact, mint=mint)

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from keyturn.core.model import PresentedToken
 from keyturn.core.policy import CRASH_LOSS, REQUEST_LIMIT, SETTLE_FLOOR, TAIL_FLOOR, Policy, Rotation
 from keyturn.core.rotation import Outcome, decide
 from keyturn.tokens.refresh_token import RefreshTokens
-from tests.proofs.model import Exploration, World, explore, finest
+from tests.proofs.model import ADVANCED, REFUSED, Exploration, World, explore, finest
 from tests.proofs.rows import CONTACT, Rule, accepting_siblings, rotating_in_the_tail, row
 from tests.proofs.ruling import NOW
+from tests.proofs.support import Report, hold
 
-Report = Callable[[str], None]
-REFUSED = "an owner alone is never refused"
-ADVANCED = "once one holder has advanced, the other is found out or gets no further"
 GRIDS = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1)]
 """(L, F) in ticks."""
-
-
-@pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """Print a line although pytest captures."""
-
-    def say(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end="", flush=True)  # noqa: T201
-
-    return say
-
-
-def hold(found: Exploration, report: Report, what: str) -> None:
-    """Require that everything was visited and nothing forbidden was met."""
-    assert found.counterexample is None, "\n".join(("", found.counterexample.claim, *found.counterexample.steps))
-    assert found.complete
-    report(f"{what}: {found.states} states, {found.transitions} transitions")
 
 
 def test_shipped_numbers_without_a_thief(report: Report) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 
 import pytest
@@ -11,22 +10,12 @@ from keyturn.core.policy import DAY, Policy, Rotation
 from keyturn.core.rotation import Outcome
 from tests.proofs.rows import giving_one_successor
 from tests.proofs.simulation import PLANS, QUIET, QUIET_PLAN, chase, describe, describe_owner, owner_alone
+from tests.proofs.support import Report
 
 AHEAD = 5 * DAY
 
 
-@pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Print a line although pytest captures."""
-
-    def say(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end="", flush=True)  # noqa: T201
-
-    return say
-
-
-def test_owner_alone(prove: bool, report: Callable[[str], None]) -> None:
+def test_owner_alone(prove: bool, report: Report) -> None:
     """Eight tabs, renders, losses, crashes and sleep: not one false logout."""
     tally = owner_alone(1_000_000 if prove else 20_000)
     report(describe_owner("confirmed", tally))
@@ -37,21 +26,21 @@ def test_owner_alone(prove: bool, report: Callable[[str], None]) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_thief(plan: str, prove: bool, report: Callable[[str], None]) -> None:
+def test_thief(plan: str, prove: bool, report: Report) -> None:
     """Every thief who goes on is found out."""
     chases = [chase(PLANS[plan], f"{plan} {n}") for n in range(200 if prove else 10)]
     report(describe(plan, chases))
     assert all(c.seconds < inf for c in chases)
 
 
-def test_thief_who_gives_up(prove: bool, report: Callable[[str], None]) -> None:
+def test_thief_who_gives_up(prove: bool, report: Report) -> None:
     """A thief who never advances and stops at the first sign is not found out, but locked out for good."""
     chases = [chase(QUIET_PLAN, f"{QUIET} {n}") for n in range(200 if prove else 10)]
     report(describe(QUIET, chases))
     assert all(c.gave_up or c.seconds < inf for c in chases)
 
 
-def test_owner_while_the_clock_is_set_back(prove: bool, report: Callable[[str], None]) -> None:
+def test_owner_while_the_clock_is_set_back(prove: bool, report: Report) -> None:
     """A database's clock that was days ahead and is set back, again and again, signs nobody out."""
     tally = owner_alone(300_000 if prove else 20_000, ahead=AHEAD, days=3.0)
     report(describe_owner("clock set back", tally))
@@ -60,7 +49,7 @@ def test_owner_while_the_clock_is_set_back(prove: bool, report: Callable[[str], 
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_thief_while_the_clock_is_set_back(plan: str, prove: bool, report: Callable[[str], None]) -> None:
+def test_thief_while_the_clock_is_set_back(plan: str, prove: bool, report: Report) -> None:
     """A thief who copied a child that was made by it is found out as any other, and not when that time has come."""
     chases = [chase(PLANS[plan], f"{plan} {n}", ahead=AHEAD, days=2.0) for n in range(100 if prove else 5)]
     report(describe(plan, chases))

@@ -1,0 +1,17 @@
+"""What the tests of the proofs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.proofs.model import Exploration
+
+Report = Callable[[str], None]
+"""Prints a line although pytest captures."""
+
+
+def hold(found: Exploration, report: Report, what: str) -> None:
+    """Require that everything was visited and nothing forbidden was met."""
+    assert found.counterexample is None, "\n".join(("", found.counterexample.claim, *found.counterexample.steps))
+    assert found.complete
+    report(f"{what}: {found.states} states, {found.transitions} transitions")
