@@ -27,6 +27,9 @@ _logger = logging.getLogger(__name__)
 TOKEN_ID_LENGTH = 12
 """Bytes of entropy in the id of an access token."""
 
+_LATE = 120.0
+"""Seconds by which this node may be behind the database's clock that has stamped a sign-in."""
+
 
 class SigningKeys(Protocol):
     """The signing keys this node knows, in memory."""
@@ -89,6 +92,9 @@ class AccessTokens:
         """
         now = self._clock()
         expires_in = max(1, int(min(lifetime, session.absolute_expires_at - now)))
+        # One that is yet to come was stamped by a clock that was ahead. Nobody knows how old it is: as old as can be,
+        # or a step-up would find it new until that time comes.
+        signed_in = session.authenticated_at if session.authenticated_at <= now + _LATE else 0.0
 
         def sign(scope: str | None = None, extra: Mapping[str, object] | None = None) -> str:
             return self._signer_at(now).sign(
@@ -97,7 +103,7 @@ class AccessTokens:
                 issued_at=now,
                 expires_at=int(now) + expires_in,
                 token_id=base64url.encode(entropy),
-                authenticated_at=min(session.authenticated_at, now),
+                authenticated_at=min(signed_in, now),
                 amr=session.amr,
                 scope=scope,
                 extra=extra,

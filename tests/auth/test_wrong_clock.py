@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
+from keyturn.core.errors import StepUpRequired
 from keyturn.runtime import Keyturn
 from keyturn.stores.redis import ENTRIES, connect
 from keyturn.stores.revocations import open_denylist
+from keyturn.verify.guard import Requirement
 from keyturn.web.server_credential import Signed, authorization
 from tests.attacks.conftest import SSR_KEY, SSR_KEYS, lighten, settings_of
 from tests.attacks.support import REFRESH, Browser, query
@@ -174,6 +176,24 @@ async def test_database_that_is_set_back(database_url: str) -> None:
         await query(at, f"UPDATE keyturn_sessions SET authenticated_at = authenticated_at + {HOUR}")
         assert (await browser.refresh()).status == 200
         assert (await browser.me()).status == 200
+
+
+@pytest.mark.parametrize(("ahead", "fresh"), [(60.0, True), (HOUR, False)])
+async def test_sign_in_by_a_database_that_is_set_back(database_url: str, ahead: float, fresh: bool) -> None:
+    """Nobody knows how old it is, so it is old to a route that asks for a recent one, and not new until that time comes."""
+    at = node(database_url)
+    async with at.lifespan():
+        browser = await signed_up(at)
+        await query(at, f"UPDATE keyturn_sessions SET authenticated_at = authenticated_at + {ahead}")
+        assert (await browser.refresh()).status == 200
+        principal = at.authenticate(browser.token)
+        if fresh:
+            Requirement(max_age=300).ensure(principal, at.clock())
+            return
+        with pytest.raises(StepUpRequired):
+            Requirement(max_age=300).ensure(principal, at.clock())
+        assert (await browser.log_in()).status == 200
+        Requirement(max_age=300).ensure(at.authenticate(browser.token), at.clock())
 
 
 @pytest.mark.parametrize("wrong", [200 * DAY, -200 * DAY])
