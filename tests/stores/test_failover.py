@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from keyturn.core.policy import DAY
 from keyturn.core.rotation import Outcome
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.failover import Failover, healing_until, start_healing
@@ -111,6 +112,42 @@ async def test_operator(engine: Engine) -> None:
     await start_healing(engine, 60.0, clock=clock)
     await start_healing(engine, 0.0, clock=clock)
     assert not await is_healing(failover, engine)
+
+
+@pytest.mark.parametrize("seconds", [60.0, 3600.0])
+async def test_clock_that_was_ahead(engine: Engine, seconds: float) -> None:
+    """A time that a clock ahead has set begins anew when that is set right; it does not last until that clock's day comes."""
+    clock = FrozenClock()
+    failover = Failover(engine, heal_time=900.0, clock=clock)
+    clock.advance(5 * DAY)
+    await start_healing(engine, seconds, clock=clock)
+    clock.advance(-5 * DAY)
+    assert await is_healing(failover, engine)
+    clock.advance(seconds - 1.0)
+    assert await is_healing(failover, engine)
+    clock.advance(1.0)
+    assert not await is_healing(failover, engine)
+    assert await healing_until(engine) == clock.now
+
+
+async def test_failover_while_the_clock_was_ahead(postgres: PostgresServer, postgres_url: str) -> None:
+    """The same for a failover that such a clock has dated."""
+    clock = FrozenClock()
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    failover = Failover(engine, heal_time=900.0, clock=clock)
+    await failover.check()
+    await engine.close()
+    promote(postgres)
+    engine = open_engine(postgres_url)
+    failover = Failover(engine, heal_time=900.0, clock=clock)
+    clock.advance(5 * DAY)
+    assert await is_healing(failover, engine)
+    clock.advance(-5 * DAY)
+    assert await is_healing(failover, engine)
+    clock.advance(900.0)
+    assert not await is_healing(failover, engine)
+    await engine.close()
 
 
 async def test_database_clock(engine: Engine) -> None:

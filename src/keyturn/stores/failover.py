@@ -5,9 +5,13 @@ Owns: until when tokens are believed, and how a failover is seen. Must not hold:
 Promoting a PostgreSQL standby, or recovering one to a point in time, starts a new *timeline*. The last one seen is kept
 in the database itself; a higher one means that commits may be lost, and healing begins by itself. A restore that keeps
 the timeline cannot be told from the database, so there the operator says so (`keyturn heal`).
+
+Until when is kept with how long that was to be: what has longer to go was set by a clock that was ahead, and begins anew.
 """
 
 from __future__ import annotations
+
+from math import inf
 
 from sqlalchemy import Insert, Select, select
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -19,6 +23,7 @@ from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.schema import meta
 
 HEAL_UNTIL = "heal_until"
+HEAL_FOR = "heal_for"
 TIMELINE = "timeline"
 
 # The first eight hex digits of a WAL file's name are the timeline. The control file would tell it only after the next
@@ -57,14 +62,19 @@ class Failover:
         self._timeline_readable = engine.postgres
 
     async def check(self) -> None:
-        """Look whether there was a failover; at start-up and from time to time. Raises: Unavailable."""
+        """Look whether there was a failover, or the clock was set back; at start-up and from time to time. Raises: Unavailable."""
         async with self._engine.autocommit() as connection:
-            await self._look(connection)
+            await self.healing(connection)
 
     async def healing(self, connection: AsyncConnection) -> bool:
         """Say whether tokens that are ahead are to be believed, looked up afresh on a connection in use."""
         await self._look(connection)
-        return await self._engine.read_now(connection, self._clock) < await _healing_until(connection)
+        now = await self._engine.read_now(connection, self._clock)
+        until, seconds = await _number(connection, HEAL_UNTIL, 0.0), await _number(connection, HEAL_FOR, inf)
+        if until > now + seconds:
+            until = now + seconds
+            await connection.execute(put_meta(connection, HEAL_UNTIL, repr(until)))
+        return now < until
 
     async def _look(self, connection: AsyncConnection) -> None:
         if not self._timeline_readable:
@@ -87,7 +97,8 @@ class Failover:
             # number is another cluster: noted, not healed.
             if seen is not None and int(timeline) > int(seen):
                 now = await self._engine.read_now(connection, self._clock)
-                await _extend(connection, now + self._heal_time)
+                if now + self._heal_time > await _number(connection, HEAL_UNTIL, 0.0):
+                    await _heal(connection, now, self._heal_time)
             await connection.execute(put_meta(connection, TIMELINE, timeline))
 
 
@@ -99,21 +110,21 @@ async def start_healing(engine: Engine, seconds: float, *, clock: Clock | None =
     Raises: Unavailable: the database is at fault.
     """
     async with engine.transaction() as connection:
-        until = await engine.read_now(connection, clock) + seconds
-        await connection.execute(put_meta(connection, HEAL_UNTIL, repr(until)))
-    return until
+        return await _heal(connection, await engine.read_now(connection, clock), seconds)
 
 
 async def healing_until(engine: Engine) -> float:
     """Say until when tokens that are ahead are believed, in seconds since the epoch; 0.0 when never."""
     async with engine.autocommit() as connection:
-        return await _healing_until(connection)
+        return await _number(connection, HEAL_UNTIL, 0.0)
 
 
-async def _healing_until(connection: AsyncConnection) -> float:
-    return float((await connection.execute(get_meta(HEAL_UNTIL))).scalar_one_or_none() or 0.0)
+async def _heal(connection: AsyncConnection, now: float, seconds: float) -> float:
+    """Begin, and return until when; how long comes first, so that nobody takes the new end for one of a clock ahead."""
+    await connection.execute(put_meta(connection, HEAL_FOR, repr(seconds)))
+    await connection.execute(put_meta(connection, HEAL_UNTIL, repr(now + seconds)))
+    return now + seconds
 
 
-async def _extend(connection: AsyncConnection, until: float) -> None:
-    if until > await _healing_until(connection):
-        await connection.execute(put_meta(connection, HEAL_UNTIL, repr(until)))
+async def _number(connection: AsyncConnection, name: str, default: float) -> float:
+    return float((await connection.execute(get_meta(name))).scalar_one_or_none() or default)
