@@ -69,7 +69,7 @@ def cases(draw: st.DrawFn) -> Case:
             "current": "current",
             "previous": draw(st.sampled_from(["previous", None])),
             "generation": generation,
-            "confirmed_at": NOW - draw(near(0.0, policy.tail_time, 1e5)),
+            "confirmed_at": NOW - draw(near(0.0, policy.tail_time, -policy.tail_time, 1e5, -86400.0)),
             "last_seen_at": NOW - draw(near(0.0, policy.touch_interval)),
             "last_active_at": active,
             "inactivity_expires_at": active + patience,
@@ -107,7 +107,7 @@ def ending(case: Case, by: float) -> RevokeReason | None:
 
 
 def table(case: Case) -> Outcome:
-    """Read the table of `rotation.md` from its top to its bottom, for a session that lives; decision 0035 is a row of it."""
+    """Read the table of `rotation.md` from its top to its bottom, for a session that lives; decisions 0035 and 0036 are in it."""
     row, token, policy = case.row, case.token, case.policy
     strict = policy.rotation is Rotation.STRICT
     settle, tail = (0.0, 0.0) if strict else (policy.settle_time, policy.tail_time)
@@ -121,7 +121,7 @@ def table(case: Case) -> Outcome:
         (token.generation > row.generation + 1 and not case.healing, Outcome.AHEAD),
         (token.generation > row.generation + 1 and age < settle and not strict, Outcome.EARLY),
         (token.generation > row.generation + 1, Outcome.CONFIRM),
-        (token.token_hash == row.previous_hash and NOW - row.confirmed_at < tail, Outcome.TAIL),
+        (token.token_hash == row.previous_hash and abs(NOW - row.confirmed_at) < tail, Outcome.TAIL),
         (True, Outcome.REUSE),
     ]
     return next(outcome for fits, outcome in rows if fits)
