@@ -153,6 +153,7 @@ class Keyturn:
         return Services(
             auth=self.auth,
             jwks=lambda: self.signing.jwks(self.clock()),
+            ensure_started=self.signing.ensure_loaded,
             ready=self.ready,
             metrics=None if self.metrics is None else self.metrics.render,
             describe_device=describe,

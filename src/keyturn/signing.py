@@ -133,7 +133,7 @@ class Signing:
         Raises:
             Unavailable: no key was ever loaded, or none is active then.
         """
-        self._ensure_loaded()
+        self.ensure_loaded()
         try:
             return self._ring.signing_key(now)
         except LookupError as error:
@@ -153,7 +153,7 @@ class Signing:
         """
         key = self._ring.public_key(kid, now)
         if key is None:
-            self._ensure_loaded()
+            self.ensure_loaded()
         return key
 
     def jwks(self, now: float) -> JwkSet:
@@ -276,7 +276,8 @@ class Signing:
             except Exception:  # noqa: BLE001 - the key is made and in use, whoever hears of it
                 _log.exception("on_event failed")
 
-    def _ensure_loaded(self) -> None:
+    def ensure_loaded(self) -> None:
+        """Raise `Unavailable` before the keys were loaded, as the start of a node does."""
         # A ring that was loaded has a key: where there was none, the schedule has made one.
         if not self._ring.keys:
             raise Unavailable("signing_keys") from NodeNotStarted("its lifespan was not entered")
@@ -284,7 +285,7 @@ class Signing:
     def _seen_at(self, now: float) -> _View:
         view = self._view
         if view is None or not view.since <= now < view.until:
-            self._ensure_loaded()
+            self.ensure_loaded()
             turns = [at for key in self._ring.keys for at in (key.publish_at, key.expire_at) if at is not None]
             body = self._ring.jwks(now)
             view = self._view = _View(

@@ -176,12 +176,13 @@ def name_of(error: BaseException) -> str:
 def log_refusal(logger: logging.Logger, refused: Refused, request_id: str, **more: str) -> None:
     """Log why a request was refused: the answer does not say it.  Spec: OWASP ASVS 5.0 16.3.2."""
     fields = {"code": refused.code, "status": refused.status, "request_id": request_id, **more}
-    level, text = logging.INFO, "refused"
+    # Most of it in the text as well: what a host has set up for its log may show nothing else.
+    level, text = logging.INFO, f"refused: {refused.code}"
     if isinstance(refused, InvalidToken):
         fields["why"] = str(refused.reason)
+        text = f"{text} ({fields['why']})"
     elif isinstance(refused, Unavailable):
         fields |= {"dependency": refused.dependency, "fault": name_of(refused)}
-        # In the text as well: an application that has set up no logging shows nothing else of a warning.
         level, text = logging.WARNING, f"refused: {refused.dependency} ({fields['fault']})"
     logger.log(level, text, extra=fields)
 

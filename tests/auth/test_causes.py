@@ -127,13 +127,17 @@ async def test_table_that_somebody_changes(
     assert not any(entry.exc_info for entry in caplog.records)
 
 
-async def test_node_that_was_never_started(sqlite_database_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Who forgets the lifespan is told so by the text of the first 503."""
-    first, _ = node_and_database(sqlite_database_url)
-    async with first.lifespan():
-        forgotten, _ = node_and_database(sqlite_database_url)
-        assert await answer(forgotten, "/auth/signup", json=LOGIN) == 503
+@pytest.mark.parametrize("database", ["migrated", "new"])
+async def test_node_that_was_never_started(
+    database: str, sqlite_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who forgets the lifespan is told so by the text of the first 503, and nobody is signed up without an answer."""
+    if database == "migrated":
+        await migrate(sqlite_database_url)
+    forgotten, _ = node_and_database(sqlite_database_url)
+    for path in ("/auth/signup", "/auth/signup", "/auth/login", "/auth/refresh", "/auth/logout"):
+        assert await answer(forgotten, path, json=LOGIN) == 503, path
     await forgotten.close()
     assert [entry.message for entry in caplog.records if entry.levelname == "WARNING"] == [
         "refused: signing_keys (NodeNotStarted)"
-    ]
+    ] * 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -257,7 +258,7 @@ async def test_unexpected_exception(node: Keyturn, caplog: pytest.LogCaptureFixt
     def broken() -> tuple[bytes, str]:
         raise ZeroDivisionError("the secret is forty-two")
 
-    services = node.services.__class__(auth=node.auth, jwks=broken, ready=node.ready)
+    services = replace(node.services, jwks=broken)
     application = KeyturnASGI(WebApplication(services, WebConfig()))
     answer = await call(application, "GET", "/.well-known/jwks.json")
     assert answer is not None

@@ -118,6 +118,8 @@ class WebApplication:
                 verdict = self._verdict(request)
                 if not verdict.allowed:
                     await self._refuse_foreign(request, verdict)
+                # Why: it could sign somebody up, and then not in.
+                self.services.ensure_started()
             response = await route.endpoint(Call(request, self.services, self.config))
         except ClientGone:
             raise

@@ -38,6 +38,7 @@ class Services:
     Args:
         auth: the use cases.
         jwks: the public signing keys as a JSON document, and its ETag. Raises: Unavailable: none was loaded yet.
+        ensure_started: raises Unavailable on a node that nobody has started.
         ready: asks everything the node needs; name -> whether it is in order. Must not raise.
         metrics: everything counted, in Prometheus' text format; None: nothing is counted.
         describe_device: User-Agent -> `Firefox on Windows`.
@@ -45,6 +46,7 @@ class Services:
 
     auth: Auth
     jwks: Callable[[], tuple[bytes, str]]
+    ensure_started: Callable[[], None]
     ready: Callable[[], Awaitable[Mapping[str, bool]]]
     metrics: Callable[[], bytes] | None = None
     describe_device: DescribeDevice = field(default=describe)
