@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from keyturn.core.events import EventType
+from keyturn.core.model import Principal, SessionId
 from keyturn.observability import Metrics
 from keyturn.ports import UserDirectory
 from tests.cli.conftest import SAFE, Command
@@ -46,6 +47,14 @@ def test_test_as_printed(tmp_path: Path) -> None:
     """The test that the guide shows passes in a directory of its own."""
     (tmp_path / "test_app.py").write_text(blocks(APPLICATION, "Tests", "python")[0], encoding="utf-8")
     assert "1 passed" in Shell(tmp_path).run("python -m pytest -q -p no:cacheprovider test_app.py")
+
+
+def test_principal_as_printed() -> None:
+    """The principal that the guide makes for a route without a login is one, by the names of its fields."""
+    [made] = re.findall(r"`ada = (Principal\(.*\))`", APPLICATION)
+    ada = eval(made, {"Principal": Principal, "SessionId": SessionId})
+    assert (ada.user_id, ada.scopes, ada.amr, ada.claims) == ("1", {"notes"}, ("pwd",), {"team": "blue"})
+    assert ada.authenticated_at < ada.expires_at
 
 
 def test_methods_of_a_directory() -> None:
