@@ -227,10 +227,14 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const has = (least: number) => state.token !== rejected && usable(state, now(), least * 1000);
     glance();
     for (let tries = 2; tries-- && !state.ended && !has(minTtl); ) {
-      await new Promise<void>((yes, no) => {
-        signal?.addEventListener("abort", () => no(signal.reason));
-        void refresh().then(yes);
+      const waiting = new AbortController();
+      await new Promise<unknown>((resolve) => {
+        signal?.addEventListener("abort", resolve, waiting);
+        void refresh().then(resolve);
       });
+      // The signal may be one for as long as the application lives: nothing of this may stay there.
+      waiting.abort();
+      signal?.throwIfAborted();
     }
     if (!state.ended && !has(0)) throw state.error ?? new AuthError("network");
     return state.token ?? null;

@@ -1,3 +1,4 @@
+import { getEventListeners } from "node:events";
 import { describe, expect, it } from "vitest";
 import { type Call, json, ORIGIN, problem, World } from "./world.ts";
 
@@ -274,6 +275,19 @@ describe("auth.fetch", () => {
     expect(tab.status).toBe("authenticated");
     expect(world.server.count(API)).toBe(0);
     await expect(tab.client.getToken({ signal: controller.signal })).rejects.toMatchObject({ name: "AbortError" });
+  });
+
+  it("leaves nothing on a signal that outlives the wait for a token", async () => {
+    const world = new World();
+    world.server.open();
+    const tab = world.open();
+    const { signal } = new AbortController();
+    tab.client.start();
+    const tokens = Array.from({ length: 5 }, () => tab.client.getToken({ signal }));
+    expect(getEventListeners(signal, "abort")).toHaveLength(5);
+    await world.run(50);
+    expect(new Set(await Promise.all(tokens)).size).toBe(1);
+    expect(getEventListeners(signal, "abort")).toEqual([]);
   });
 
   it("tells of a step-up challenge and does not refresh for it", async () => {
