@@ -68,6 +68,8 @@ export const requireUser = async ({ returnTo, login = "/login" }: RequireUserOpt
  * ```
  */
 export const serverFetch = async (input: string | URL, init: RequestInit = {}): Promise<Response> => {
+  // First, so that a build finds out that the page is rendered on demand before it asks for settings that it may not have.
+  await headers();
   const { api, server } = readSettings(process.env);
   const url = new URL(input, api);
   const ours = [new URL(api).origin, server].includes(url.origin);

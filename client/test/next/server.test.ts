@@ -9,7 +9,13 @@ const SIGNED_IN = { cookie: "__Host-kt_refresh=kt_rt_AQ; kt_hint=1" };
 
 // Next.js knows the headers of a request only while it serves one.
 let request: { [name: string]: string } = SIGNED_IN;
-vi.mock("next/headers", () => ({ headers: async () => new Headers(request) }));
+let building = false;
+vi.mock("next/headers", () => ({
+  headers: async () => {
+    if (building) throw new Error("this page is rendered on demand");
+    return new Headers(request);
+  },
+}));
 
 type Recorded = { url: string; hits: IncomingMessage[]; close: () => void };
 let auth: Recorded;
@@ -32,6 +38,7 @@ const record = async (answer: object): Promise<Recorded> => {
 
 beforeEach(async () => {
   request = SIGNED_IN;
+  building = false;
   auth = await record({ access_token: "t", expires_in: 60, ...identity });
   [api, stranger] = [await record({}), await record({})];
   vi.stubEnv("KEYTURN_URL", auth.url);
@@ -98,4 +105,11 @@ test("nothing of it is kept, whatever the caller says", async () => {
   await serverFetch("notes", init);
   for (const [, options] of fetched.mock.calls) expect(options).toMatchObject({ cache: "no-store" });
   expect(fetched.mock.lastCall?.[1]).toMatchObject({ next: undefined });
+});
+
+test("a build learns that the page is rendered on demand, without the settings of the running server", async () => {
+  building = true;
+  vi.stubEnv("KEYTURN_URL", "");
+  vi.stubEnv("KEYTURN_SSR_KEYS", "");
+  await expect(serverFetch("notes")).rejects.toThrow("this page is rendered on demand");
 });
