@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import stat
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from os import urandom
 from pathlib import Path
@@ -179,6 +182,25 @@ async def test_room_for_updates_in_place(postgres_url: str) -> None:
 async def test_several_nodes_at_once(database_url: str) -> None:
     """One of them migrates and the others find it done."""
     assert await asyncio.gather(*(migrate(database_url) for _ in range(5))) == [expected_level()] * 5
+
+
+@pytest.mark.parametrize("level", [None, "0001"])
+async def test_migration_that_is_killed(database_url: str, level: str | None) -> None:
+    """After whichever statement: nothing of it has happened, and the next one ends as if there had been none before."""
+    async with open_database(database_url, create=False) as engine:
+        if level is not None:
+            await bring_to(engine, level)
+    command = [sys.executable, "-m", "tests.stores.killed_migrations", database_url]
+    killer = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
+    said, _ = await killer.communicate()
+    *killed, last = map(int, said.split())
+    assert (killed, last) == ([-signal.SIGKILL] * len(killed), 0)
+    assert len(killed) >= (3 if level else 20)
+    async with open_database(database_url, create=False) as engine:
+        assert await current_level(engine) == expected_level()
+        async with engine.autocommit() as connection:
+            assert await connection.run_sync(differences) == []
+        assert await indexes(engine) == await indexes_of_the_schema(engine)
 
 
 async def test_database_of_a_newer_version(engine: Engine) -> None:
