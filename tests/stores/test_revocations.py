@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
+from selectors import DefaultSelector, SelectorKey
 
 import anyio
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
@@ -85,6 +87,7 @@ ENTRIES_OF_OURS = st.lists(
 
 
 @given(ENTRIES_OF_OURS)
+@example([Denied(f"{i:0128}", 4e9 + i / 7) for i in range(200)])
 def test_messages_round_trip(entries: list[Denied]) -> None:
     """What is encoded is decoded, to the last digit, in messages that PostgreSQL takes."""
     messages = list(encode(entries))
@@ -162,6 +165,16 @@ async def test_entries_leave_when_they_expire() -> None:
     assert not denylist._queue
 
 
+async def test_who_hears_of_what_is_learned() -> None:
+    """Each id is told once, be it extended or said again by another feed."""
+    learned: list[str] = []
+    denylist = MemoryDenylist(on_learned=learned.extend, clock=FrozenClock(1000.0))
+    for expires_at in (1100.0, 1200.0, 1150.0):
+        denylist.add([("one", expires_at)])
+    denylist.add([("one", 1300.0), ("two", 1100.0)])
+    assert learned == ["one", "two"]
+
+
 async def test_entry_for_ever() -> None:
     """An entry lasts a day at most, whoever sent it."""
     now = 1000.0
@@ -170,6 +183,62 @@ async def test_entry_for_ever() -> None:
     now += LONGEST
     denylist.add(())
     assert "a" not in denylist
+
+
+async def test_authority_comes_first() -> None:
+    """What the other feeds are filled up with from the denylist is there before they begin, however long it takes."""
+    known_then: list[Collection[Entry]] = []
+
+    async def authority() -> AsyncGenerator[Heard]:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        yield Heard([("revoked", time.time() + LIFETIME)])
+        await asyncio.Event().wait()
+
+    async def other() -> AsyncGenerator[Heard]:
+        known_then.append(denylist.known())
+        yield Heard()
+        await asyncio.Event().wait()
+
+    denylist = MemoryDenylist(authority, other)
+    async with following(denylist):
+        await eventually(lambda: bool(known_then))
+    assert [item for item, _ in known_then[0]] == ["revoked"]
+
+
+def test_feed_that_was_away_for_long() -> None:
+    """It is looked for every few seconds, however long it has been away; by a loop whose time passes when nothing happens."""
+    tried_at: list[float] = []
+    loop = asyncio.SelectorEventLoop(Idle())
+    loop.time = lambda: loop._selector.passed  # type: ignore[attr-defined, method-assign]
+
+    async def feed() -> AsyncGenerator[Heard]:
+        tried_at.append(loop.time())
+        if loop.time() < 3600.0:
+            raise OSError("away")
+        yield Heard([("meanwhile", time.time() + LIFETIME)])
+        await asyncio.Event().wait()
+
+    async def follow() -> None:
+        async with following(MemoryDenylist(feed, start_timeout=7200.0)) as denylist:
+            assert "meanwhile" in denylist
+
+    try:
+        loop.run_until_complete(follow())
+    finally:
+        loop.close()
+    assert max(later - sooner for sooner, later in pairwise(tried_at)) <= 5.0
+
+
+class Idle(DefaultSelector):
+    """Waits for nothing: the time that it should have waited has passed."""
+
+    passed = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        """Say what is there already."""
+        self.passed += timeout or 0.0
+        return super().select(0)
 
 
 async def test_single_process() -> None:
@@ -351,6 +420,18 @@ async def test_notice_that_never_came(postgres_url: str) -> None:
             await eventually(lambda: "silent" in denylist)
 
 
+async def test_revocations_without_listening(postgres_url: str) -> None:
+    """Whoever wants no LISTEN finds a row by asking, long before the slow reading, also without a notice."""
+    asking = open_denylist(postgres_url, listen=False, interval=0.02)
+    async with open_database(postgres_url) as engine, following(asking) as denylist:
+        async with engine.autocommit() as connection:
+            now = await engine.read_now(connection)
+            await connection.exec_driver_sql(
+                "INSERT INTO keyturn_denylist (id, created_at, expires_at) VALUES ('silent', $1, $2)", (now, now + 60)
+            )
+        await eventually(lambda: "silent" in denylist)
+
+
 async def test_garbage_on_the_channel(postgres: PostgresServer, postgres_url: str) -> None:
     """A notice that is not ours is passed over, and the connection stays."""
     async with open_database(postgres_url) as engine, following(open_denylist(postgres_url)) as denylist:
@@ -373,6 +454,18 @@ async def test_postgresql_ends_the_connection(postgres: PostgresServer, postgres
             await revoke(engine, f"round-{round_}")
             await eventually(lambda each=f"round-{round_}": each in denylist)  # type: ignore[misc]
         await eventually(denylist.is_current)
+
+
+async def test_postgresql_ends_the_connection_without_a_heartbeat(postgres: PostgresServer, postgres_url: str) -> None:
+    """The end is noticed when it comes, not only when the next sign of life is due."""
+    feed = PostgresFeed(postgres_url, heartbeat=3600.0)
+    async with open_database(postgres_url) as engine, following(MemoryDenylist(feed)) as denylist:
+        await asyncio.to_thread(
+            postgres.execute,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'keyturn denylist'",
+        )
+        await revoke(engine, "later")
+        await eventually(lambda: "later" in denylist)
 
 
 @pytest.mark.parametrize("listen", [True, False])
