@@ -10,7 +10,7 @@ import pytest
 from keyturn.core.policy import DAY
 from keyturn.core.rotation import Outcome
 from keyturn.stores.engine import Engine, open_engine
-from keyturn.stores.failover import Failover, healing_until, start_healing
+from keyturn.stores.failover import TIMELINE, Failover, healing_until, put_meta, start_healing
 from keyturn.stores.migrations import migrate
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, Holder, sign_in
@@ -96,6 +96,20 @@ async def test_timeline_that_went_back(postgres_url: str) -> None:
     async with engine.autocommit() as connection:
         found = await connection.exec_driver_sql("SELECT value FROM keyturn_meta WHERE name = 'timeline'")
         assert 0 < int(found.scalar_one()) < 4000
+    await engine.close()
+
+
+async def test_failover_while_the_operator_heals(postgres_url: str) -> None:
+    """A failover that is noticed then takes nothing of the time that the operator has given; it prolongs a shorter one."""
+    clock = FrozenClock()
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    for seconds, expected in ((3600.0, 3600.0), (60.0, 900.0)):
+        await start_healing(engine, seconds, clock=clock)
+        async with engine.transaction() as connection:
+            await connection.execute(put_meta(connection, TIMELINE, "0"))
+        await Failover(engine, heal_time=900.0, clock=clock).check()
+        assert await healing_until(engine) == clock.now + expected
     await engine.close()
 
 
