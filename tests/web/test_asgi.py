@@ -88,8 +88,8 @@ async def test_body_at_the_limit(node: Keyturn) -> None:
 
 @pytest.mark.parametrize(
     "length",
-    [str(MAX_BODY_BYTES + 1).encode(), b"9" * 40, b"000000000000000099999999999", b"0" * 5000 + b"99999"],
-    ids=["over", "huge", "zeros", "more digits than a number may have"],
+    [str(MAX_BODY_BYTES + 1).encode(), b"9" * 40, b"9" * 5000, b"000000000000000099999999999", b"0" * 5000 + b"99999"],
+    ids=["over", "huge", "huger", "zeros", "more digits than a number may have"],
 )
 async def test_body_announced_too_large(node: Keyturn, length: bytes) -> None:
     """What is announced too large is refused without reading it, and the connection is given up."""
@@ -142,6 +142,15 @@ async def test_body_too_slow(node: Keyturn) -> None:
     assert answer is not None
     status, problem, headers = answer
     assert (status, problem["code"], headers[b"connection"]) == (422, "invalid_request", b"close")
+
+
+async def test_head_sends_no_body(node: Keyturn) -> None:
+    """What a server would send after the head would be taken for the next answer; the length is that of GET."""
+    get, head = [await call(node.asgi, method, "/healthz") for method in ("GET", "HEAD")]
+    assert get is not None
+    assert head is not None
+    assert (head[0], head[1], head[2][b"content-length"]) == (200, {}, get[2][b"content-length"])
+    assert get[1] == {"status": "ok"}
 
 
 async def test_client_gone(node: Keyturn) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from keyturn.core.model import Session, User
+from keyturn.core.policy import Policy
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.stores.migrations import VERSION_TABLE, expected_level
@@ -262,6 +263,10 @@ async def test_sessions_listed(ada: Browser, application: Any) -> None:
     assert newest["user_agent"] == agent
     for name in ("created_at", "last_seen_at", "expires_at"):
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", newest[name])
+    # Whichever end comes first.
+    lasts = datetime.fromisoformat(newest["expires_at"]) - datetime.fromisoformat(newest["last_seen_at"])
+    assert lasts.total_seconds() == pytest.approx(Policy().inactivity_timeout, abs=60.0)
+    assert Policy().inactivity_timeout < Policy().absolute_lifetime
 
 
 async def test_session_ended_by_its_owner(ada: Browser, application: Any) -> None:
