@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import Credential
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
+from keyturn.tokens.secret_ring import SecretRing
 from tests.auth.interrupted_users import InterruptedUsers
 
 pytestmark = pytest.mark.anyio
@@ -98,3 +100,16 @@ async def test_login_that_races_another_rehash(node: tuple[Keyturn, InterruptedU
     users.then = rehash
     assert (await _log_in(keyturn.auth)).user.id == user.id
     assert len(await _live(keyturn, user.id)) == 2
+
+
+async def test_logins_beyond_the_most_sessions(database_url: str) -> None:
+    """Each ends the session that was quiet the longest, whichever way it goes in; the most there may be is the most there are."""
+    settings = Settings.load(env="development", database_url=database_url, secret=SecretRing.generate(os.urandom(32)))
+    node = Keyturn(settings)
+    node.auth = replace(node.auth, policy=replace(node.policy, max_sessions=2))
+    async with node.lifespan():
+        opened = [await _sign_up(node.auth)]
+        for _ in range(4):
+            opened.append(await _log_in(node.auth))
+            live = {session.id for session in await _live(node, opened[0].user.id)}
+            assert live == {each.session.id for each in opened[-2:]}
