@@ -1,9 +1,10 @@
-"""A directory in which a test comes between the steps of a login."""
+"""A directory in which a test comes between the steps of a login, or of a change of the password."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from keyturn.core.model import UserId
 from keyturn.ports import Credential
 from keyturn.stores.users import SqlUsers
 
@@ -12,6 +13,8 @@ class InterruptedUsers(SqlUsers):
     """The built-in directory, whose next look-up of a credential is followed by whatever the test wants to come between."""
 
     then: Callable[[Credential], Awaitable[None]] | None = None
+    before_change: Callable[[], Awaitable[object]] | None = None
+    """What comes before the next change of a hash."""
 
     async def find(self, email: str) -> Credential | None:
         credential = await super().find(email)
@@ -19,3 +22,9 @@ class InterruptedUsers(SqlUsers):
         if then is not None and credential is not None:
             await then(credential)
         return credential
+
+    async def replace_password_hash(self, user_id: UserId, old: str, new: str) -> bool:
+        before, self.before_change = self.before_change, None
+        if before is not None:
+            await before()
+        return await super().replace_password_hash(user_id, old, new)

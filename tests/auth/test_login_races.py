@@ -87,6 +87,22 @@ async def test_login_that_races_a_password_change(node: tuple[Keyturn, Interrupt
     assert (await _log_in(keyturn.auth, NEW_PASSWORD)).user.id == user.id
 
 
+async def test_login_between_the_steps_of_a_password_change(node: tuple[Keyturn, InterruptedUsers]) -> None:
+    """Whoever signs in with the old password after the others have been ended, and before it is changed, is ended too."""
+    keyturn, users = node
+    first = await _sign_up(keyturn.auth)
+    late: list[SignedIn] = []
+
+    async def log_in() -> None:
+        late.append(await _log_in(keyturn.auth))
+
+    users.before_change = log_in
+    principal = keyturn.authenticate(first.access_token)
+    await keyturn.auth.change_password(principal, PASSWORD, NEW_PASSWORD, Cookies(), CONTACT)
+    assert len(late) == 1
+    assert [session.id for session in await _live(keyturn, first.user.id)] == [first.session.id]
+
+
 async def test_login_that_races_another_rehash(node: tuple[Keyturn, InterruptedUsers]) -> None:
     """A hash made anew from the same password meanwhile is no reason to refuse."""
     keyturn, users = node
