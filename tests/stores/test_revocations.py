@@ -170,8 +170,8 @@ async def test_who_hears_of_what_is_learned() -> None:
     learned: list[str] = []
     denylist = MemoryDenylist(on_learned=learned.extend, clock=FrozenClock(1000.0))
     for expires_at in (1100.0, 1200.0, 1150.0):
-        denylist.add([("one", expires_at)])
-    denylist.add([("one", 1300.0), ("two", 1100.0)])
+        denylist.add([Denied("one", expires_at)])
+    denylist.add([Denied("one", 1300.0), Denied("two", 1100.0)])
     assert learned == ["one", "two"]
 
 
@@ -187,12 +187,12 @@ async def test_entry_for_ever() -> None:
 
 async def test_authority_comes_first() -> None:
     """What the other feeds are filled up with from the denylist is there before they begin, however long it takes."""
-    known_then: list[Collection[Entry]] = []
+    known_then: list[Collection[Denied]] = []
 
     async def authority() -> AsyncGenerator[Heard]:
         for _ in range(10):
             await asyncio.sleep(0)
-        yield Heard([("revoked", time.time() + LIFETIME)])
+        yield Heard([Denied("revoked", time.time() + LIFETIME)])
         await asyncio.Event().wait()
 
     async def other() -> AsyncGenerator[Heard]:
@@ -216,7 +216,7 @@ def test_feed_that_was_away_for_long() -> None:
         tried_at.append(loop.time())
         if loop.time() < 3600.0:
             raise OSError("away")
-        yield Heard([("meanwhile", time.time() + LIFETIME)])
+        yield Heard([Denied("meanwhile", time.time() + LIFETIME)])
         await asyncio.Event().wait()
 
     async def follow() -> None:
