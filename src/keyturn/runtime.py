@@ -35,7 +35,7 @@ from keyturn.stores.clock import DatabaseClock
 from keyturn.stores.engine import check_durability, open_engine
 from keyturn.stores.location import without_sqlalchemy
 from keyturn.stores.pruning import SqlUpkeep
-from keyturn.stores.revocations import Denied, MemoryDenylist, open_denylist
+from keyturn.stores.revocations import MemoryDenylist, open_denylist
 from keyturn.stores.rights import check_rights, ping_for_writing
 from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.stores.sql import SqlSessions
@@ -118,15 +118,16 @@ class Keyturn:
             self.denylist = open_denylist(
                 without_sqlalchemy(url), redis_url=redis_url, on_learned=self.signing.hear, clock=clock
             )
+        on_revoked = None if self.denylist is None else self.denylist.add
         self.sessions = SqlSessions(
             self.engine,
             denylist_lifetime=policy.denylist_lifetime,
             heal_time=policy.heal_time,
-            on_revoked=self._denied,
+            on_revoked=on_revoked,
             clock=database_clock,
         )
         self.users: UserDirectory = users or SqlUsers(
-            self.engine, denylist_lifetime=policy.denylist_lifetime, on_revoked=self._denied, clock=database_clock
+            self.engine, denylist_lifetime=policy.denylist_lifetime, on_revoked=on_revoked, clock=database_clock
         )
         self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
         self.metrics = _metrics()
@@ -362,10 +363,6 @@ class Keyturn:
             claims=claims,
             clock=self.clock,
         )
-
-    def _denied(self, entries: Sequence[Denied]) -> None:
-        if self.denylist is not None:
-            self.denylist.add(entries)
 
     async def _record(self, event: Event) -> None:
         await self.sessions.record(event)
