@@ -473,6 +473,17 @@ async def test_url_that_asks_for_certificates_nobody_has(
         assert normalise(url).query == {"ssl": mode}
 
 
+async def test_channel_binding_that_the_environment_demands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused as in a URL, for PostgreSQL alone; what demands nothing is taken."""
+    monkeypatch.setenv("PGCHANNELBINDING", "require")
+    with pytest.raises(ValueError, match=r"PGCHANNELBINDING cannot be had.* sslmode=verify-full"):
+        normalise("postgresql://h/d?sslmode=require")
+    normalise("sqlite:///a.db")
+    for harmless in ("disable", "prefer", ""):
+        monkeypatch.setenv("PGCHANNELBINDING", harmless)
+        normalise("postgresql://h/d?sslmode=require")
+
+
 async def test_url_for_the_driver_alone() -> None:
     """It keeps the password, the name of each parameter is one that the driver has, and several hosts are one of them."""
     url = "postgres://u:p%40ss@/d?host=a:1&host=b:2&sslmode=require&connect_timeout=1&prepared_statement_cache_size=0"

@@ -76,6 +76,8 @@ def normalise(url: str) -> URL:
 def _postgresql(parsed: URL) -> URL:
     """Translate the parameters of libpq, as hosting providers give them, into the driver's."""
     query: dict[str, str | tuple[str, ...]] = {}
+    if "channel_binding" not in parsed.query:
+        _refuse_binding("the environment variable PGCHANNELBINDING", os.environ.get("PGCHANNELBINDING") or "prefer")
     for name, value in parsed.query.items():
         if name in {"ssl", "sslmode"}:
             if value not in _SSL_MODES:
@@ -86,12 +88,7 @@ def _postgresql(parsed: URL) -> URL:
                 )
             query["ssl"] = value
         elif name == "channel_binding":
-            # The driver has none: to drop a demand for it would make a promise of nothing.
-            if value not in {"disable", "prefer"}:
-                raise ValueError(
-                    "the database URL's channel_binding cannot be had: leave it out, write sslmode=verify-full, which keeps"
-                    f" impostors out as well, and {_NAME_THEM}"
-                )
+            _refuse_binding("the database URL's channel_binding", value)
         elif name in _IN_ENVIRONMENT:
             raise ValueError(
                 f"the database URL's {name} is not supported: set the environment variable PG{name.upper()}"
@@ -101,6 +98,14 @@ def _postgresql(parsed: URL) -> URL:
         elif name not in _DROPPED:
             raise ValueError(f"the database URL's parameter {name!r} is not supported")
     return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _refuse_binding(named: str, value: str | tuple[str, ...]) -> None:
+    """Refuse a demand for channel binding. The driver has none: to drop the demand would make a promise of nothing."""
+    if value not in {"disable", "prefer"}:
+        raise ValueError(
+            f"{named} cannot be had: leave it out, write sslmode=verify-full, which keeps impostors out as well, and {_NAME_THEM}"
+        )
 
 
 def _trusts() -> bool:
