@@ -185,6 +185,31 @@ def test_reader_who_has_seen_enough(sqlite_command: Command) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("arguments", [("secret",), ("--help",)])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_has_no_room(sqlite_command: Command, arguments: tuple[str, ...], *, buffered: bool) -> None:
+    """A full disk under the output is told in one line, whether it is met while a command prints or at its end."""
+    environment = {name: value for name, value in sqlite_command.environment.items() if name != "PYTHONUNBUFFERED"}
+    environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "keyturn.cli", *arguments]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"keyturn: cannot_write: No space left on device\n")
+
+
+def test_started_without_standard_streams(sqlite_command: Command) -> None:
+    """A command that prints does so into nothing, and one that reads a password finds none."""
+    start = ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-m", "keyturn.cli"]
+
+    def run(*arguments: str) -> tuple[int, bytes]:
+        environment = sqlite_command.environment
+        done = subprocess.run([*start, *arguments], env=environment, stderr=subprocess.PIPE, check=False)
+        return done.returncode, done.stderr.partition(b": The")[0]
+
+    assert run("migrate") == (0, b"")
+    assert run("users", "create", EMAIL, "--password-stdin") == (1, b"keyturn: invalid_request")
+
+
 def test_name_that_the_terminal_has_no_letters_for(sqlite_command: Command) -> None:
     """It is escaped, as control characters are."""
     sqlite_command.run("migrate")

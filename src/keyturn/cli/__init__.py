@@ -35,20 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(args=None if arguments is None else list(arguments), prog_name="keyturn")
         finally:
             # What waits to be written meets its fault here, and not at the end of the interpreter, which ignores it aloud.
-            # A process that was started without an output has none.
             if isinstance(sys.stdout, TextIOWrapper):
                 sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output (`| head`) has seen enough: the rest goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output (`| head`) has seen enough.
+        _drop_output()
         sys.exit(1)
     except Exception as error:
         problems = problems_of(error)
         if problems is None:
             raise
+        if isinstance(error, OSError):
+            _drop_output()
         for problem in problems:
             sys.stderr.write(f"keyturn: {problem}\n")
         sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Lead what is not written yet to nowhere: the end of the interpreter would try it again."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_standard_streams() -> None:
@@ -63,3 +70,6 @@ def _open_standard_streams() -> None:
         except OSError:
             # The lowest number that is free: this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # by the workers too
+            name, mode = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))[number]
+            # The interpreter has None in its place.
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))

@@ -5,6 +5,7 @@ Owns: which errors are known. Must not hold: what a command does about one.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 
@@ -29,6 +30,7 @@ _MEANINGS = {
 }
 """What to do about the codes of drivers that say so little to whoever has not met them."""
 _FORBIDDEN = "42501"
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class CommandError(KeyturnError):
@@ -49,6 +51,8 @@ def problems_of(error: BaseException) -> Sequence[str] | None:
     if isinstance(error, UnsafePolicy):
         kind = "unsafe_settings" if isinstance(error, UnsafeSettings) else "unsafe_policy"
         return [f"{kind}: {problem}" for problem in error.problems]
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return [f"cannot_write: {error.strerror}"]
     if isinstance(error, CommandError):
         return [f"{error.code}: {error}"]
     if behind(error)[1] == _FORBIDDEN:
