@@ -103,7 +103,7 @@ class PasswordPool:
         """Return the hash of a password.
 
         Raises:
-            Unavailable: the queue is full or the pool is closed.
+            Unavailable: the queue is full, the pool is closed, or the system has no memory for a hash.
             PasswordRefused: the password is too long or no text.
         """
         return await self._run(address, self._hasher.hash, password)
@@ -120,7 +120,7 @@ class PasswordPool:
         """Check a password; see `PasswordHasher.verify`.
 
         Raises:
-            Unavailable: the queue is full or the pool is closed.
+            Unavailable: the queue is full, the pool is closed, or the system has no memory for a hash.
         """
         verified = await self._run(address, self._hasher.verify, stored, password)
         if stored and not verified.ok and not is_understood(stored):
@@ -193,6 +193,10 @@ class PasswordPool:
             return
         try:
             result = work()
+        except MemoryError as fault:
+            unavailable = Unavailable(_DEPENDENCY, self._retry_after)
+            unavailable.__cause__ = fault
+            future.set_exception(unavailable)
         except BaseException as error:  # noqa: BLE001 - the caller raises it
             future.set_exception(error)
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 
 import anyio
@@ -327,3 +329,39 @@ async def test_pool_without_room(threads: int, queue_limit: int) -> None:
     """A pool that could never hash is a mistake."""
     with pytest.raises(ValueError, match="at least one thread"):
         PasswordPool(PasswordHasher(PROFILE), threads=threads, queue_limit=queue_limit)
+
+
+WITHOUT_MEMORY = """
+import asyncio, resource
+from pathlib import Path
+from keyturn.core.errors import Unavailable
+from keyturn.password_pool import PasswordPool
+from keyturn.tokens.password import PasswordHasher, PasswordProfile
+
+def allow(more):
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY if more is None else taken + more, resource.RLIM_INFINITY))
+
+async def main():
+    # More than the C library keeps back for the next time.
+    pool = PasswordPool(PasswordHasher(PasswordProfile(memory_kib=131072, passes=1)), threads=1)
+    stored = await pool.hash("correct horse battery")
+    allow(16 << 20)
+    for work in (pool.verify(stored, "correct horse battery"), pool.verify(None, "x"), pool.hash("correct horse battery")):
+        try:
+            print(await work)
+        except Unavailable as fault:
+            print(fault.dependency, type(fault.__cause__).__name__)
+    allow(None)
+    print((await pool.verify(stored, "correct horse battery")).ok, pool.taken)
+    pool.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux how much memory is taken")
+def test_no_memory_for_a_hash() -> None:
+    """It is a fault, and never a wrong password; the pool goes on when there is memory again."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_MEMORY], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["password_hashing MemoryError"] * 3 + ["True 0"], done.stderr

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 from argon2 import PasswordHasher as Argon2
 from argon2 import Type, extract_parameters
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError
+from argon2.low_level import error_to_str
 
 from keyturn.tokens.imported_hash import ImportCosts, parse_imported_hash
 from keyturn.tokens.password_policy import PasswordRefused, normal_password
@@ -23,6 +26,9 @@ from keyturn.tokens.password_policy import PasswordRefused, normal_password
 _SALT_BYTES: Final = 16
 _DIGEST_BYTES: Final = 32
 _MIN_MEMORY_KIB: Final = 8
+
+# ARGON2_MEMORY_ALLOCATION_ERROR and ARGON2_THREAD_FAIL: the exceptions have the text alone.
+_WITHOUT_MEANS: Final = frozenset({error_to_str(-22), error_to_str(-33)})
 
 # Upper bounds of a stored hash, so that one odd row cannot eat the memory of the node.
 _MAX_MEMORY_KIB: Final = 1024 * 1024
@@ -107,8 +113,10 @@ class PasswordHasher:
 
         Raises:
             PasswordRefused: it is too long or no text. It is never cut.
+            MemoryError: the system has no memory for it now.
         """
-        return self._argon2.hash(normal_password(password).encode("utf-8"), salt=salt)
+        with _means():
+            return self._argon2.hash(normal_password(password).encode("utf-8"), salt=salt)
 
     def verify(self, stored: str | None, password: str) -> Verified:
         """Check a password in the same time for every account.
@@ -122,6 +130,9 @@ class PasswordHasher:
 
         Returns:
             `ok` and, only with it, whether to store a new hash.
+
+        Raises:
+            MemoryError: the system has no memory for it now, which says nothing about the password.
         """
         text, possible = password, True
         try:
@@ -151,7 +162,8 @@ class PasswordHasher:
         if missing >= _MIN_MEMORY_KIB * self._profile.lanes:
             # An older, cheaper hash: spend the rest of what the profile costs, to within one pass over one KiB.
             passes = -(-missing // self._profile.memory_kib)
-            _argon2(missing // passes, passes, self._profile.lanes).hash(password, salt=bytes(_SALT_BYTES))
+            with _means():
+                _argon2(missing // passes, passes, self._profile.lanes).hash(password, salt=bytes(_SALT_BYTES))
         return ok
 
 
@@ -171,9 +183,21 @@ def _argon2(memory_kib: int, passes: int, lanes: int) -> Argon2:
     )
 
 
+@contextmanager
+def _means() -> Iterator[None]:
+    """Tell a want of memory or of a thread from what is wrong with a hash: argon2 raises the same for both."""
+    try:
+        yield
+    except (HashingError, VerificationError) as error:
+        if str(error) in _WITHOUT_MEANS:
+            raise MemoryError(str(error)) from error
+        raise
+
+
 def _matches(argon2: Argon2, stored: str, password: bytes) -> bool:
     try:
-        return argon2.verify(stored, password)
+        with _means():
+            return argon2.verify(stored, password)
     except (VerificationError, InvalidHashError):
         return False
 
