@@ -80,6 +80,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, proto)
     except OSError as error:
         raise CannotListen(f"{host}: {error.strerror or error}") from error
+    except UnicodeError as error:  # a label that is empty or too long
+        raise CannotListen(f"{host}: this is no name of a host") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sys.platform.startswith("linux"):

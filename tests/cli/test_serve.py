@@ -351,10 +351,12 @@ def test_client_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
                 accepted.sendall(bytes(1 << 26))
 
 
-def test_port_past_the_last_is_a_known_error() -> None:
-    """As the metrics of a second worker may have it; the resolver would make any free port of it."""
+def test_address_that_cannot_be_is_a_known_error() -> None:
+    """A port past the last, as the metrics of a second worker may have it, of which the resolver makes any free one; no name."""
     with pytest.raises(CannotListen, match=r"127\.0\.0\.1 port 65536: "):
         bind("127.0.0.1", 65536)
+    with pytest.raises(CannotListen, match=r"no\.\.name: "):
+        bind("no..name", 0)
 
 
 def test_answers_do_not_name_the_server_and_logs_are_json(sqlite_command: Command) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -184,7 +184,7 @@ def _argon2(memory_kib: int, passes: int, lanes: int) -> Argon2:
 
 
 @contextmanager
-def _means() -> Iterator[None]:
+def _means() -> Generator[None]:
     """Tell a want of memory or of a thread from what is wrong with a hash: argon2 raises the same for both."""
     try:
         yield
