@@ -16,9 +16,9 @@ from tests.verify.tokens import token_of_now
 pytestmark = pytest.mark.anyio
 
 
-def token(*, age: int = 0, scope: str = "notes admin", methods: tuple[str, ...] = ("pwd", "otp")) -> str:
+def token(*, age: int = 0, scope: str = "notes admin", amr: tuple[str, ...] = ("pwd", "otp")) -> str:
     """Return a token with everything that the routes need, unless said otherwise."""
-    return token_of_now(age=age, scope=scope, methods=methods)
+    return token_of_now(age=age, scope=scope, amr=amr)
 
 
 async def ask(application: Any, path: str, text: str | None) -> Answer:
@@ -50,7 +50,7 @@ async def test_valid_token(checking: Wire, path: str) -> None:
         ),
         (
             "/strong",
-            token(methods=("pwd",)),
+            token(amr=("pwd",)),
             "insufficient_user_authentication",
             'error="insufficient_user_authentication", max_age="300", amr_values="otp"',
         ),
