@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -35,6 +36,20 @@ def test_verify_vector(case: dict[str, str]) -> None:
     outcome = {(True, False): "ok", (True, True): "ok_rehash", (False, False): "refused"}
     assert outcome[verified.ok, verified.needs_rehash] == case["outcome"]
     assert case["outcome"] in VECTORS["verify_outcomes"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux how much memory is taken")
+def test_hash_that_wants_more_memory_than_there_is() -> None:
+    """Nobody knows whether the password is right, so it is not called wrong."""
+    stored = STORED["argon2id of the profile"].replace(f"m={PROFILE.memory_kib},", f"m={1024 * 1024},")
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20), before[1]))
+    try:
+        with pytest.raises(MemoryError):
+            HASHER.verify(stored, PASSWORD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.mark.parametrize("case", VECTORS["policy"], ids=lambda case: case["name"])
