@@ -94,7 +94,7 @@ class AccessTokens:
         expires_in = max(1, int(min(lifetime, session.absolute_expires_at - now)))
         # One that is yet to come was stamped by a clock that was ahead. Nobody knows how old it is: as old as can be,
         # or a step-up would find it new until that time comes.
-        signed_in = session.authenticated_at if session.authenticated_at <= now + _LATE else 0.0
+        signed_in = min(session.authenticated_at, now) if session.authenticated_at <= now + _LATE else 0.0
 
         def sign(scope: str | None = None, extra: Mapping[str, object] | None = None) -> str:
             return self._signer_at(now).sign(
@@ -103,7 +103,7 @@ class AccessTokens:
                 issued_at=now,
                 expires_at=int(now) + expires_in,
                 token_id=base64url.encode(entropy),
-                authenticated_at=min(signed_in, now),
+                authenticated_at=signed_in,
                 amr=session.amr,
                 scope=scope,
                 extra=extra,

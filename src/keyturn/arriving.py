@@ -80,9 +80,8 @@ class BoundedProtocol(HttpToolsProtocol):
         hosts = [name for name, _ in self.headers].count(b"host")
         # The parser is None once the connection is lost, and then it calls nobody.
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # pyright: ignore[reportOptionalMemberAccess]
-            raise ValueError(
-                "none or several Hosts"
-            )  # RFC 9112 3.2: another server on the way may have read another one
+            # RFC 9112 3.2: another server on the way may have read another one.
+            raise ValueError("none or several Hosts")
         offered = self.parser.should_upgrade()  # pyright: ignore[reportOptionalMemberAccess]
         if offered and any(_announces_body(*each) for each in self.headers):
             # Not an offer that may be passed over: uvicorn's parser would take the body for the next request.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from keyturn.access import AccessTokens
 from keyturn.apart import Bounded
 from keyturn.core.model import Session, User
 from keyturn.runtime import Keyturn
-from keyturn.stores.users import SqlUsers
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import PASSWORD, Browser
+from tests.auth.interrupted_users import InterruptedUsers
 from tests.services import sqlite_url
 
 pytestmark = pytest.mark.anyio
 
 
-class Users(SqlUsers):
-    """A table that answers no look-up by id while `hangs`, and loses the answer to a change after `losing`."""
+class Users(InterruptedUsers):
+    """A table that answers no look-up by id while `hangs`, and loses the answer to a change while `loses`."""
 
     hangs = False
-    losing: Callable[[], Awaitable[object]] | None = None
+    loses = False
 
     async def get(self, user_id: str) -> User | None:
         """Read, or hang."""
@@ -35,11 +35,11 @@ class Users(SqlUsers):
 
     async def replace_password_hash(self, user_id: str, old: str, new: str) -> bool:
         """Change it, and lose the answer if a test wants it."""
-        if self.losing is None:
-            return await super().replace_password_hash(user_id, old, new)
-        await self.losing()
-        assert await super().replace_password_hash(user_id, old, new)
-        raise ConnectionResetError
+        changed = await super().replace_password_hash(user_id, old, new)
+        if self.loses:
+            assert changed
+            raise ConnectionResetError
+        return changed
 
 
 class Claims:
@@ -87,7 +87,7 @@ async def test_password_change_whose_answer_is_lost(tmp_path: Path) -> None:
         browser = Browser(node.asgi)
         other = Browser(node.asgi, email=browser.email)
         assert (await browser.sign_up()).status == 201
-        users.losing = other.log_in
+        users.before_change, users.loses = other.log_in, True
         body = {"current_password": PASSWORD, "new_password": "another horse, another staple"}
         answer = await browser.send("POST", "/auth/password", body, bearer=True)
         assert answer.status in {500, 503}
