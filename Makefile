@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 # Three on two cores: many tests wait for processes and for time.
 WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist worksteal
-MEASURED := tests/core tests/tokens tests/attacks tests/auth tests/proofs
+MEASURED := tests/core tests/tokens tests/attacks tests/auth
 CODE := $(wildcard src tests bench)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -75,8 +75,9 @@ $(NEXT_STAMP): $(NODE_STAMP) $(NEXT_SOURCES)
 	@touch $@
 
 .PHONY: test
-test: services $(NODE_STAMP) ## Everything that has to pass; installs what it needs
-	@# Side by side: the checks of Python keep one core busy, those of the fronts the other.
+test: ## Everything that has to pass; installs what it needs
+	@# Side by side: what waits for the network, and then the checks of Python and those of the fronts, a core each.
+	$(MAKE) --no-print-directory -j2 services $(NODE_STAMP)
 	$(MAKE) --no-print-directory -j2 --output-sync=target check fronts
 	@# Every branch of core and tokens has to be taken by these. Measuring slows tests down by a sixth, so the others go without.
 	rm -f .coverage .coverage.*
@@ -87,7 +88,7 @@ test: services $(NODE_STAMP) ## Everything that has to pass; installs what it ne
 	@# In a process of their own: the browser's driver occupies the event loop of its thread.
 	$(PYTEST) $(PARALLEL) tests/browser
 
-# One after the other: each builds the npm package.
+# One after the other: both build the npm package.
 .PHONY: fronts
 fronts:
 	$(MAKE) --no-print-directory -j1 web
@@ -95,10 +96,11 @@ fronts:
 
 .PHONY: web
 web: $(NODE_STAMP) ## The browser client: lint, types, drift from the contract, tests, budgets, the packed artefact
+	@# The check has built the package that the budgets and the packing are about.
 	npm run --silent check
 	npm run --silent test
-	npm run --silent size
-	npm run --silent pack-check
+	npm run --silent --workspace keyturn size
+	npm run --silent --workspace keyturn pack-check
 
 .PHONY: check
 check: $(DEV_STAMP) ## Lint, types, import contracts, budgets: no service needed

@@ -59,7 +59,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale((10_000, 1_000_000), rounds=21, age=100, ended=40)
-QUICK = Scale((2_000, 20_000), rounds=3, age=20, ended=2)
+QUICK = Scale((500, 2_000), rounds=1, age=10, ended=1)
 
 _POLICY = Policy()
 _TOKENS = refresh_tokens()
