@@ -5,7 +5,6 @@ Fixtures that only one area uses belong to that area's own conftest.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,8 @@ from tests.services import PostgresServer, RedisServer, remove_leftovers, sqlite
 Length = TypeVar("Length")
 
 SERVICE_FIXTURES = {"postgres", "postgres_url", "redis_server", "redis_url"}
-_database_numbers = itertools.count(1)
+TEST_DATABASE = "test"
+"""The PostgreSQL database that each test finds empty."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,6 +85,7 @@ def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer()
     try:
         server.start()
+        server.create_database(TEST_DATABASE)
         yield server
     finally:
         server.close()
@@ -94,11 +95,9 @@ def postgres() -> Iterator[PostgresServer]:
 def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     """The URL of an empty PostgreSQL database of this test's own."""
     postgres.start()
-    name = f"test_{next(_database_numbers)}"
-    postgres.create_database(name)
-    yield postgres.url(name)
+    yield postgres.url(TEST_DATABASE)
     postgres.start()
-    postgres.drop_database(name)
+    postgres.empty_database(TEST_DATABASE)
 
 
 @pytest.fixture(scope="session")

@@ -242,6 +242,23 @@ class Server(ABC):
         self._process = None
 
 
+_EMPTY = """
+SELECT count(pg_terminate_backend(pid, 30000)) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid();
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+SELECT datacl IS NULL AND datconnlimit = -1
+    AND NOT EXISTS (SELECT FROM pg_db_role_setting WHERE setdatabase = database.oid)
+    AND NOT EXISTS (SELECT FROM pg_shdepend WHERE dbid = database.oid)
+    AND NOT EXISTS (SELECT FROM pg_default_acl)
+    AND (SELECT count(*) FROM pg_extension) = 1
+    AND (SELECT count(*) FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_') = 4
+FROM pg_database AS database WHERE datname = current_database()
+"""
+"""Empties a database whose tests have left a schema behind, and says whether they have left no more than that."""
+
+
 class PostgresServer(Server):
     """A PostgreSQL with the durability of production: fsync and synchronous_commit are on."""
 
@@ -252,9 +269,22 @@ class PostgresServer(Server):
         """Return the SQLAlchemy URL of a database of this server."""
         return f"postgresql+asyncpg://{self.user}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, name: str, template: str = "template0") -> None:
-        """Create an empty database, or a copy of another that nobody is connected to."""
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    def create_database(self, name: str) -> None:
+        """Create an empty database."""
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+
+    def empty_database(self, name: str) -> None:
+        """Make a database what it was when it was created, and end every connection to it.
+
+        Why not a new one: that takes twenty times as long, as all its pages are written and a checkpoint is waited for.
+        """
+        try:
+            as_new = self.execute(_EMPTY, name).endswith("t")
+        except ServiceError:
+            as_new = False
+        if not as_new:
+            self.drop_database(name)
+            self.create_database(name)
 
     def drop_database(self, name: str) -> None:
         """Remove a database and end every connection to it."""
