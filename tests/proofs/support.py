@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.proofs.model import Exploration
+from tests.proofs.explorer import Exploration
 
 Report = Callable[[str], None]
 """Prints a line although pytest captures."""

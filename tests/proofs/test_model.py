@@ -8,10 +8,12 @@ from keyturn.core.model import PresentedToken
 from keyturn.core.policy import CRASH_LOSS, REQUEST_LIMIT, SETTLE_FLOOR, TAIL_FLOOR, Policy, Rotation
 from keyturn.core.rotation import Outcome, decide
 from keyturn.tokens.refresh_token import RefreshTokens
-from tests.proofs.model import ADVANCED, REFUSED, Exploration, World, explore, finest
+from tests.proofs.explorer import Exploration
+from tests.proofs.model import World, explore
 from tests.proofs.rows import CONTACT, Rule, accepting_siblings, rotating_in_the_tail, row
 from tests.proofs.ruling import NOW
 from tests.proofs.support import Report, hold
+from tests.proofs.world import ADVANCED, REFUSED, finest
 
 GRIDS = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1)]
 """(L, F) in ticks."""
@@ -19,7 +21,7 @@ GRIDS = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1)]
 
 def test_shipped_numbers_without_a_thief(report: Report) -> None:
     """Tabs, losses, disorder and crashes never sign an owner out with the numbers we ship."""
-    found = explore(finest(Policy(), REQUEST_LIMIT, CRASH_LOSS, 5))
+    found = explore(finest(World, Policy(), REQUEST_LIMIT, CRASH_LOSS, 5))
     hold(found, report, "shipped policy, ticks of 5 s")
     assert found.outcomes.keys() >= {Outcome.ROTATE, Outcome.EARLY, Outcome.CONFIRM}
 
@@ -133,7 +135,7 @@ def test_rule_that_lets_two_advance(rule: Rule) -> None:
 
 
 FULL = {
-    "shipped policy, ticks of 2 s": finest(Policy(), REQUEST_LIMIT, CRASH_LOSS, 2),
+    "shipped policy, ticks of 2 s": finest(World, Policy(), REQUEST_LIMIT, CRASH_LOSS, 2),
     "three in flight, three lost writes": World(settle=7, in_flight=3, writes=3),
     "ticks of L/2": World(settle=13, tail=2, request_limit=2, crash_loss=6, writes=3),
     "thief and crashes": World(settle=7, thief=True),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from keyturn.core.rotation import Outcome
-from tests.proofs.model import REFUSED, WAITS, World, explore
+from tests.proofs.model import World, explore
 from tests.proofs.rows import Rule, confirming_at_once, leaving_the_tail_open, waiting_for_the_clock
 from tests.proofs.support import Report, hold
+from tests.proofs.world import REFUSED, WAITS
 
 
 @pytest.mark.parametrize("loss", [0, 1])
