@@ -1,0 +1,130 @@
+"""Both guarantees while the database loses commits and heals: what still holds, and rules for which it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from keyturn.core.model import PresentedToken, Session
+from keyturn.core.policy import CRASH_LOSS, REQUEST_LIMIT, Policy
+from keyturn.core.rotation import Outcome, decide
+from keyturn.tokens.refresh_token import RefreshTokens
+from tests.proofs.model_loss import BELIEVED, FIRST, TURNS, World, explore
+from tests.proofs.rows import (
+    CONTACT,
+    Rule,
+    accepting_siblings,
+    believing_at_once,
+    believing_the_next,
+    ending_what_is_ahead,
+    never_healing,
+    rotating_in_the_tail,
+    row,
+    serving_what_is_ahead,
+    skipping_a_generation,
+)
+from tests.proofs.ruling import NOW
+from tests.proofs.support import Report, hold
+from tests.proofs.world import ADVANCED, REFUSED, finest
+
+
+@pytest.mark.parametrize(("limit", "loss"), [(1, 0), (1, 1)])
+def test_settle_time_at_its_bound(limit: int, loss: int) -> None:
+    """Lost commits ask for no more than 3L + F, however many, with healing switched on and off at any moment."""
+    bound = 3 * limit + loss
+
+    def world(settle: int, tail: int = limit) -> World:
+        return World(settle=settle, tail=tail, request_limit=limit, crash_loss=loss)
+
+    found = explore(world(bound + 1))
+    assert found.complete
+    assert found.outcomes.keys() == {Outcome.ROTATE, Outcome.EARLY, Outcome.CONFIRM, Outcome.AHEAD}
+    assert explore(world(bound + 1, tail=0)).complete
+    refused = explore(world(bound)).counterexample
+    assert refused is not None
+    assert refused.claim == REFUSED
+
+
+@pytest.mark.parametrize(
+    ("rule", "claim"),
+    [
+        (believing_at_once, REFUSED),
+        (ending_what_is_ahead, REFUSED),
+        (never_healing, BELIEVED),
+        (skipping_a_generation, FIRST),
+    ],
+)
+def test_rule_that_fails_an_owner(rule: Rule, claim: str) -> None:
+    """A rule that believes what has not settled, or ends what is ahead, signs an owner out: the model can fail."""
+    found = explore(World(settle=4, crash_loss=0, crashes=False, rule=rule))
+    assert found.counterexample is not None
+    assert found.counterexample.claim == claim
+
+
+THIEF = World(settle=4, crash_loss=0, crashes=False, thief=True, thief_tokens=1, in_flight=1)
+
+
+def test_thief(report: Report) -> None:
+    """Once one has advanced, the other gets further only by a token ahead, while healing, and then the first does not."""
+    found = explore(THIEF)
+    hold(found, report, "lost commits, thief")
+    assert found.outcomes.keys() == set(Outcome) - {Outcome.ENDED}
+
+
+@pytest.mark.parametrize(
+    ("rule", "claim"),
+    [
+        (accepting_siblings, ADVANCED),
+        (rotating_in_the_tail, ADVANCED),
+        (serving_what_is_ahead, ADVANCED),
+        (believing_the_next, ADVANCED),
+        (skipping_a_generation, TURNS),
+    ],
+)
+def test_rule_that_lets_two_advance(rule: Rule, claim: str) -> None:
+    """A rule that takes a dead sibling, or a token ahead, without moving to it lets both holders go on."""
+    found = explore(replace(THIEF, owner_alone=rule is not skipping_a_generation, rule=rule))
+    assert found.counterexample is not None
+    assert found.counterexample.claim == claim
+
+
+def test_owner_ahead_of_a_thief() -> None:
+    """The limit of it: a thief whose token the loss has brought back is served, while the owner is ahead and not believed.
+
+    Both hold the current token. The owner goes on by three generations, and the thief keeps a sibling, which is dead.
+    All three are lost, and the sibling confirms. Without healing the owner is behind for as long as the thief shows
+    nothing but that; with the thief's next advance it is found out, and with healing the thief is.
+    """
+    policy, mint = Policy(), RefreshTokens({1: bytes(32)}, 1).minter(bytes(16))
+
+    def judged(
+        session: Session | None, token: PresentedToken, *, healing: bool = False
+    ) -> tuple[Outcome, Session | None]:
+        made = decide(session, token, NOW + 900.0, policy, contact=CONTACT, mint=mint, healing=healing)
+        return made.outcome, made.session
+
+    restored = row(bytes(32), NOW)
+    sibling = PresentedToken(restored.id, 1, NOW, restored.fingerprint, b"1" * 32)
+    owners = PresentedToken(restored.id, 3, NOW, b"2" * 8, b"3" * 32)
+    outcome, taken = judged(restored, sibling)
+    assert outcome is Outcome.CONFIRM
+    assert taken is not None
+    assert [judged(taken, token)[0] for token in (owners, sibling, owners)] == ["ahead", "rotate", "ahead"]
+    next_of_thief = PresentedToken(restored.id, 2, NOW, taken.fingerprint, b"4" * 32)
+    assert judged(judged(taken, next_of_thief)[1], owners)[0] is Outcome.REUSE
+    outcome, healed = judged(taken, owners, healing=True)
+    assert outcome is Outcome.CONFIRM
+    assert {judged(healed, token, healing=True)[0] for token in (sibling, next_of_thief)} == {Outcome.REUSE}
+
+
+FULL = {
+    "lost commits, L 1, F 3": World(settle=7),
+    "lost commits, shipped policy, ticks of 5 s": finest(World, Policy(), REQUEST_LIMIT, CRASH_LOSS, 5),
+}
+
+
+def test_large_worlds(prove: bool, report: Report) -> None:
+    """The same with more that can be lost, and states that come back; the smallest of them by default."""
+    for what, world in FULL.items() if prove else list(FULL.items())[:1]:
+        hold(explore(world), report, what)
