@@ -31,16 +31,15 @@ from tests.proofs.world import ADVANCED, REFUSED, finest
 
 @pytest.mark.parametrize(("limit", "loss"), [(1, 0), (1, 1)])
 def test_settle_time_at_its_bound(limit: int, loss: int) -> None:
-    """Lost commits ask for no more than 3L + F, however many, with healing switched on and off at any moment."""
+    """Lost commits ask for no more than 3L + F and for no tail, with healing switched on and off at any moment."""
     bound = 3 * limit + loss
 
-    def world(settle: int, tail: int = limit) -> World:
-        return World(settle=settle, tail=tail, request_limit=limit, crash_loss=loss)
+    def world(settle: int) -> World:
+        return World(settle=settle, tail=0, request_limit=limit, crash_loss=loss)
 
     found = explore(world(bound + 1))
     assert found.complete
     assert found.outcomes.keys() == {Outcome.ROTATE, Outcome.EARLY, Outcome.CONFIRM, Outcome.AHEAD}
-    assert explore(world(bound + 1, tail=0)).complete
     refused = explore(world(bound)).counterexample
     assert refused is not None
     assert refused.claim == REFUSED
@@ -119,8 +118,16 @@ def test_owner_ahead_of_a_thief() -> None:
 
 
 FULL = {
+    "lost commits that come back, L 1, F 0": World(settle=4, crash_loss=0, crashes=False, forth=True),
     "lost commits, L 1, F 3": World(settle=7),
     "lost commits, shipped policy, ticks of 5 s": finest(World, Policy(), REQUEST_LIMIT, CRASH_LOSS, 5),
+    "lost commits, four generations": World(settle=7, back=4),
+    "lost commits, three in flight, three lost writes": World(settle=7, in_flight=3, writes=3),
+    "lost commits, ticks of L/2": World(settle=13, tail=2, request_limit=2, crash_loss=6, writes=3),
+    "lost commits that come back, L 1, F 3": World(settle=7, forth=True),
+    "lost commits, thief, two in flight": replace(THIEF, in_flight=2),
+    "lost commits, thief and crashes": replace(THIEF, settle=5, crash_loss=1, crashes=True),
+    "lost commits, thief, four generations": replace(THIEF, settle=2, owner_alone=False, back=4),
 }
 
 
