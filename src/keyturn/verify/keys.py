@@ -111,8 +111,7 @@ class KnownKeys:
         """
         state = self._state
         keys, etag = (state.keys, state.etag) if reply.status == 304 else (read_jwk_set(reply.body), reply.etag)
-        fresh_until = now + max(self._interval, _freshness(reply))
-        self._replace(_State(keys, etag, now + KEEP_TIME, fresh_until, now + self._interval, 0))
+        self._replace(_State(keys, etag, now + KEEP_TIME, now + _freshness(reply), now + self._interval, 0))
 
     def fail(self, now: float) -> None:
         """Take note of a request that failed. Without any keys the next one comes sooner, as everything waits for it."""
@@ -133,5 +132,5 @@ def _freshness(reply: Reply) -> float:
         return 0.0
     found = _MAX_AGE.search(reply.cache_control)
     max_age = DEFAULT_MAX_AGE if found is None else float(found[1])
-    age = float(reply.age) if reply.age.isascii() and reply.age.isdigit() and len(reply.age) < 10 else 0.0
+    age = float(reply.age) if reply.age.isascii() and reply.age.isdigit() else 0.0
     return min(max(0.0, max_age - age), LONGEST_MAX_AGE)
