@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +26,7 @@ from keyturn.verify.background import FollowedDenylist, Waits
 from tests.attacks.support import Browser
 from tests.machine import Machine
 from tests.services import RedisServer, sqlite_url, wait_until
-from tests.tokens.forge import sign
+from tests.tokens.forge import SESSION_ID, sign
 from tests.verify.conftest import no_threads
 from tests.verify.publisher import PATIENCE, Publisher
 
@@ -117,8 +123,8 @@ def test_feed_down_from_the_start(redis_server: RedisServer, redis_url: str) -> 
         assert "x" not in denylist
 
 
-async def test_closed_and_used_again() -> None:
-    """Closing stops the thread, also while there is nothing to follow yet; the next question begins anew."""
+async def test_closed_and_used_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Closing stops the thread and what runs in it, also while there is nothing to follow; the next question begins anew."""
     with following(NOBODY) as denylist:
         for _ in range(2):
             with pytest.raises(Waits) as waits:
@@ -128,6 +134,8 @@ async def test_closed_and_used_again() -> None:
             assert len(threads) == 1
             denylist.close()
             assert not threads[0].is_alive()
+    gc.collect()
+    assert "destroyed" not in caplog.text
 
 
 def test_verifier_without_its_feed(make_verifier: Callable[..., Verifier]) -> None:
@@ -138,19 +146,68 @@ def test_verifier_without_its_feed(make_verifier: Callable[..., Verifier]) -> No
     assert not verifier.is_ready()
 
 
-def test_no_thread_to_follow_in(tmp_path: Path, make_verifier: Callable[..., Verifier]) -> None:
-    """Where the system gives no thread it is a fault like any other, and the next token tries anew."""
-    database = sqlite_url(tmp_path)
-    asyncio.run(migrate(database))
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """A database in which nothing is revoked yet."""
+    url = sqlite_url(tmp_path)
+    asyncio.run(migrate(url))
+    return url
+
+
+def test_first_token(database: str, make_verifier: Callable[..., Verifier]) -> None:
+    """It waits for the keys, and then for the revocations, in either way of asking."""
+    assert believed(make_verifier(revocations=database), sign())
+    assert asyncio.run(make_verifier(revocations=database).authenticate_async(sign())).user_id == "ada"
+
+
+def test_forked_worker(database: str, tmp_path: Path, make_verifier: Callable[..., Verifier]) -> None:
+    """A worker whose parent had loaded the revocations before it forked follows them by itself."""
+    verifier = make_verifier(revocations=database)
+    assert verifier.load()
+    assert believed(verifier, sign())
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            wait_until(lambda: not believed(verifier, sign()), PATIENCE, "the revocation")
+            status = 0
+        finally:
+            os._exit(status)
+    with closing(sqlite3.connect(tmp_path / "keyturn.db")) as connection, connection:
+        now = time.time()
+        row = (SESSION_ID.hex(), now, now + 600)
+        connection.execute("INSERT INTO keyturn_denylist (id, created_at, expires_at) VALUES (?, ?, ?)", row)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_process_that_closes_nothing(database: str, publisher: Publisher) -> None:
+    """It ends all the same."""
+    program = """
+import sys
+from keyturn.verify import Verifier
+
+print(Verifier("https://auth.test", jwks_url=sys.argv[1], revocations=sys.argv[2], timeout=30).load())
+"""
+    command = [sys.executable, "-c", program, f"{publisher.base}/.well-known/jwks.json", database]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_no_thread_to_follow_in(database: str, make_verifier: Callable[..., Verifier]) -> None:
+    """Where the system gives no thread it is a fault like any other, nothing is left open, and the next token tries anew."""
     verifier = make_verifier(revocations=database)
     verifier._fetching.begin().wait()
-    with no_threads():
+    with no_threads(), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         for _ in range(2):
             with pytest.raises(Unavailable) as refused:
                 verifier.authenticate(sign())
             assert refused.value.dependency == "revocations"
+            del refused
         assert not verifier.load()
         verifier.close()
+        gc.collect()
+    assert "event loop" not in str(list(map(str, told)))
     assert believed(verifier, sign())
 
 

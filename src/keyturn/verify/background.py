@@ -80,8 +80,6 @@ class SingleFlight:
             pending = self._pending
             if pending is None or pending.future.done():
                 future: Future[None] = Future()
-                # From here on nobody can cancel it: not one of those who wait may take it from the others.
-                future.set_running_or_notify_cancel()
                 # Nobody may join what has no thread: it would never end.
                 _start(self._name, self._dependency, self._run, future)
                 pending = self._pending = Pending(future, time.monotonic() + self._patience)
@@ -151,7 +149,6 @@ class FollowedDenylist:
             pending = self._pending
             if pending is None:
                 loaded: Future[None] = Future()
-                loaded.set_running_or_notify_cancel()
                 loop = asyncio.new_event_loop()
                 try:
                     self._thread = _start("keyturn revocations", "revocations", self._run, loop, loaded)
