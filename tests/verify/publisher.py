@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from ssl import SSLContext
+from threading import Event, Thread
 
 from keyturn.tokens.signing_key import SigningKey, SigningKeyRing, etag
 from tests.tokens.forge import KEY, NOW
@@ -25,21 +26,25 @@ class Publisher:
     Attributes:
         requests: the If-None-Match of each request so far.
         before: called before each answer; tests block in it.
+        drips: an answer goes on for ever, a byte at a time.
     """
 
     def __init__(self) -> None:
         self.status = 200
         self.body = key_set()
-        self.headers = {"Cache-Control": "public, max-age=300"}
+        self.headers = [("Cache-Control", "public, max-age=300")]
         self.tagged = True
         self.requests: list[str | None] = []
         self.before: Callable[[], object] = bool
+        self.drips = False
+        self.ended = Event()
+        self.scheme = "http"
         self.port = 0
 
     @property
     def base(self) -> str:
         """The address that stands for the issuer's."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
@@ -50,12 +55,13 @@ class Publisher:
         unchanged = self.tagged and known == tag and self.status == 200
         body = b"" if unchanged else self.body
         request.send_response(304 if unchanged else self.status)
-        headers = {**self.headers, "ETag": tag} if self.tagged else self.headers
-        for name, value in headers.items():
+        for name, value in [*self.headers, ("ETag", tag)] if self.tagged else self.headers:
             request.send_header(name, value)
-        if not unchanged:
+        if not unchanged and not self.drips:
             request.send_header("Content-Length", str(len(body)))
         request.end_headers()
+        while self.drips and not self.ended.wait(0.01):
+            request.wfile.write(b" ")
         request.wfile.write(body)
 
 
@@ -65,8 +71,8 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def publishing() -> Iterator[Publisher]:
-    """Run a Publisher on a free port."""
+def publishing(tls: SSLContext | None = None) -> Iterator[Publisher]:
+    """Run a Publisher on a free port. Args: tls: its certificate; None: it speaks plain HTTP."""
     publisher = Publisher()
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,10 +84,13 @@ def publishing() -> Iterator[Publisher]:
 
     with _Server(("127.0.0.1", 0), Handler) as server:
         publisher.port = server.server_address[1]
+        if tls is not None:
+            server.socket, publisher.scheme = tls.wrap_socket(server.socket, server_side=True), "https"
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
             yield publisher
         finally:
+            publisher.ended.set()
             server.shutdown()
             thread.join()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -14,11 +17,13 @@ from keyturn.core.errors import InvalidToken, Unavailable
 from keyturn.testing import FrozenClock
 from keyturn.tokens import base64url
 from keyturn.verify import Verifier
+from keyturn.verify.background import Waits
 from keyturn.verify.keys import KEEP_TIME
+from tests.auth.corpus import certify
 from tests.services import wait_until
 from tests.tokens.forge import KEY, NOW, OTHER_KEY, SESSION_ID, forge, sign, signer, with_claims, with_header
 from tests.verify.conftest import no_threads
-from tests.verify.publisher import PATIENCE, Publisher, key_set
+from tests.verify.publisher import PATIENCE, Publisher, key_set, publishing
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +93,15 @@ def test_unknown_key_ids_in_threads(make_verifier: Make, publisher: Publisher) -
     assert len(publisher.requests) == 1
 
 
+def test_too_late_to_join(verifier: Verifier, publisher: Publisher) -> None:
+    """Whoever found no keys a moment before they came does not ask for them again."""
+    with pytest.raises(Waits) as waits:
+        verifier._judge(sign())
+    assert outcome(verifier, sign()) == "ada"
+    waits.value.begin().wait()
+    assert len(publisher.requests) == 1
+
+
 async def test_event_loop_while_keys_are_fetched(verifier: Verifier, publisher: Publisher) -> None:
     """The event loop goes on while keys are fetched, and who gives up takes nothing from the others."""
     gate = Event()
@@ -133,6 +147,13 @@ def test_stale_set_that_has_not_changed(verifier: Verifier, publisher: Publisher
     assert len(publisher.requests) == 2
 
 
+def test_freshness_of_an_answer(verifier: Verifier, publisher: Publisher) -> None:
+    """How long a set is fresh may stand in several headers, and a cache in between says how much of it is over."""
+    publisher.headers = [("Cache-Control", "public"), ("Cache-Control", "max-age=60"), ("Age", "20")]
+    assert outcome(verifier, sign()) == "ada"
+    assert verifier._keys.due_at == 40.0
+
+
 def test_server_down_with_known_keys(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
     """An outage ends nobody's work: known keys go on for a day; an unknown one is nobody's sign-out meanwhile."""
     assert outcome(verifier, sign()) == "ada"
@@ -170,26 +191,80 @@ def test_garbage_while_the_server_is_down(verifier: Verifier, publisher: Publish
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "body"),
+    ("status", "headers", "body", "why"),
     [
-        (200, {}, b""),
-        (200, {}, b"<html>"),
-        (200, {}, b'{"keys":[]}'),
-        (200, {}, b" " * 70_000),
-        (201, {}, key_set()),
-        (302, {"Location": "/elsewhere"}, b""),
-        (304, {}, b""),
-        (404, {}, b"{}"),
+        (200, [], b"", "not a JWK set"),
+        (200, [], b"<html>", "not a JWK set"),
+        (200, [], b'{"keys":[]}', "has no ES256 key"),
+        (200, [], b" " * 70_000, "the answer is too large"),
+        (201, [], key_set(), "status 201"),
+        (302, [("Location", "/elsewhere")], b"", "status 302"),
+        (304, [], b"", "status 304"),
+        (404, [], b"{}", "status 404"),
+        (200, [("X-Other", "1")] * 200, key_set(), "headers"),
     ],
-    ids=["empty", "html", "no keys", "too large", "another status", "redirect", "304 unasked", "404"],
+    ids=["empty", "html", "no keys", "too large", "another status", "redirect", "304 unasked", "404", "no HTTP"],
 )
 def test_answer_of_no_use(
-    verifier: Verifier, publisher: Publisher, status: int, headers: dict[str, str], body: bytes
+    verifier: Verifier,
+    publisher: Publisher,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    headers: list[tuple[str, str]],
+    body: bytes,
+    why: str,
 ) -> None:
-    """Whatever is not a set of our keys is a fault of the server; a redirect is not followed."""
+    """Whatever is not a set of our keys is a fault of the server, told in a line; a redirect is not followed."""
     publisher.status, publisher.headers, publisher.body, publisher.tagged = status, headers, body, False
     assert outcome(verifier, sign()) == "unavailable"
     assert len(publisher.requests) == 1
+    [told] = [record for record in caplog.records if record.name == "keyturn.verify.verifier"]
+    assert why in told.message
+    assert told.exc_info is None
+
+
+def test_answer_without_end(make_verifier: Make, publisher: Publisher, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer that comes a byte at a time is not read for ever."""
+    publisher.drips = True
+    assert outcome(make_verifier(timeout=0.05), sign()) == "unavailable"
+    wait_until(lambda: "takes too long" in caplog.text, PATIENCE, "the end of the request")
+
+
+def test_fault_that_nobody_foresaw(
+    verifier: Verifier, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here a Python without TLS: it is logged whole, and not tried again for each token."""
+    monkeypatch.delattr(urllib.request, "HTTPSHandler")
+    assert {outcome(verifier, sign()) for _ in range(20)} == {"unavailable"}
+    [told] = [record for record in caplog.records if record.name == "keyturn.verify.verifier"]
+    assert told.exc_info is not None
+    assert publisher.requests == []
+
+
+def test_certificate(make_verifier: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over https only a server is believed whose certificate this machine trusts, and under its own name."""
+    certificate = certify(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with publishing(tls) as publisher:
+        url = f"{publisher.base}/.well-known/jwks.json"
+        assert outcome(make_verifier(jwks_url=url), sign()) == "unavailable"
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        other_name = url.replace("127.0.0.1", "localhost")
+        assert outcome(make_verifier(jwks_url=other_name), sign()) == "unavailable"
+        assert publisher.requests == []
+        assert outcome(make_verifier(jwks_url=url), sign()) == "ada"
+
+
+def test_proxy(make_verifier: Make, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of another machine are fetched through the proxy of this one, its own are not."""
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert outcome(make_verifier(), sign()) == "ada"
+    monkeypatch.setenv("http_proxy", publisher.base)
+    elsewhere = "http://auth.internal/.well-known/jwks.json"
+    assert outcome(make_verifier(jwks_url=elsewhere, allow_http=True), sign()) == "ada"
+    assert len(publisher.requests) == 2
 
 
 def test_nobody_listens(make_verifier: Make) -> None:
@@ -198,12 +273,15 @@ def test_nobody_listens(make_verifier: Make) -> None:
     assert outcome(verifier, sign()) == "unavailable"
 
 
-def test_server_that_does_not_answer(make_verifier: Make, publisher: Publisher) -> None:
-    """Nobody waits longer than said for a server that hangs."""
+def test_server_that_does_not_answer(
+    make_verifier: Make, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits longer than said for a server that hangs, and the request is given up, so that another may follow."""
     gate = Event()
-    publisher.before = lambda: gate.wait(PATIENCE)
+    publisher.before = lambda: gate.wait(2 * PATIENCE)
     try:
         assert outcome(make_verifier(timeout=0.05), sign()) == "unavailable"
+        wait_until(lambda: "timed out" in caplog.text, PATIENCE, "the end of the request")
     finally:
         gate.set()
 
@@ -221,6 +299,7 @@ def test_server_that_does_not_answer(make_verifier: Make, publisher: Publisher) 
         "https://auth.example.com/jwks#x",
         "http://127.0.0.1.example.com/jwks",
         "http://localhost.example.com/jwks",
+        "http://notlocalhost/jwks",
     ],
 )
 def test_address_that_is_refused(url: str) -> None:
@@ -250,10 +329,26 @@ def test_claims_are_judged(verifier: Verifier) -> None:
     for token in (
         with_claims(iss="https://auth.example.com.evil.test"),
         with_claims(aud="elsewhere"),
-        with_claims(exp=NOW - 60, iat=NOW - 600),
+        with_claims(exp=NOW - 60, iat=NOW - 600, auth_time=NOW - 600),
         forge(key=OTHER_KEY),
     ):
         assert outcome(verifier, token) == "invalid_token"
+
+
+@pytest.mark.parametrize(
+    ("late", "outcomes"), [(9, ["ada", "ada"]), (59, ["invalid_token", "ada"]), (60, ["invalid_token"] * 2)]
+)
+def test_leeway(make_verifier: Make, late: int, outcomes: list[str]) -> None:
+    """As much difference of the clocks is forgiven as was said, and no more."""
+    token = with_claims(exp=NOW - late, iat=NOW - 600, auth_time=NOW - 600)
+    assert [outcome(verifier, token) for verifier in (make_verifier(), make_verifier(leeway=60))] == outcomes
+
+
+@pytest.mark.parametrize("audience", ["", [], ["api", ""]])
+def test_audience_of_nothing(audience: str | list[str]) -> None:
+    """An audience that was left empty is a mistake, and does not mean the issuer's."""
+    with pytest.raises(ValueError, match="audience"):
+        Verifier("https://auth.example.com", audience)
 
 
 async def test_load(verifier: Verifier, publisher: Publisher) -> None:
