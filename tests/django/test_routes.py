@@ -50,6 +50,7 @@ def test_headers_as_they_are(stranger: Person) -> None:
         "Path=/; Secure; SameSite=Lax",
     ]
     assert cookies[2].startswith("__Host-kt_device=")
+    assert "set-cookie" not in answer.headers
 
 
 def test_routes_below_a_prefix(ada: Person) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from threading import Event
 from typing import Any
 
 import pytest
@@ -10,10 +12,17 @@ from tests.django.conftest import Person
 
 # isort: split
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 
-from keyturn.verify.django import principal_of
+from keyturn.verify import Verifier
+from keyturn.verify.django import TokenMiddleware, principal_of
+from tests.services import wait_until
+from tests.tokens.forge import AUDIENCE, ISSUER, NOW, sign
+from tests.verify.publisher import PATIENCE, publishing
 
 
 @pytest.mark.parametrize("path", ["/lazy", "/lazy-async"])
@@ -76,6 +85,41 @@ def test_handler_of_rest_framework(stranger: Person, settings_without_handler: A
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
         assert set(answer.json()) == {"detail"}
+
+
+def test_somebody_who_came_in_otherwise(ada: Person) -> None:
+    """Whom another class has authenticated does not act by the scopes of a token, also where there is a good one."""
+    assert ada.send("GET", "/rest/otherwise").status_code == 403
+
+
+def test_refusal_undoes_what_was_written(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view of REST framework that refuses leaves nothing behind where requests are atomic, as with every other fault."""
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    assert ada.send("GET", "/rest/undone").json()["code"] == "forbidden"
+    assert not get_user_model()._default_manager.filter(username=f"undone-{ada.user.pk}").exists()
+
+
+def test_async_view_while_keys_are_fetched() -> None:
+    """The event loop goes on: the middleware has awaited whatever the principal needs before the view uses it."""
+    gate = Event()
+
+    async def view(request: HttpRequest) -> HttpResponse:
+        principal: Any = request.principal  # type: ignore[attr-defined]
+        return HttpResponse(principal.user_id)
+
+    async def ask() -> Any:
+        request = RequestFactory().get("/", HTTP_AUTHORIZATION=f"Bearer {sign()}")
+        answer: Any = TokenMiddleware(view)(request)
+        asked = asyncio.ensure_future(answer)
+        await asyncio.to_thread(wait_until, lambda: bool(publisher.requests), PATIENCE, "the request for keys")
+        gate.set()
+        return await asked
+
+    with publishing() as publisher:
+        publisher.before = lambda: gate.wait(PATIENCE)
+        url = f"{publisher.base}/.well-known/jwks.json"
+        with override_settings(KEYTURN=Verifier(ISSUER, AUDIENCE, jwks_url=url, clock=lambda: NOW)):
+            assert asyncio.run(ask()).content == b"ada"
 
 
 @pytest.fixture

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
 from django.utils.decorators import method_decorator
 from django.views import View
+from rest_framework.authentication import BaseAuthentication
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from keyturn.core.errors import Forbidden
 from keyturn.django import urls
+from keyturn.verify import drf
 from keyturn.verify.django import principal_of, requires
-from keyturn.verify.drf import UserAuthentication
+from keyturn.verify.drf import PrincipalRefused, UserAuthentication
 from keyturn.verify.guard import Requirement
 from tests.django.project import make_node
 
@@ -81,6 +85,29 @@ def rest_public(_request: Request) -> Response:
     return Response({})
 
 
+class Otherwise(BaseAuthentication):
+    """Somebody who comes in without a token of ours."""
+
+    def authenticate(self, request: Request) -> tuple[Any, None]:
+        """Return somebody."""
+        return get_user_model()(username="otherwise"), None
+
+
+@api_view()
+@authentication_classes([Otherwise])
+@permission_classes([drf.requires("notes")])
+def rest_otherwise(request: Request) -> Response:
+    """A view of REST framework for tokens, behind another way to come in."""
+    return Response({"username": request.user.get_username()})
+
+
+@api_view()
+def rest_undone(request: Request) -> Response:
+    """A view of REST framework that refuses when it has written something."""
+    get_user_model()._default_manager.create(username=f"undone-{request.user.pk}")
+    raise PrincipalRefused(Forbidden())
+
+
 urlpatterns = [
     path("", include(urls(auth, operations=True))),
     path("api/", include(urls(auth))),
@@ -93,4 +120,6 @@ urlpatterns = [
     path("rest/user", rest_user),
     path("rest/token-user", rest_token_user),
     path("rest/public", rest_public),
+    path("rest/otherwise", rest_otherwise),
+    path("rest/undone", rest_undone),
 ]

@@ -93,6 +93,21 @@ def test_principal_of_each_request(app: Flask) -> None:
     assert (refused.status_code, refused.content_type) == (401, "application/problem+json")
 
 
+def test_principal_whose_sessions_the_request_ends(app: Flask, node: Keyturn) -> None:
+    """Who a request acts as is found out once, and does not change while it runs."""
+
+    @app.get("/leave")
+    def leave() -> dict[str, str]:
+        node.threaded.end_user_sessions(current_principal.user_id)
+        return {"user": current_principal.user_id}
+
+    client = app.test_client(use_cookies=False)
+    signed_up = sign_up(client, "hedy@example.com").json
+    headers = {"authorization": f"Bearer {signed_up['access_token']}"}
+    assert client.get("/leave", headers=headers).json == {"user": signed_up["user"]["id"]}
+    assert client.get("/leave", headers=headers).status_code == 401
+
+
 def test_refusal_in_the_words_of_the_application(app: Flask, node: Keyturn) -> None:
     """An application may answer refusals in its own way."""
 

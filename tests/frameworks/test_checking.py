@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from keyturn.verify import Verifier
 from tests.attacks.support import Answer, send
 from tests.frameworks.adapters import Adapter, Wire
-from tests.verify.publisher import Publisher
+from tests.services import wait_until
+from tests.verify.publisher import PATIENCE, Publisher
 from tests.verify.tokens import token_of_now
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +72,26 @@ async def test_refusal(checking: Wire, path: str, text: str | None, code: str, c
 async def test_open_route(checking: Wire) -> None:
     """A route that asks for nothing stays open."""
     assert (await ask(checking, "/open", None)).json() == {"open": True}
+
+
+async def test_open_route_while_keys_are_fetched(
+    adapter: Adapter, publisher: Publisher, verifier_of: Callable[[Publisher], Verifier]
+) -> None:
+    """Whoever needs no token does not wait for the keys that somebody else's needs."""
+    gate, before = Event(), len(publisher.requests)
+    publisher.before = lambda: gate.wait(PATIENCE)
+    try:
+        with adapter.checking(verifier_of(publisher)) as port:
+            waiting = [asyncio.create_task(ask(Wire(port), path, token())) for path in ("/notes", "/admin", "/strong")]
+            await asyncio.to_thread(
+                wait_until, lambda: len(publisher.requests) > before, PATIENCE, "the request for keys"
+            )
+            assert (await ask(Wire(port), "/open", None)).json() == {"open": True}
+            gate.set()
+            assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+    finally:
+        gate.set()
+        publisher.before = bool
 
 
 async def test_keys_not_to_be_had(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from litestar import Litestar, Request, Response, get
+from litestar import HttpMethod, Litestar, Request, Response, get, route
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
@@ -34,6 +34,12 @@ async def anybody(request: Request[Principal | None, object, State]) -> bool:
     return request.user is not None
 
 
+@route("/options", http_method=[HttpMethod.OPTIONS], guards=[requires()])
+async def options(request: Request[Principal, object, State]) -> str:
+    """A guarded route that answers OPTIONS itself."""
+    return request.user.user_id
+
+
 @pytest.fixture
 def plugin(make_verifier: Callable[..., Verifier]) -> TokenPlugin:
     """The plugin over real published keys."""
@@ -46,6 +52,13 @@ async def test_user(plugin: TokenPlugin) -> None:
     assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).body == b"ada"
     assert (await send(app, "GET", "/anybody", headers=bearer())).json() is True
     assert (await send(app, "GET", "/anybody")).json() is False
+
+
+async def test_options(plugin: TokenPlugin) -> None:
+    """A route that answers OPTIONS itself is guarded like any other."""
+    app = Litestar([options], plugins=[plugin])
+    assert (await send(app, "OPTIONS", "/options", headers=bearer())).body == b"ada"
+    assert (await send(app, "OPTIONS", "/options")).code == "invalid_token"
 
 
 async def test_handler_of_the_host_goes_first(plugin: TokenPlugin) -> None:
