@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from keyturn.core.errors import UnsafeSettings
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import Contact
 from keyturn.exchange import Cookies
 from keyturn.fastapi import CurrentPrincipal, install
 from keyturn.runtime import Keyturn
+from keyturn.stores.migrations import migrate
 from tests.attacks.conftest import settings_of
 from tests.attacks.support import ORIGIN
-from tests.services import wait_until
+from tests.services import sqlite_url, wait_until
 from tests.verify.publisher import PATIENCE
 from tests.web.conftest import BROWSER, PASSWORD
 
@@ -87,3 +91,29 @@ async def test_starts_that_come_together(database_url: str) -> None:
     await node.close()
     assert len(upkeep) == 1
     assert upkeep[0].done()
+
+
+def live_shortly(node: Keyturn) -> None:
+    """Start a node and close it, as an ASGI host does."""
+
+    async def live() -> None:
+        async with node.lifespan():
+            pass
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("start", [live_shortly, lambda node: node.threaded.start()], ids=["lifespan", "threaded"])
+def test_start_after_one_that_failed(tmp_path: Path, start: Callable[[Keyturn], None]) -> None:
+    """A node that could not start lets go of the file that it found, so that the next try may find another in its place."""
+    there, made = tmp_path / "there", tmp_path / "made"
+    there.mkdir()
+    made.mkdir()
+    node = Keyturn(settings_of(sqlite_url(there), migrate=False))
+    (there / "keyturn.db").touch()
+    with pytest.raises(UnsafeSettings, match="database_not_migrated"):
+        start(node)
+    asyncio.run(migrate(sqlite_url(made)))
+    (made / "keyturn.db").replace(there / "keyturn.db")
+    start(node)
+    node.threaded.close()
