@@ -118,6 +118,15 @@ async def test_login_that_races_another_rehash(node: tuple[Keyturn, InterruptedU
     assert len(await _live(keyturn, user.id)) == 2
 
 
+async def test_logins_of_whoever_knows_the_password(node: tuple[Keyturn, InterruptedUsers]) -> None:
+    """They count against nobody, however many there are."""
+    keyturn, _ = node
+    keyturn.auth = replace(keyturn.auth, policy=replace(keyturn.policy, account_failures=2))
+    await _sign_up(keyturn.auth)
+    for _ in range(4):
+        await _log_in(keyturn.auth)
+
+
 async def test_logins_beyond_the_most_sessions(database_url: str) -> None:
     """Each ends the session that was quiet the longest, whichever way it goes in; the most there may be is the most there are."""
     settings = Settings.load(env="development", database_url=database_url, secret=SecretRing.generate(os.urandom(32)))

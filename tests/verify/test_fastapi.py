@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Security
 
 from keyturn.verify import Verifier
 from keyturn.verify.fastapi import TokenAuth
@@ -38,6 +38,27 @@ async def test_step_up_of_a_step_up(
     app = FastAPI()
 
     @app.get("/", dependencies=[Depends(auth)])
+    async def read() -> None:
+        return None
+
+    assert (await send(app, "GET", "/", headers=bearer(**fields))).status == status
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"scope": "notes", "amr": ("pwd", "otp"), "age": 60}, 200),
+        ({"scope": "notes", "amr": ("pwd", "otp"), "age": 301}, 401),
+        ({"scope": "notes", "amr": ("pwd",), "age": 60}, 401),
+        ({"scope": "other", "amr": ("pwd", "otp"), "age": 60}, 403),
+    ],
+)
+async def test_step_up_with_scopes(make_verifier: Callable[..., Verifier], fields: dict[str, Any], status: int) -> None:
+    """A route that asks for scopes as well asks for both."""
+    auth = TokenAuth(make_verifier(clock=time.time)).step_up(max_age=300, amr=("otp",))
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Security(auth, scopes=["notes"])])
     async def read() -> None:
         return None
 

@@ -280,3 +280,5 @@ def test_times_to_the_millisecond(milliseconds: int) -> None:
     assert datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC) == timedelta(milliseconds=milliseconds)
     assert len(text) == len("2026-01-01T00:00:00.000Z")
     assert text.endswith("Z")
+    # What is left is cut off: no time is told that is yet to come.
+    assert rfc3339(milliseconds / 1000 + 0.0009) == text

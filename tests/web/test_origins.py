@@ -176,7 +176,8 @@ async def test_own_origin_from_host(node: Keyturn, config: WebConfig, allowed: b
     transport = httpx.ASGITransport(KeyturnASGI(WebApplication(node.services, config)))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
         headers = {"x-keyturn": "1", "origin": "http://localhost:8000"}
-        assert (await client.post("/auth/logout", headers=headers)).is_success == allowed
+        for host in ("localhost:8000", "LocalHost:8000"):
+            assert (await client.post("/auth/logout", headers={**headers, "host": host})).is_success == allowed
         foreign = {"x-keyturn": "1", "origin": "http://localhost:8001"}
         assert (await client.post("/auth/logout", headers=foreign)).status_code == 403
 

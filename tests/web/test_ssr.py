@@ -74,6 +74,16 @@ async def test_render_of_an_ended_session(ada: Browser, server: httpx.AsyncClien
     assert "set-cookie" not in nothing.headers
 
 
+async def test_render_with_two_cookies(ada: Browser, server: httpx.AsyncClient) -> None:
+    """Which of the two is meant nobody can say, so a credential that covers one of them covers nothing."""
+    cookie, other = ada.cookies[REFRESH], "planted"
+    for covered in (cookie, other):
+        value = authorization("next", SSR_KEY, int(time.time()), Signed(PATH, covered.encode(), b""))
+        headers = {"authorization": value, "cookie": f"{REFRESH}={cookie}; {REFRESH}={other}"}
+        answer = await server.post(PATH, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
 async def test_render_without_the_credential(ada: Browser, server: httpx.AsyncClient) -> None:
     """A cookie alone, a Bearer token or another key gets nothing."""
     cookie = ada.cookies[REFRESH]
