@@ -44,6 +44,8 @@ def test_bare_key() -> None:
         {"alg": None},
         {"use": "enc"},
         {"key_ops": ["sign"]},
+        {"key_ops": ["sign", "verify"]},
+        {"key_ops": "verify"},
         {"kid": ABSENT},
         {"kid": "../../etc/passwd"},
         {"kid": 1},
