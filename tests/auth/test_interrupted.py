@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from keyturn.core.errors import InvalidCredentials, InvalidToken, SessionEnded, Unavailable
+from keyturn.core.errors import InvalidCredentials, InvalidToken, SessionEnded, Throttled, Unavailable
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import Contact, Session, User
 from keyturn.exchange import Cookies, SignedIn
@@ -203,6 +204,19 @@ async def test_login_that_fails_late(subject: Subject) -> None:
     newer = await subject.log_in(older=older)
     assert not await subject.is_alive(older)
     assert await subject.is_alive(newer)
+
+
+async def test_sinks_of_somebody_who_guesses(subject: Subject) -> None:
+    """They hear of each password that was refused, whose it was to be and from where, and when there was no trying on."""
+    node = subject.node
+    node.auth = replace(node.auth, policy=replace(node.policy, account_failures=2))
+    one = await subject.sign_up()
+    for refused in (InvalidCredentials, InvalidCredentials, Throttled):
+        with pytest.raises(refused):
+            await subject.log_in(NEW_PASSWORD)
+    told = [each for each in subject.sink.seen if each.type is EventType.SIGN_IN_REFUSED]
+    assert [(each.user_id, each.data["ip"]) for each in told] == [(one.user.id, CONTACT.ip)] * 2
+    assert subject.sink.count(EventType.THROTTLED) == 1
 
 
 async def test_browser_that_has_gone_away(subject: Subject) -> None:
