@@ -120,6 +120,12 @@ async def test_first_line_that_another_node_has_alone(database_url: str, monkeyp
             assert (await node.auth.refresh(cookies, CONTACT)).access_token
         with pytest.raises(NoSession):
             await behind.auth.refresh(Cookies((garbage.encode(),)), CONTACT)
+        # The line is taken back: whoever starts with the old one as the first seals the keys under it again.
+        await ahead.close()
+        back = Settings.load(env="development", database_url=database_url, secret=f"{old}\n{new}")
+        async with Keyturn(back).lifespan(), asyncio.timeout(30):
+            while not (await behind.ready())["signing"]:
+                pass
 
 
 async def open_at(node: Keyturn, email: str) -> Cookies:
