@@ -19,7 +19,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 
 from keyturn.verify import Verifier
-from keyturn.verify.django import TokenMiddleware, principal_of
+from keyturn.verify.django import TokenMiddleware, principal_of, requires
+from keyturn.verify.ninja import TokenAuth
 from tests.services import wait_until
 from tests.tokens.forge import AUDIENCE, ISSUER, NOW, sign
 from tests.verify.publisher import PATIENCE, publishing
@@ -99,18 +100,27 @@ def test_refusal_undoes_what_was_written(ada: Person, monkeypatch: pytest.Monkey
     assert not get_user_model()._default_manager.filter(username=f"undone-{ada.user.pk}").exists()
 
 
-def test_async_view_while_keys_are_fetched() -> None:
-    """The event loop goes on: the middleware has awaited whatever the principal needs before the view uses it."""
-    gate = Event()
+async def show(request: HttpRequest) -> HttpResponse:
+    """An async view that shows who the request acts as."""
+    principal: Any = request.principal  # type: ignore[attr-defined]
+    return HttpResponse(principal.user_id)
 
-    async def view(request: HttpRequest) -> HttpResponse:
-        principal: Any = request.principal  # type: ignore[attr-defined]
-        return HttpResponse(principal.user_id)
+
+async def show_by_ninja(request: HttpRequest) -> HttpResponse:
+    """What django-ninja does around an async operation."""
+    return HttpResponse((await TokenAuth()(request)).user_id)
+
+
+@pytest.mark.parametrize(
+    "view", [TokenMiddleware(show), requires()(show), show_by_ninja], ids=["lazy", "asked", "ninja"]
+)
+def test_async_view_while_keys_are_fetched(view: Any) -> None:
+    """The event loop goes on: whatever the principal needs is awaited before the view uses it."""
+    gate = Event()
 
     async def ask() -> Any:
         request = RequestFactory().get("/", HTTP_AUTHORIZATION=f"Bearer {sign()}")
-        answer: Any = TokenMiddleware(view)(request)
-        asked = asyncio.ensure_future(answer)
+        asked = asyncio.ensure_future(view(request))
         await asyncio.to_thread(wait_until, lambda: bool(publisher.requests), PATIENCE, "the request for keys")
         gate.set()
         return await asked
