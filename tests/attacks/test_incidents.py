@@ -97,8 +97,12 @@ async def test_a_database_failover_revokes_no_session(node: Keyturn, ada: Browse
 class Raising:
     """A subscriber of events that fails, as an application's may."""
 
+    def __init__(self) -> None:
+        self.told: list[EventType] = []
+
     async def emit(self, event: Event) -> None:
-        """Fail at what matters most."""
+        """Note what has happened, and fail at what matters most."""
+        self.told.append(event.type)
         if event.type in {EventType.REUSE_DETECTED, EventType.SESSION_ENDED}:
             raise RuntimeError("the subscriber failed")
 
@@ -106,8 +110,9 @@ class Raising:
 async def test_the_answer_that_reports_a_revocation_does_not_roll_it_back(
     database_url: str, clock: FrozenClock
 ) -> None:
-    """The revocation is committed before the 401 is built, also when a subscriber fails and inside FastAPI."""
-    keyturn = Keyturn(settings_of(database_url), sinks=[Raising()], database_clock=clock)
+    """The revocation is committed before the 401 is built, also when a subscriber fails and inside FastAPI; it is told."""
+    sink = Raising()
+    keyturn = Keyturn(settings_of(database_url), sinks=[sink], database_clock=clock)
     lighten(keyturn)
     host = FastAPI()
     host.include_router(router(keyturn))
@@ -119,8 +124,10 @@ async def test_the_answer_that_reports_a_revocation_does_not_roll_it_back(
             assert (await browser.refresh()).status == 200
             clock.advance(SETTLE)
             assert (await browser.refresh()).status == 200
+        sink.told.clear()
         answer = await thief.refresh()
         assert (answer.status, answer.code) == (401, "session_ended:reuse_detected")
+        assert sink.told == [EventType.REUSE_DETECTED, EventType.SESSION_ENDED, EventType.REFRESH_REFUSED]
         found = await query(
             keyturn, "SELECT revoked_reason FROM keyturn_sessions WHERE user_id = :id", id=thief.user_id
         )

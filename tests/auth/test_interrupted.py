@@ -151,7 +151,9 @@ async def test_logout_everywhere_with_a_session_that_had_ended(subject: Subject)
     """Its token is authentic, and proves nothing about the other sessions."""
     one, other = await subject.sign_up(), await subject.log_in()
     await subject.node.auth.log_out(cookies_of(one))
+    assert subject.sink.count(EventType.SESSION_ENDED) == 1
     await subject.node.auth.log_out(cookies_of(one), everywhere=True)
+    assert subject.sink.count(EventType.SESSION_ENDED) == 1
     assert await subject.is_alive(other)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
 from threading import Event, Thread
+from typing import Literal
 
 from keyturn.tokens.signing_key import SigningKey, SigningKeyRing, etag
 from tests.tokens.forge import KEY, NOW
@@ -26,7 +28,8 @@ class Publisher:
     Attributes:
         requests: the If-None-Match of each request so far.
         before: called before each answer; tests block in it.
-        drips: an answer goes on for ever, a byte at a time.
+        drips: whether the head or the body of an answer goes on, a byte at a time, for longer than anybody waits.
+        exhausted: set when somebody has waited for the end of it all the same.
     """
 
     def __init__(self) -> None:
@@ -36,7 +39,8 @@ class Publisher:
         self.tagged = True
         self.requests: list[str | None] = []
         self.before: Callable[[], object] = bool
-        self.drips = False
+        self.drips: Literal["", "head", "body"] = ""
+        self.exhausted = False
         self.ended = Event()
         self.scheme = "http"
         self.port = 0
@@ -51,18 +55,26 @@ class Publisher:
         known = request.headers.get("If-None-Match")
         self.requests.append(known)
         self.before()
+        if self.drips == "head":
+            self._drip(request)
         tag = etag(self.body)
         unchanged = self.tagged and known == tag and self.status == 200
         body = b"" if unchanged else self.body
         request.send_response(304 if unchanged else self.status)
         for name, value in [*self.headers, ("ETag", tag)] if self.tagged else self.headers:
             request.send_header(name, value)
-        if not unchanged and not self.drips:
+        if not unchanged and self.drips != "body":
             request.send_header("Content-Length", str(len(body)))
         request.end_headers()
-        while self.drips and not self.ended.wait(0.01):
-            request.wfile.write(b" ")
+        if self.drips == "body":
+            self._drip(request)
         request.wfile.write(body)
+
+    def _drip(self, request: BaseHTTPRequestHandler) -> None:
+        until = time.monotonic() + PATIENCE
+        while not self.ended.wait(0.01) and time.monotonic() < until:
+            request.wfile.write(b" ")
+        self.exhausted = not self.ended.is_set()
 
 
 class _Server(ThreadingHTTPServer):
