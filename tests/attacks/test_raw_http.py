@@ -299,6 +299,24 @@ async def test_request_that_never_ends_is_given_up(sqlite_node: Keyturn, first: 
     assert not state.connections
 
 
+@pytest.mark.anyio
+async def test_request_in_two_pieces(sqlite_node: Keyturn) -> None:
+    """Its time ends with the request: the connection stays for the next one."""
+    config = uvicorn.Config(KeyturnASGI(sqlite_node.web), lifespan="off", log_config=None)
+    config.load()
+    protocol, loop = BoundedProtocol(config, ServerState(), {}), asyncio.get_running_loop()
+    async with await loop.create_server(lambda: protocol, "127.0.0.1", 0) as listener:
+        reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        with anyio.fail_after(30):
+            writer.write(b"GET /healthz HT")
+            while protocol._deadline is None:
+                await anyio.lowlevel.checkpoint()
+            writer.write(b"TP/1.1\r\nHost: a\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        assert protocol._deadline is None
+        writer.close()
+
+
 def test_slow_clients_do_not_keep_others_waiting(server: Server) -> None:
     """Two hundred connections that send half a request each leave the server as quick to answer everybody else."""
     links = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(200)]

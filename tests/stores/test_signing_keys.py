@@ -15,12 +15,12 @@ from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event, EventType
 from keyturn.signing import SecretDoesNotFit, Signing
 from keyturn.stores.engine import Engine
-from keyturn.stores.schema import signing_keys
+from keyturn.stores.schema import denylist, signing_keys
 from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.testing import FrozenClock
-from keyturn.tokens.sealed_key import SealedKeyError, sealing_id
+from keyturn.tokens.sealed_key import NONCE_BYTES, SealedKeyError, seal, sealing_id
 from keyturn.tokens.secret_ring import SecretRing
-from keyturn.tokens.signing_key import KeySchedule
+from keyturn.tokens.signing_key import KEY_ENTROPY_BYTES, KeySchedule, SigningKey
 from tests.services import PostgresServer
 from tests.stores.support import PATIENCE, open_database
 
@@ -190,6 +190,22 @@ async def test_compromised_key_dies_everywhere(engine: Engine, clock: FrozenCloc
     for each in (one, other):
         assert each.public_key(leaked, NOW + 6) is None
         assert each.signing_key(NOW + 6).kid == new.kid
+
+
+async def test_compromised_key_that_does_not_open_here(engine: Engine, clock: FrozenClock) -> None:
+    """A key under a secret of other nodes stays with theirs, but for a leak: then it dies as well, and everybody is told."""
+    one = node(engine, clock)
+    await one.refresh()
+    leaked = one.signing_key(NOW).kid
+    key = SigningKey.generate(os.urandom(KEY_ENTROPY_BYTES), created_at=NOW, publish_at=NOW, activate_at=NOW)
+    closed = seal(key, SecretRing({2: os.urandom(32)}), os.urandom(NONCE_BYTES))
+    await SqlSigningKeys(engine).change(lambda found, _now: ([*found, closed], ()))
+    await one.rotate()
+    assert closed in await stored(engine)
+    await one.rotate(compromised=True)
+    assert [sealing_id(each) for each in await stored(engine)] == [1]
+    async with engine.autocommit() as connection:
+        assert {key.kid, leaked} <= set((await connection.execute(select(denylist.c.id))).scalars())
 
 
 async def test_jwks_and_its_entity_tag(engine: Engine, clock: FrozenClock) -> None:
