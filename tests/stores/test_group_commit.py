@@ -237,6 +237,19 @@ async def test_call_that_was_forgotten() -> None:
     assert isinstance(forgotten, RuntimeError)
 
 
+async def test_group_that_is_cancelled() -> None:
+    """Whoever cancels every task of a loop cancels a group too; nobody hangs who has asked it something."""
+    worker = Worker()
+    gatherer = Gatherer(worker)
+    call = gatherer.call(1)
+    await turn()
+    for task in gatherer._running:
+        task.cancel()
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(RuntimeError, match="cancelled"):
+            await call
+
+
 async def test_call_that_waits_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the database hangs nobody waits for the groups before theirs: who has waited long enough is told so."""
     clock = FrozenClock()

@@ -88,7 +88,7 @@ async def test_work_that_ends(database_url: str) -> None:
 
 
 async def test_work_that_raises(database_url: str) -> None:
-    """Nothing of it stays, what it raised comes through, and the next one works."""
+    """Nothing of it stays, what it raised comes through, and the next one works, also while somebody keeps the error."""
 
     def work() -> Work[None]:
         yield write("a")
@@ -98,10 +98,11 @@ async def test_work_that_raises(database_url: str) -> None:
         yield write("b")
 
     async with open_database(database_url) as engine:
-        with pytest.raises(LookupError):
+        with pytest.raises(LookupError) as kept:
             await engine.transact(work, lock=LOCK)
         await engine.transact(good, lock=LOCK)
         assert await names(engine) == ["b"]
+    assert kept.traceback
 
 
 async def test_work_that_rolls_back(database_url: str) -> None:

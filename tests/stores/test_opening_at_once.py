@@ -14,6 +14,7 @@ from keyturn.core.model import RevokeReason, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.stores.location import normalise
 from keyturn.stores.revocations import open_denylist
+from keyturn.stores.revoking import revoke_sessions
 from keyturn.stores.schema import denylist as entries
 from keyturn.stores.schema import events
 from tests.stores.logins import (
@@ -139,9 +140,32 @@ async def test_evicted_session_that_is_logged_out_between(node: Node, user: User
     third = (await node.sessions.open_with_user(user, entering)).admission
     assert (entering.calls, third.evicted) == (2, ())
     assert await node.live(user) == {second.session.id, third.session.id}
-    ended, _ = await node.sessions.get(first.session.id)
+    await ended_once(node, first.session.id, RevokeReason.LOGOUT)
+
+
+async def test_evicted_session_that_is_being_logged_out(node: Node, user: User, postgres_url: str) -> None:
+    """A login that finds its row held waits, and looks at what the other one has left."""
+    policy = Policy(max_sessions=2)
+    first, second = [(await node.sessions.open_with_user(user, Entering(user, policy))).admission for _ in range(2)]
+    entering = Entering(user, policy)
+    async with open_node(postgres_url) as other, other.engine.transaction() as logging_out:
+        now = await other.engine.read_now(logging_out)
+        await revoke_sessions(
+            logging_out, user.id, RevokeReason.LOGOUT, now, denylist_lifetime=LIFETIME, only=first.session.id
+        )
+        opening = asyncio.create_task(node.sessions.open_with_user(user, entering))
+        await node.waits()
+    third = (await opening).admission
+    assert (entering.calls, third.evicted) == (2, ())
+    assert await node.live(user) == {second.session.id, third.session.id}
+    await ended_once(node, first.session.id, RevokeReason.LOGOUT)
+
+
+async def ended_once(node: Node, session_id: SessionId, reason: RevokeReason) -> None:
+    """Check why a session has ended, and that nobody has ended it, or another one, since."""
+    ended, _ = await node.sessions.get(session_id)
     assert ended is not None
-    assert ended.revoked_reason is RevokeReason.LOGOUT
+    assert ended.revoked_reason is reason
     kinds = [kind for (kind,) in await node.read(events.c.type)]
     assert kinds.count(EventType.SESSION_ENDED.value) == 1
 
