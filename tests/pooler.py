@@ -37,13 +37,15 @@ class Pooler:
     Args:
         thread: where it runs.
         server: where it leads.
-        mode: `transaction`, where all clients share one backend, or `session`, where each has its own.
+        mode: `transaction`, where all clients share one backend, `transactions`, where each transaction has one of its own, or
+            `session`, where each client has.
         limit: backends at most; in session mode the next client waits, after its handshake, until one leaves.
     """
 
     def __init__(self, thread: LoopThread, server: PostgresServer, mode: str, limit: int = 100) -> None:
         self._server = server
-        self._shares = mode == "transaction"
+        self._shares = mode != "session"
+        self._keeps = mode != "transactions"
         self._limit = asyncio.Semaphore(limit)
         self._shared: Backend | None = None
         self._greeting = b""
@@ -96,7 +98,7 @@ class Pooler:
             greeting += made_up if message[:1] == b"K" else message
         self._greeting = greeting
         backend = Backend(reader, writer, greeting)
-        if self._shares:
+        if self._shares and self._keeps:
             self._shared = backend
         pump = asyncio.create_task(self._pump(backend))
         self._pumps.add(pump)
@@ -112,6 +114,9 @@ class Pooler:
                 if self._shares and message[:1] == b"Z" and message[5:] == b"I":
                     backend.holder = None
                     backend.free.release()
+                    if not self._keeps:
+                        backend.writer.close()
+                        self._limit.release()
         if backend.holder is not None:
             backend.holder.close()
 

@@ -10,11 +10,12 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 import pytest
+from sqlalchemy.exc import SAWarning
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
 from keyturn.core.model import RevokeReason, UserId
-from keyturn.stores.engine import Engine, open_engine
+from keyturn.stores.engine import AsyncConnection, Engine, open_engine
 from keyturn.stores.lanes import ROLLBACK, SqliteLanes, Statement, Work
 from keyturn.stores.location import normalise
 from keyturn.stores.migrations import migrate
@@ -134,6 +135,30 @@ async def test_statement_that_fails(database_url: str) -> None:
             await engine.transact(work)
         assert not isinstance(raised.value, Unavailable)
         assert await names(engine) == []
+
+
+async def test_disk_that_is_full(sqlite_database_url: str) -> None:
+    """It is a fault of the database, also where SQLite has rolled back by itself; nothing of the transaction stays."""
+    full: Statement = ("PRAGMA max_page_count = 1", ())
+    large: Statement = (f"INSERT INTO keyturn_meta VALUES ('b', '{'x' * 100_000}')", ())
+
+    def work() -> Work[None]:
+        yield full
+        yield write("a")
+        yield large
+
+    async def again(connection: AsyncConnection) -> None:
+        for statement, _ in work():
+            await connection.exec_driver_sql(statement)
+
+    async with open_database(sqlite_database_url) as engine:
+        with pytest.raises(Unavailable):
+            await engine.transact(work)
+        with pytest.raises(Unavailable):
+            await engine.run(again)
+        assert await names(engine) == []
+        await engine.transact(lambda: only(write("c")))
+        assert await names(engine) == ["c"]
 
 
 async def test_sqlite_read_during_a_write(sqlite_database_url: str) -> None:
@@ -262,7 +287,9 @@ async def test_statement_in_a_database_with_another_isolation(snapshots: Engine)
         assert await lane.fetch(("SELECT amount FROM keyturn_counters", ())) == [(4,)]
 
 
-async def test_connections_that_are_kept(postgres: PostgresServer, postgres_url: str) -> None:
+async def test_connections_that_are_kept(
+    postgres: PostgresServer, postgres_url: str, recwarn: pytest.WarningsRecorder
+) -> None:
     """A lane keeps its connection out of the pool, up to a number; one that died is not lent; all end with the engine."""
     engine = open_engine(postgres_url, pool_size=4)
     async with engine.lane() as first, engine.lane() as second:
@@ -282,6 +309,8 @@ async def test_connections_that_are_kept(postgres: PostgresServer, postgres_url:
         assert await lent.fetch(WHOSE)
     alive = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{normalise(postgres_url).database}'"
     await asyncio.to_thread(wait_until, lambda: postgres.execute(alive, "postgres") == "0", 30, "the end of all")
+    # None was left to the garbage collector.
+    assert not [warning for warning in recwarn if issubclass(warning.category, SAWarning)]
 
 
 async def test_read_beside_a_write_that_was_given_up(sqlite_database_url: str) -> None:

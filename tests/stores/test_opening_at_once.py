@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from threading import Thread
 
 import pytest
 
-from keyturn.core.events import EventType
+from keyturn.core.events import Event, EventType
 from keyturn.core.login import Limit
 from keyturn.core.model import RevokeReason, SessionId, User
 from keyturn.core.policy import Policy
@@ -17,6 +17,7 @@ from keyturn.stores.revocations import open_denylist
 from keyturn.stores.revoking import revoke_sessions
 from keyturn.stores.schema import denylist as entries
 from keyturn.stores.schema import events
+from keyturn.stores.users import SqlUsers
 from tests.stores.logins import (
     LIFETIME,
     NEW,
@@ -161,6 +162,23 @@ async def test_evicted_session_that_is_being_logged_out(node: Node, user: User, 
     await ended_once(node, first.session.id, RevokeReason.LOGOUT)
 
 
+async def test_evicted_session_that_is_spared_after_all(node: Node, user: User, postgres_url: str) -> None:
+    """What a login wanted to end before it looked again has lost nothing: its access tokens go on, too."""
+    policy = Policy(max_sessions=2)
+    first, second = [(await node.sessions.open_with_user(user, Entering(user, policy))).admission for _ in range(2)]
+
+    async def change(other: Node) -> None:
+        await other.sessions.revoke(user.id, RevokeReason.LOGOUT, only=second.session.id)
+        assert await other.users.replace_password_hash(user.id, OLD, NEW)
+
+    entering = Entering(user, policy, lambda: elsewhere(postgres_url, change))
+    third = (await node.sessions.open_with_user(user, entering)).admission
+    assert (entering.calls, third.evicted) == (2, ())
+    assert await node.live(user) == {first.session.id, third.session.id}
+    assert await node.read(entries.c.id) == [(second.session.id.hex(),)]
+    assert node.denied == []
+
+
 async def ended_once(node: Node, session_id: SessionId, reason: RevokeReason) -> None:
     """Check why a session has ended, and that nobody has ended it, or another one, since."""
     ended, _ = await node.sessions.get(session_id)
@@ -216,6 +234,32 @@ async def test_login_that_others_always_come_before(node: Node, user: User, post
     assert entering.calls == 4
     await asyncio.to_thread(threads[0].join)
     assert len(await node.live(user)) == full.max_sessions
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda users, user: users.set_disabled(user.id, disabled=True),
+        lambda users, user: users.delete(user.id),
+        lambda users, user: users.change_password(
+            user.id, OLD, NEW, SessionId(bytes(16)), Event(EventType.PASSWORD_CHANGED, 1.0, user.id)
+        ),
+    ],
+    ids=["disabled", "deleted", "password"],
+)
+async def test_change_of_a_user_while_a_login_is_in_line(
+    node: Node, user: User, postgres_url: str, change: Callable[[SqlUsers, User], Awaitable[object]]
+) -> None:
+    """It waits for the login and ends its session, also where a node takes the user for one of another directory."""
+    threads: list[Thread] = []
+
+    def follow() -> None:
+        threads.append(elsewhere(postgres_url, lambda other: change(other.users, user), wait=False))
+        elsewhere(postgres_url, Node.waits)
+
+    await node.sessions.open(user.id, Entering(user, Policy(), follow))
+    await asyncio.to_thread(threads[0].join)
+    assert await node.live(user) == set()
 
 
 async def test_many_logins_of_one_user(node: Node, user: User, postgres_url: str) -> None:

@@ -47,6 +47,17 @@ async def test_transaction_mode_is_refused_and_nothing_of_ours_stays_behind(
     somebody.terminate()  # type: ignore[no-untyped-call]
 
 
+async def test_transaction_mode_with_a_backend_for_each_transaction(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    """It is refused as well, though no two connections ever have the same backend."""
+    with pooling(postgres, "transactions") as pooler:
+        engine = open_engine(pooler.url(postgres_url))
+        with pytest.raises(UnsafeSettings, match="database_pooled: "):
+            await ping(engine)
+        await engine.close()
+
+
 async def test_session_mode_is_as_good_as_none(postgres: PostgresServer, postgres_url: str) -> None:
     """Every connection is set up, the second as the first, and each keeps what it has."""
     with pooling(postgres, "session") as pooler:

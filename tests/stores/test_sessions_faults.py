@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from keyturn.stores.location import normalise, without_sqlalchemy
 from keyturn.stores.migrations import migrate
 from keyturn.stores.revocations import Denied
 from keyturn.stores.revoking import deny_ids
+from keyturn.stores.rights import ping_for_writing
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.touches import Touches
 from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
 from tests.chaos.wire import LoopThread, Wire
-from tests.services import PostgresServer
+from tests.services import PostgresServer, wait_until
 from tests.stores.support import PATIENCE, eventually, open_empty
 
 pytestmark = pytest.mark.anyio
@@ -110,6 +111,24 @@ async def test_postgresql_that_ends_connections_at_their_beginning(
     await engine.close()
 
 
+async def test_connection_that_does_not_begin(
+    postgres: PostgresServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends, whoever keeps the error: a server that is slow to answer would run out of connections."""
+
+    async def hang(connection: asyncpg.Connection, query: str) -> str:
+        raise TimeoutError
+
+    engine = open_engine(postgres_url)
+    monkeypatch.setattr(asyncpg.Connection, "execute", hang)
+    with pytest.raises(Unavailable) as kept:
+        await ping(engine)
+    alive = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{normalise(postgres_url).database}'"
+    await asyncio.to_thread(wait_until, lambda: postgres.execute(alive, "postgres") == "0", 30, "its end")
+    assert kept.traceback
+    await engine.close()
+
+
 async def test_fault_in_a_group(postgres: PostgresServer, postgres_url: str) -> None:
     """Each caller gets an error object of its own."""
     engine = open_engine(postgres_url)
@@ -132,6 +151,9 @@ async def test_transaction_of_a_node_that_is_frozen(postgres_url: str) -> None:
     async with frozen.sqlalchemy.connect() as connection:
         patience = await connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout")
         assert patience.scalar_one() == "30s"
+        # Of one whose network is gone the server hears nothing: after a minute it is given up.
+        probing = "SELECT setting FROM pg_settings WHERE name LIKE 'tcp_keepalives%' ORDER BY name"
+        assert list((await connection.exec_driver_sql(probing)).scalars()) == ["3", "30", "10"]
         await connection.exec_driver_sql("SELECT FROM keyturn_sessions FOR UPDATE")
         # It is as if that time had passed, but for a moment.
         await connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 100")
@@ -158,21 +180,25 @@ async def test_end_while_the_database_hangs(postgres: PostgresServer, postgres_u
         thread.close()
 
 
-async def test_postgresql_that_takes_no_writes(postgres: PostgresServer, postgres_url: str) -> None:
+@pytest.mark.parametrize(
+    "call", [lambda store, _: store.record(Event(EventType.SIGNED_UP, 0.0)), lambda _, engine: ping_for_writing(engine)]
+)
+async def test_postgresql_that_takes_no_writes(
+    postgres: PostgresServer, postgres_url: str, call: Callable[[SqlSessions, Engine], Awaitable[None]]
+) -> None:
     """Connections to a server that has become read-only are not used again: the next ones may lead to the new primary."""
     engine = open_engine(postgres_url)
     await migrate(engine)
     store = store_on(engine)
     name = str(normalise(postgres_url).database)
-    event = Event(EventType.SIGNED_UP, 0.0)
     postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     await engine.close()
     async with engine.autocommit(), engine.autocommit(), engine.autocommit():
         pass  # three connections, all to the wrong place
     with pytest.raises(Unavailable):
-        await store.record(event)
+        await call(store, engine)
     postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-    await store.record(event)
+    await call(store, engine)
     await store.close()
     await engine.close()
 
@@ -206,8 +232,10 @@ async def test_connections_that_died_without_a_word(
     try:
         with pytest.raises(Unavailable):
             await first(engine)
-        async with engine.autocommit():
-            assert await backend_of_the_pool(engine) not in dead
+        async with AsyncExitStack() as lent:
+            for _ in dead:  # as many at once, or the pool would lend those that it has closed already
+                connection = await lent.enter_async_context(engine.autocommit())
+                assert (await connection.exec_driver_sql(BACKEND)).scalar_one() not in dead
         if first is backend_of_a_lane:
             assert await backend_of_a_lane(engine) not in dead
     finally:
@@ -562,6 +590,28 @@ async def test_touch_that_comes_while_an_older_one_is_written(engine: Engine) ->
     after, _ = await store.get(holder.session_id)
     assert after is not None
     assert after.last_seen_at == before.last_seen_at + 2.0
+    await store.close()
+
+
+async def test_more_touches_than_are_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten; all others are written, in as many statements as that takes."""
+    monkeypatch.setattr("keyturn.stores.touches._LIMIT", 3)
+    monkeypatch.setattr("keyturn.stores.touches._BATCH", 2)
+    store, touches = store_on(engine), Touches(engine, period=3600.0)
+    ids = [(await sign_in(store, f"user-{number}")).session_id for number in range(4)]
+
+    async def seen() -> list[float]:
+        read = [(await store.get(id_))[0] for id_ in ids]
+        return [session.last_seen_at for session in read if session is not None]
+
+    before = await seen()
+    for id_ in ids:
+        session, _ = await store.get(id_)
+        assert session is not None
+        touches.add(session._replace(last_seen_at=session.last_seen_at + 1.0))
+    await touches.flush()
+    assert await seen() == [before[0], *(at + 1.0 for at in before[1:])]
+    await touches.close()
     await store.close()
 
 

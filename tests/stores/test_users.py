@@ -11,13 +11,13 @@ from sqlalchemy import event, insert, select
 
 from keyturn.core.errors import InvalidRequest, Unavailable
 from keyturn.core.events import Event, EventType
-from keyturn.core.model import User
+from keyturn.core.model import SessionId, User
 from keyturn.email import normalise_email
 from keyturn.ports import UserDirectory
 from keyturn.stores.engine import Engine
 from keyturn.stores.revocations import Denied
 from keyturn.stores.schema import denylist, events, sessions
-from keyturn.stores.users import SqlUsers
+from keyturn.stores.users import MAX_NAME, SqlUsers
 from tests.services import PostgresServer
 from tests.stores.support import open_database
 
@@ -194,6 +194,15 @@ async def test_name_with_control_characters(users: Directory, name: str) -> None
         await users.create("alice@example.com", name, "hash")
 
 
+async def test_name_of_any_length(users: Directory) -> None:
+    """The longest name is taken whole, and one character more is the caller's mistake."""
+    user = await users.create("alice@example.com", "\u00eb" * MAX_NAME, "hash")
+    assert user is not None
+    assert await users.get(user.id) == user
+    with pytest.raises(InvalidRequest, match=f"at most {MAX_NAME} characters"):
+        await users.create("bob@example.com", "\u00eb" * (MAX_NAME + 1), "hash")
+
+
 async def test_hostile_ids_and_names(users: Directory) -> None:
     """What looks like SQL or JSON is data."""
     user = await users.create("o'brien@example.com", "'); DROP TABLE keyturn_users; --", "hash")
@@ -231,6 +240,23 @@ async def test_password_hash_that_moved(users: Directory) -> None:
     assert results.count(True) == 1
     assert await users.get_password_hash(user.id) == f"new-{results.index(True)}"
     assert await users.get_password_hash("nobody") is None
+
+
+async def test_password_change(users: Directory) -> None:
+    """It ends the other sessions and leaves its event; from a hash that is not the stored one it does nothing."""
+    user = await create(users)
+    own, other = [SessionId(bytes.fromhex(await open_session(users.engine, user, number))) for number in (1, 2)]
+    event = Event(EventType.PASSWORD_CHANGED, 1.0, user.id, own)
+    assert await users.change_password(user.id, "hash-0", "stolen", own, event) == (False, ())
+    assert await read_all(users.engine, events.c.type) == []
+    assert await users.change_password(user.id, "hash-1", "hash-2", own, event) == (True, [other])
+    assert await users.get_password_hash(user.id) == "hash-2"
+    rows = await read_all(users.engine, sessions.c.id, sessions.c.revoked_reason)
+    assert {(SessionId(bytes(id_)), reason) for id_, reason in rows} == {(own, None), (other, "password_changed")}  # type: ignore[call-overload]
+    logged = await read_all(users.engine, events.c.type, events.c.session_hash)
+    assert ("password_changed", event.session_hash) in logged
+    assert sorted(kind for kind, _ in logged) == ["password_changed", "session_ended"]  # type: ignore[type-var]
+    assert [entry.id for entry in users.told] == [other.hex()]
 
 
 async def test_disable_ends_every_session(users: Directory) -> None:
