@@ -79,7 +79,7 @@ class _Beginning:
             await connection.execute(self._setup)
         except BaseException as error:
             ended = ended_by_the_server(connection, error)
-            # SQLAlchemy forgets a connection that does not begin, and leaves it open.
+            # Not every SQLAlchemy ends a connection that does not begin, and one that does waits for the server.
             connection.terminate()  # type: ignore[no-untyped-call]
             if ended is not None:
                 raise ended from error
