@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from random import Random
 
 import pytest
+from asyncpg.exceptions import RaiseError
 from sqlalchemy import insert, text
 
 from keyturn.core.errors import Unavailable
@@ -91,6 +92,34 @@ async def test_attempt_that_is_refused_among_others(engine: Engine) -> None:
     assert await amounts(engine, full, its_other, *others) == [1, 0, 1, 1]
 
 
+async def test_users_of_those_who_are_refused_together(engine: Engine) -> None:
+    """Whoever is refused because another one was is told of nobody, and never of that one's user."""
+    users, throttle = SqlUsers(engine, denylist_lifetime=610.0), SqlThrottle(engine)
+    names = ["ada@example.com", "bob@example.com"]
+    ada, _ = [await users.create(name, None, "hash") for name in names]
+    assert ada is not None
+    full = limit("full", 1)
+    assert await throttle.take([full]) is None
+    refused = await asyncio.gather(*(throttle.take_and_find([full], name) for name in names))
+    assert [one.retry_after is None for one in refused] == [False, False]
+    assert [one.user[0] for one in refused] == [ada.id, None]
+
+
+async def test_mistake_of_ours(engine: Engine) -> None:
+    """It stays an error of its own kind for all who came together, and is no reason to try again."""
+    async with engine.autocommit() as connection:
+        raising = "BEGIN PERFORM nextval('times'); RAISE 'broken'; END"
+        await connection.exec_driver_sql("CREATE SEQUENCE times")
+        await connection.exec_driver_sql(f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $${raising}$$")
+        trigger = "CREATE TRIGGER fail BEFORE INSERT ON keyturn_counters FOR EACH ROW EXECUTE FUNCTION fail()"
+        await connection.exec_driver_sql(trigger)
+    throttle = SqlThrottle(engine)
+    taking = [throttle.take([limit(name)]) for name in ("one", "two")]
+    assert [type(error) for error in await asyncio.gather(*taking, return_exceptions=True)] == [RaiseError] * 2
+    async with engine.autocommit() as connection:
+        assert (await connection.exec_driver_sql("SELECT nextval('times')")).scalar_one() == 2
+
+
 async def test_attempts_that_share_a_counter(engine: Engine) -> None:
     """They are counted one after the other, in the order in which they came, up to the limit and no further."""
     throttle = SqlThrottle(engine)
@@ -98,6 +127,13 @@ async def test_attempts_that_share_a_counter(engine: Engine) -> None:
     accounts = [limit(f"account-{number}") for number in range(5)]
     assert await take(throttle, *([address, account] for account in accounts)) == [True, True, True, False, False]
     assert await amounts(engine, address, *accounts) == [3, 1, 1, 1, 0, 0]
+
+
+async def test_attempt_behind_one_that_waits_its_turn(engine: Engine) -> None:
+    """Who needs what one before them needs comes after that one, though it would be free now."""
+    throttle = SqlThrottle(engine)
+    first, last = limit("first"), limit("last", 1)
+    assert await take(throttle, [first], [first, last], [last]) == [True, True, False]
 
 
 async def test_attempts_over_one_limit(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 from sqlalchemy import text
 
+from keyturn.core.errors import Unavailable
 from keyturn.core.events import EventType
 from keyturn.core.login import Admission, Limit
 from keyturn.core.model import Session, SessionId, User
@@ -206,6 +207,23 @@ async def test_one_that_the_database_does_not_take(node: Node, users: list[User]
         await refused
     assert [await node.live(user) for user in users] == [*({one.admission.session.id} for one in opened), set()]
     assert sorted(await counted(node)) == [1, 1]
+
+
+async def test_fault_of_the_database(node: Node, users: list[User]) -> None:
+    """All are told of it, and none is tried again: it may have been done all the same."""
+    attempts = await begin(node, *users)
+    async with node.engine.autocommit() as connection:
+        await connection.exec_driver_sql("CREATE SEQUENCE times")
+        await connection.exec_driver_sql(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN IF nextval('times') = 1 THEN RAISE disk_full; END IF; RETURN NEW; END$$"
+        )
+        trigger = "CREATE TRIGGER fail BEFORE INSERT ON keyturn_sessions FOR EACH ROW EXECUTE FUNCTION fail()"
+        await connection.exec_driver_sql(trigger)
+    entering = [Entering(user, POLICY) for user in users]
+    failed = await asyncio.gather(*start(node, attempts, entering), return_exceptions=True)
+    assert [type(error) for error in failed] == [Unavailable] * len(users)
+    assert [one.calls for one in entering] == [1] * len(users)
 
 
 async def test_caller_who_goes_away(node: Node, users: list[User]) -> None:

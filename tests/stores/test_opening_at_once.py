@@ -15,8 +15,8 @@ from keyturn.core.policy import Policy
 from keyturn.stores.location import normalise
 from keyturn.stores.revocations import open_denylist
 from keyturn.stores.revoking import revoke_sessions
+from keyturn.stores.schema import counters, events
 from keyturn.stores.schema import denylist as entries
-from keyturn.stores.schema import events
 from keyturn.stores.users import SqlUsers
 from tests.stores.logins import (
     LIFETIME,
@@ -128,6 +128,17 @@ async def test_login_that_waits_for_a_change(
     assert entering.calls == 1 + committed + begun
     assert opened.admission.session.id in await node.live(user)
     assert await node.throttle.take([limit]) is None
+
+
+async def test_attempt_of_a_login_that_tries_again(node: Node, user: User, full: Policy, postgres_url: str) -> None:
+    """What it took is given back once; somebody else's attempt stays counted."""
+    limit = Limit(("address", "192.0.2.1"), 9, 900.0)
+    attempt = await node.attempts.begin(user.email, None, lambda _: [limit])
+    assert await node.throttle.take([limit]) is None
+    entering = Entering(user, full, lambda: elsewhere(postgres_url, log_in(user, full)))
+    await node.sessions.open_after_attempt(user, entering, attempt._replace(seen=None), 0)
+    assert entering.calls == 2
+    assert await node.read(counters.c.amount) == [(1,)]
 
 
 async def test_evicted_session_that_is_logged_out_between(node: Node, user: User, postgres_url: str) -> None:

@@ -120,11 +120,12 @@ async def test_connection_that_does_not_begin(
         raise TimeoutError
 
     engine = open_engine(postgres_url)
-    monkeypatch.setattr(asyncpg.Connection, "execute", hang)
-    with pytest.raises(Unavailable) as kept:
-        await ping(engine)
     alive = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{normalise(postgres_url).database}'"
-    await asyncio.to_thread(wait_until, lambda: postgres.execute(alive, "postgres") == "0", 30, "its end")
+    async with engine.autocommit():
+        monkeypatch.setattr(asyncpg.Connection, "execute", hang)
+        with pytest.raises(Unavailable) as kept:
+            await ping(engine)
+        await asyncio.to_thread(wait_until, lambda: postgres.execute(alive, "postgres") == "1", 30, "its end")
     assert kept.traceback
     await engine.close()
 
@@ -311,6 +312,13 @@ async def test_mistake_of_ours(engine: Engine) -> None:
     with pytest.raises(DBAPIError, match="SELEKT"):
         async with engine.autocommit() as connection:
             await connection.exec_driver_sql("SELEKT 1")
+
+
+async def test_mistake_of_ours_in_what_the_driver_is_given(engine: Engine) -> None:
+    """Parameters that no statement has are refused by the driver, over a connection that is as good as before."""
+    with pytest.raises((asyncpg.InterfaceError, sqlite3.ProgrammingError)):
+        async with engine.lane() as lane:
+            await lane.fetch(("SELECT 1", (1,)))
 
 
 async def test_deadlock(postgres_url: str) -> None:

@@ -24,6 +24,7 @@ from keyturn.stores.redis import connect
 from keyturn.stores.schema import counters
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
+from keyturn.testing import FrozenClock
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer, RedisServer
 from tests.stores.support import PATIENCE, open_database, waited_for
@@ -239,6 +240,30 @@ async def test_fifty_one_attempts_over_three_processes(backend: tuple[str, str])
             racer.kill()
             racer.wait()
     assert sum(counts) == 7
+
+
+async def test_window_from_the_first_attempt_on(database_url: str) -> None:
+    """Later ones do not make it longer: who fails now and then is never refused for all of them together."""
+    clock = FrozenClock()
+    async with open_database(database_url) as engine:
+        throttle = SqlThrottle(engine, clock)
+        for seconds in (0.0, 450.0, 449.0):
+            clock.advance(seconds)
+            assert await throttle.take([A]) is None
+        assert await throttle.take([A]) == 1.0
+        clock.advance(1.0)
+        assert [await throttle.take([A]) for _ in range(4)] == [None, None, None, 900.0]
+
+
+async def test_counters_that_are_given_back_whole(database_url: str) -> None:
+    """One without a window is over, so that pruning takes it; one with a window lasts as long as before."""
+    async with open_database(database_url) as engine:
+        throttle = SqlThrottle(engine)
+        assert await throttle.take([A, FOREVER]) is None
+        await throttle.give_back([A, FOREVER])
+        async with engine.autocommit() as connection:
+            rows = (await connection.execute(select(counters.c.amount, counters.c.expires_at))).all()
+    assert sorted((amount, expires_at > 0) for amount, expires_at in rows) == [(0, False), (0, True)]
 
 
 async def test_table_holds_no_address(database_url: str) -> None:
