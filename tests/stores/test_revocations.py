@@ -283,6 +283,21 @@ async def test_late_joiner_knows_everything(feed_url: tuple[str, Callable[..., M
             assert "over" not in denylist
 
 
+async def test_entry_that_is_over(database_url: str) -> None:
+    """It is not read: whoever starts need not take in all that pruning has not come to yet."""
+    feeds: list[RevocationFeed] = [PollingFeed(database_url)]
+    if database_url.startswith("postgresql"):
+        feeds.append(PostgresFeed(database_url))
+    async with open_database(database_url) as engine:
+        async with engine.transaction() as connection:
+            now = await engine.read_now(connection)
+            await deny_ids(connection, ["over"], now - 60.0, now - 1.0)
+            await deny_ids(connection, ["alive"], now - 60.0, now + 600.0)
+        for feed in feeds:
+            async with aclosing(feed()) as batches:
+                assert [item for item, _ in (await anext(batches)).entries] == ["alive"]
+
+
 async def test_revocation_reaches_the_other_nodes(feed_url: tuple[str, Callable[..., MemoryDenylist]]) -> None:
     """What one node commits arrives at two others, many at once too."""
     url, make = feed_url
