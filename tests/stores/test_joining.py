@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 import pytest
+from anyio import wait_all_tasks_blocked
 from sqlalchemy import text
 
 from keyturn.core.errors import Unavailable
@@ -224,6 +225,21 @@ async def test_fault_of_the_database(node: Node, users: list[User]) -> None:
     failed = await asyncio.gather(*start(node, attempts, entering), return_exceptions=True)
     assert [type(error) for error in failed] == [Unavailable] * len(users)
     assert [one.calls for one in entering] == [1] * len(users)
+
+
+async def test_end_of_the_store(node: Node, users: list[User]) -> None:
+    """It waits for the logins that are under way."""
+    attempts = await begin(node, *users)
+    async with node.engine.transaction() as connection:
+        await connection.execute(text("SELECT FROM keyturn_counters FOR UPDATE"))
+        opening = start(node, attempts, [Entering(user, POLICY) for user in users])
+        await node.waits()
+        closing = asyncio.create_task(node.sessions.close())
+        await wait_all_tasks_blocked()
+        assert not closing.done()
+    await closing
+    opened = await asyncio.gather(*opening)
+    assert [await node.live(user) for user in users] == [{one.admission.session.id} for one in opened]
 
 
 async def test_caller_who_goes_away(node: Node, users: list[User]) -> None:

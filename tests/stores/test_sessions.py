@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from anyio import wait_all_tasks_blocked
 from sqlalchemy import select
 
 from keyturn.core.events import Event, EventType
@@ -176,6 +177,22 @@ async def test_group_that_cannot_write(sqlite_database_url: str, contact: Contac
             assert not waiting.done()
         assert (await waiting).outcome is Outcome.CONFIRM
         await store.close()
+
+
+async def test_end_while_an_event_is_written(database_url: str) -> None:
+    """It waits for the event: nobody else will write it."""
+    async with open_database(database_url) as engine:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0)
+        async with engine.transaction() as connection:
+            if engine.postgres:
+                await connection.exec_driver_sql("LOCK TABLE keyturn_events IN EXCLUSIVE MODE")
+            recording = asyncio.ensure_future(store.record(Event(EventType.SIGNED_UP, 1.0)))
+            await wait_all_tasks_blocked()
+            closing = asyncio.create_task(store.close())
+            await wait_all_tasks_blocked()
+            assert not closing.done()
+        await closing
+        await recording
 
 
 async def test_next_group_during_the_answers(sqlite_database_url: str) -> None:

@@ -15,6 +15,7 @@ import anyio
 import asyncpg
 import psutil
 import pytest
+from asyncpg.exceptions import InterfaceError
 from sqlalchemy.exc import DBAPIError
 
 from keyturn.core.errors import Unavailable, UnsafeSettings
@@ -316,7 +317,7 @@ async def test_mistake_of_ours(engine: Engine) -> None:
 
 async def test_mistake_of_ours_in_what_the_driver_is_given(engine: Engine) -> None:
     """Parameters that no statement has are refused by the driver, over a connection that is as good as before."""
-    with pytest.raises((asyncpg.InterfaceError, sqlite3.ProgrammingError)):
+    with pytest.raises((InterfaceError, sqlite3.ProgrammingError)):
         async with engine.lane() as lane:
             await lane.fetch(("SELECT 1", (1,)))
 
