@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from threading import Thread
 
 import pytest
+from sqlalchemy import select
 
-from keyturn.core.model import Contact, Session
+from keyturn.core.events import EventType
+from keyturn.core.model import Contact, RevokeReason, Session
 from keyturn.core.rotation import Decision, Outcome
+from keyturn.stores.revocations import Denied
+from keyturn.stores.schema import denylist, events
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import CONTACT, FrozenClock, sign_in
 from tests.stores.support import open_database
@@ -78,4 +82,33 @@ async def test_row_that_moves_while_it_is_judged(database_url: str, move: str, c
             assert kept == answer.session
             assert kept is not None
             assert (kept.id, kept.generation) == (holder.session_id, 1)
+        async with engine.autocommit() as connection:
+            kinds = list((await connection.execute(select(events.c.type))).scalars())
+        # What was judged and lost has left no event.
+        assert len(kinds) - kinds.count(EventType.SIGNED_IN.value) == (contact is OTHER)
+        await store.close()
+
+
+async def test_deadline_that_moves_while_it_is_judged(database_url: str) -> None:
+    """Whoever was active at another node is not ended for inactivity, and their access tokens are not denied."""
+    clock, told = FrozenClock(), list[Denied]()
+    async with open_database(database_url) as engine:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, on_revoked=told.extend)
+        holder = await sign_in(store, remember=False)
+        clock.advance(3600.0)
+        judge, decided = holder.judge(CONTACT._replace(idle_seconds=None)), list[Decision]()
+
+        def interrupted(session: Session | None, now: float, healing: bool) -> Decision:
+            if not decided:
+                elsewhere(database_url, [f"UPDATE keyturn_sessions SET inactivity_expires_at = {now + 60.0}"])
+            decided.append(judge(session, now, healing))
+            return decided[-1]
+
+        answer = await store.present(holder.session_id, interrupted)
+        assert (decided[0].reason, answer.outcome) == (RevokeReason.INACTIVITY, Outcome.ROTATE)
+        assert [session.id for session in (await store.list_live("user-1")).sessions] == [holder.session_id]
+        async with engine.autocommit() as connection:
+            assert list((await connection.execute(select(denylist.c.id))).scalars()) == []
+            assert list((await connection.execute(select(events.c.type))).scalars()) == [EventType.SIGNED_IN.value]
+        assert told == []
         await store.close()

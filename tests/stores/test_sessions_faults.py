@@ -602,6 +602,20 @@ async def test_touch_that_comes_while_an_older_one_is_written(engine: Engine) ->
     await store.close()
 
 
+async def test_touch_of_a_session_that_has_ended_meanwhile(engine: Engine) -> None:
+    """It stays as it has ended."""
+    store, touches = store_on(engine), Touches(engine, period=3600.0)
+    holder = await sign_in(store)
+    before, _ = await store.get(holder.session_id)
+    assert before is not None
+    touches.add(before._replace(last_seen_at=before.last_seen_at + 1.0))
+    await store.revoke("user-1", RevokeReason.LOGOUT)
+    ended, _ = await store.get(holder.session_id)
+    await touches.close()
+    assert (await store.get(holder.session_id))[0] == ended
+    await store.close()
+
+
 async def test_more_touches_than_are_kept(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten; all others are written, in as many statements as that takes."""
     monkeypatch.setattr("keyturn.stores.touches._LIMIT", 3)
