@@ -22,13 +22,13 @@ from keyturn.core.errors import (
     Refused,
     SessionBehind,
     SessionEnded,
-    Throttled,
 )
 from keyturn.core.events import Event, EventType
 from keyturn.core.login import Admission, Limit, Login, admit, attempt_limits, signup_limits
 from keyturn.core.model import Contact, PresentedToken, Principal, RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, decide, glance, lapsed, log_out
+from keyturn.counted import allow, unjudged
 from keyturn.email import normalise_email
 from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import (
@@ -102,8 +102,9 @@ class Auth:
         accepted = self.password_policy.check(password, (address, name or ""))
         self.passwords.reserve(contact.ip)
         limits = signup_limits(network(contact.ip), self.policy)
-        await self._allow(await self.throttle.take(limits), limits, contact)
-        password_hash = await self.passwords.hash_chosen(accepted, contact.ip)
+        await allow(await self.throttle.take(limits), limits, contact, self.sinks, self.clock)
+        async with unjudged(self.throttle, limits):
+            password_hash = await self.passwords.hash_chosen(accepted, contact.ip)
         event = Event(EventType.SIGNED_UP, self.clock(), data={"ip": contact.ip})
         user = await self.accounts.sign_up(address, name, password_hash, event)
         if user is None:
@@ -140,10 +141,11 @@ class Auth:
             return attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)
 
         attempt = await self.attempts.begin(address, device_id, limits)
-        await self._allow(attempt.retry_after, attempt.taken, contact)
+        await allow(attempt.retry_after, attempt.taken, contact, self.sinks, self.clock)
         credential = attempt.credential
         password_hash = None if credential is None else credential.password_hash
-        verified = await self.passwords.verify(password_hash, password, contact.ip)
+        async with unjudged(self.throttle, attempt.taken):
+            verified = await self.passwords.verify(password_hash, password, contact.ip)
         if credential is None or not verified.ok or credential.user.disabled:
             whose = None if credential is None else credential.user.id
             data = {"ip": contact.ip, "user_agent": contact.user_agent}
@@ -152,8 +154,9 @@ class Auth:
             await tell(self.sinks, event)
             raise InvalidCredentials
         if verified.needs_rehash and password_hash is not None:
-            rehashed = await self.passwords.hash(password, contact.ip)
-            await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
+            async with unjudged(self.throttle, attempt.taken):
+                rehashed = await self.passwords.hash(password, contact.ip)
+                await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
             password_hash = rehashed
         opened, found = await self._open(credential.user, remember, device_name, contact, cookies, attempt)
         if found is None or found.user.disabled or not await self._proves(found, password_hash, password):
@@ -266,9 +269,11 @@ class Auth:
         accepted = self.password_policy.check(new, (user.email, user.name or ""))
         limits = attempt_limits(normalise_email(user.email)[1], network(contact.ip), session.device_id, self.policy)
         self.passwords.reserve(contact.ip)
-        await self._allow(await self.throttle.take(limits), limits, contact)
-        old_hash = await self.users.get_password_hash(user.id)
-        if not (await self.passwords.verify(old_hash, current, contact.ip)).ok or old_hash is None:
+        await allow(await self.throttle.take(limits), limits, contact, self.sinks, self.clock)
+        async with unjudged(self.throttle, limits):
+            old_hash = await self.users.get_password_hash(user.id)
+            verified = await self.passwords.verify(old_hash, current, contact.ip)
+        if not verified.ok or old_hash is None:
             raise InvalidCredentials
         await self.throttle.give_back(limits)
         new_hash = await self.passwords.hash_chosen(accepted, contact.ip)
@@ -391,9 +396,3 @@ class Auth:
     async def _tell_ended(self, user_id: str, reason: RevokeReason, ended: Sequence[SessionId]) -> None:
         now, data = self.clock(), {"reason": reason.value}
         await tell(self.sinks, *(Event(EventType.SESSION_ENDED, now, user_id, id_, data) for id_ in ended))
-
-    async def _allow(self, retry_after: float | None, limits: Sequence[Limit], contact: Contact) -> None:
-        if retry_after is not None:
-            data = {"ip": contact.ip, "limit": limits[0].key[0]}
-            await tell(self.sinks, Event(EventType.THROTTLED, self.clock(), data=data))
-            raise Throttled(retry_after)

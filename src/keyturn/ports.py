@@ -240,8 +240,8 @@ class Throttle(Protocol):
         """
         ...
 
-    async def give_back(self, limits: Sequence[Limit]) -> None:
-        """Undo one `take` after a success; a limit without a window (consecutive failures) is reset to zero."""
+    async def give_back(self, limits: Sequence[Limit], *, proven: bool = True) -> None:
+        """Undo one `take`; after a success (`proven`) a limit without a window (consecutive failures) is reset to zero."""
         ...
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from keyturn.tokens import imported_hash
 from keyturn.tokens.imported_hash import ImportCosts, parse_imported_hash
 from keyturn.tokens.password import OWASP, PasswordHasher, PasswordProfile, Verified, is_understood
 from keyturn.tokens.password_policy import PasswordFault, PasswordPolicy, PasswordRefused, normal_password
+from tests.machine import little_memory
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "spec" / "vectors" / "password.json").read_text())
 PROFILE = PasswordProfile(**VECTORS["profile"])
@@ -42,14 +42,8 @@ def test_verify_vector(case: dict[str, str]) -> None:
 def test_hash_that_wants_more_memory_than_there_is() -> None:
     """Nobody knows whether the password is right, so it is not called wrong."""
     stored = STORED["argon2id of the profile"].replace(f"m={PROFILE.memory_kib},", f"m={1024 * 1024},")
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20), before[1]))
-    try:
-        with pytest.raises(MemoryError):
-            HASHER.verify(stored, PASSWORD)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    with little_memory(), pytest.raises(MemoryError):
+        HASHER.verify(stored, PASSWORD)
 
 
 @pytest.mark.parametrize("case", VECTORS["policy"], ids=lambda case: case["name"])

@@ -108,12 +108,14 @@ def taken(more: str, now: str) -> str:
     )
 
 
-def give_back(due: Keyed, *, postgres: bool, beside: Beside | None = None) -> Statement:
+def give_back(due: Keyed, proven: bool = True, *, postgres: bool, beside: Beside | None = None) -> Statement:
     """Build the statement that gives one back to each of these counters, at least one.
 
-    Args: beside: what PostgreSQL does in the same statement, and before.
+    Args:
+        proven: after a success, which empties a counter without a window.
+        beside: what PostgreSQL does in the same statement, and before.
     """
-    values = [value for key, limit in due for value in (key, int(limit.window is not None))]
+    values = [value for key, limit in due for value in (key, int(not proven or limit.window is not None))]
     if beside is None:
         return _give_back_statement(len(due), postgres=postgres), values
     text = _give_back_beside(len(due), len(beside.parameters), beside.queries, beside.condition, beside.answer)

@@ -84,8 +84,8 @@ class SqlThrottle:
         """
         return self._counting.take(keyed(limits), email_key)
 
-    async def give_back(self, limits: Sequence[Limit]) -> None:
-        """Undo one `take`; reset a limit without a window. See `ports.Throttle`.
+    async def give_back(self, limits: Sequence[Limit], *, proven: bool = True) -> None:
+        """Undo one `take`; after a success reset a limit without a window. See `ports.Throttle`.
 
         Raises:
             Unavailable: the database is at fault.
@@ -94,9 +94,9 @@ class SqlThrottle:
         if due and self._engine.postgres:
             # One statement, which locks in order, needs no transaction around it and no second try.
             async with self._engine.lane() as lane:
-                await lane.change(give_back(due, postgres=True))
+                await lane.change(give_back(due, proven, postgres=True))
         elif due:
-            await self._engine.transact(lambda: _giving_back(due))
+            await self._engine.transact(lambda: _giving_back(due, proven))
 
     async def _refusal(self, due: Keyed) -> float | None:
         """Look, without a turn at writing: those who are refused anyway, be they ever so many, must keep nobody from one."""
@@ -133,8 +133,8 @@ def _longest_wait(due: Keyed, rows: Sequence[Row]) -> float | None:
     return max((waiting(limit, rest) for limit, amount, rest in held if amount >= limit.amount), default=None)
 
 
-def _giving_back(due: Keyed) -> Work[None]:
-    yield give_back(due, postgres=False)
+def _giving_back(due: Keyed, proven: bool) -> Work[None]:
+    yield give_back(due, proven, postgres=False)
 
 
 class RedisThrottle:
@@ -169,15 +169,15 @@ class RedisThrottle:
         waits = [waiting(limit, rest / 1000) for (_, limit), rest in zip(due, rests, strict=False) if rest >= 0]
         return max(waits, default=None)
 
-    async def give_back(self, limits: Sequence[Limit]) -> None:
-        """Undo one `take`; reset a limit without a window. See `ports.Throttle`.
+    async def give_back(self, limits: Sequence[Limit], *, proven: bool = True) -> None:
+        """Undo one `take`; after a success reset a limit without a window. See `ports.Throttle`.
 
         Raises:
             Unavailable: Redis is at fault.
         """
         due = keyed(limits)
         with self._faults():
-            await self._give_back(keys=_names(due), args=[int(limit.window is None) for _, limit in due])
+            await self._give_back(keys=_names(due), args=[int(proven and limit.window is None) for _, limit in due])
 
 
 def _names(due: Keyed) -> list[str]:

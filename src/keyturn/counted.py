@@ -1,0 +1,47 @@
+"""Attempts that have been counted: refused when they are too many, given back when a fault comes before the verdict.
+
+Owns: what becomes of an attempt between its count and its verdict. Must not hold: what it counts against (`core/login.py`),
+how (`stores/`), what a success gives back (`auth.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from keyturn.core.errors import Throttled, Unavailable
+from keyturn.core.events import Event, EventType
+from keyturn.core.login import Limit
+from keyturn.core.model import Contact
+from keyturn.ports import Clock, EventSink, Throttle
+from keyturn.sinks import tell
+
+
+async def allow(
+    retry_after: float | None, limits: Sequence[Limit], contact: Contact, sinks: Sequence[EventSink], clock: Clock
+) -> None:
+    """Let an attempt that was counted go on.
+
+    Args: retry_after: what `Throttle.take` of these limits said.
+    Raises: Throttled: it was not counted; the sinks are told.
+    """
+    if retry_after is not None:
+        data = {"ip": contact.ip, "limit": limits[0].key[0]}
+        await tell(sinks, Event(EventType.THROTTLED, clock(), data=data))
+        raise Throttled(retry_after)
+
+
+@asynccontextmanager
+async def unjudged(throttle: Throttle, taken: Sequence[Limit]) -> AsyncGenerator[None]:
+    """Give an attempt back when a dependency is at fault in the block, in which nobody is told that a password is wrong.
+
+    Why not as a success does: failures in a row would begin anew with each fault, and whoever guesses could wait for one.
+
+    Raises: Unavailable: the fault of the block, also where a second one leaves the attempt counted.
+    """
+    try:
+        yield
+    except Unavailable:
+        with suppress(Unavailable):
+            await throttle.give_back(taken, proven=False)
+        raise
