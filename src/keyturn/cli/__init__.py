@@ -8,17 +8,26 @@ Every module here imports what it needs inside its functions: `keyturn --help` m
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a known error (its code and text on standard error), 2 wrong usage.
 
+    Ctrl-C and SIGTERM end it by the signal, which a shell shows as 130 and 143.
+
     Args:
         arguments: without the program's name; those of the process when None.
     """
+    with _ended_by_interrupts():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     from keyturn.cli.errors import problems_of
 
     _open_standard_streams()
@@ -50,6 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for problem in problems:
             sys.stderr.write(f"keyturn: {problem}\n")
         sys.exit(1)
+
+
+@contextmanager
+def _ended_by_interrupts() -> Generator[None]:
+    """Let Ctrl-C end the process at once, as SIGTERM does, unless whoever started it has that ignored.
+
+    Why no exception: whatever waits for a person or a database would tell of it by a traceback of its own, and a shell would go
+    on with its loop. Nothing is half done by it: what is not committed is undone. Servers take the signal while they serve.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _drop_output() -> None:

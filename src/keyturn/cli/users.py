@@ -5,6 +5,7 @@ Owns: these commands. Must not hold: SQL, password rules.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,7 +131,20 @@ def _password(*, from_stdin: bool) -> str:
             raise CommandError("invalid_request", "the password is not UTF-8") from None
     if not sys.stdin.isatty():
         raise CommandError("no_password", "there is no terminal to ask on: use --password-stdin")
-    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return _typed()
+
+
+def _typed() -> str:
+    # Only an exception ends the question in such a way that the terminal shows again what is typed.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    except typer.Abort as aborted:
+        signal.signal(signal.SIGINT, former)
+        if isinstance(aborted.__context__, KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise
+    signal.signal(signal.SIGINT, former)
     return password
 
 

@@ -1,0 +1,118 @@
+"""A command that is stopped while it waits: it ends at once, says nothing, and whoever started it learns by which signal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import termios
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.services import wait_until
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+PATIENCE = 60.0
+
+
+@contextmanager
+def waiting(
+    command: Command, *arguments: str, stdin: int = subprocess.PIPE, begun_by: Sequence[str] = ()
+) -> Generator[subprocess.Popen[bytes]]:
+    """Begin a command that nobody answers, in a session of its own; at the end of the block it is gone.
+
+    Args: begun_by: a program that becomes the command.
+    """
+    with subprocess.Popen(
+        [*begun_by, sys.executable, "-m", "keyturn.cli", *arguments],
+        env=command.environment,
+        cwd=command.directory,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ends(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Stop it, and expect that it says nothing. A shell shows 130 of SIGINT, and leaves the loop that the command is in."""
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == -number
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux which files are open")
+@SIGNALS
+def test_waiting_for_a_password(sqlite_command: Command, number: signal.Signals) -> None:
+    """On standard input, while the database is open."""
+    sqlite_command.run("migrate")
+    database = sqlite_command.environment["KEYTURN_DATABASE_URL"].rpartition("/")[2]
+    with waiting(sqlite_command, "users", "create", "ada@example.com", "--password-stdin") as process:
+        files = Path(f"/proc/{process.pid}/fd")
+        wait_until(lambda: any(file.readlink().name == database for file in files.iterdir()), PATIENCE, "the database")
+        ends(process, number)
+
+
+@SIGNALS
+def test_waiting_for_an_answer(sqlite_command: Command, number: signal.Signals) -> None:
+    """To a question, without a database."""
+    with waiting(sqlite_command, "users", "delete", "ada@example.com") as process:
+        assert process.stdout is not None
+        assert process.stdout.read(len("Delete ada")) == b"Delete ada"
+        ends(process, number)
+
+
+@SIGNALS
+@pytest.mark.parametrize("arguments", [["users", "list"], ["migrate"], ["doctor"], ["keys", "rotate"]], ids=" ".join)
+def test_waiting_for_a_database(sqlite_command: Command, arguments: list[str], number: signal.Signals) -> None:
+    """One that takes connections, and answers nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"postgresql://a:b@127.0.0.1:{silent.getsockname()[1]}/c"
+        with waiting(sqlite_command, *arguments) as process, silent.accept()[0]:
+            ends(process, number)
+
+
+def test_waiting_at_a_terminal(sqlite_command: Command) -> None:
+    """A password that is asked for is not shown, and the terminal shows again what is typed after it."""
+    sqlite_command.run("migrate")
+    terminal, keyboard = pty.openpty()
+    try:
+        with waiting(sqlite_command, "users", "create", "ada@example.com", stdin=keyboard) as process:
+            wait_until(lambda: not _shows(keyboard), PATIENCE, "the question")
+            assert process.stderr is not None
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == -signal.SIGINT
+            assert b"Traceback" not in process.stderr.read()
+            assert _shows(keyboard)
+    finally:
+        os.close(terminal)
+        os.close(keyboard)
+
+
+def test_interrupts_that_are_ignored(sqlite_command: Command) -> None:
+    """Whoever starts a command in the background of a script has it ignore Ctrl-C."""
+    script = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    with waiting(sqlite_command, "users", "delete", "ada@example.com", begun_by=script) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(len("Delete ada")) == b"Delete ada"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(b"n\n", PATIENCE)
+        assert (process.returncode, errors) == (1, b"Aborted!\n")
+
+
+def _shows(terminal: int) -> bool:
+    flags: int = termios.tcgetattr(terminal)[3]
+    return bool(flags & termios.ECHO)
