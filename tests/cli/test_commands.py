@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -434,6 +435,25 @@ def test_role_without_rights_is_a_known_error(
         assert " 42501: this role lacks a right" in sqlite_command.run("doctor", status=1)
     finally:
         postgres.execute("DROP ROLE powerless")
+
+
+def test_errors_for_programs(migrated: Command) -> None:
+    """With --json an error is an object a line on standard error, with the code that its text begins with, and no output."""
+
+    def problems(*arguments: str, stdin: str = "", status: int = 1) -> list[dict[str, str]]:
+        lines = migrated.run(*arguments, "--json", stdin=stdin, status=status).splitlines()
+        told = migrated.run(*arguments, stdin=stdin, status=status).splitlines()
+        found = [json.loads(line) for line in lines]
+        assert told == [f"keyturn: {problem['code']}: {problem['text']}" for problem in found]
+        return found
+
+    create_user(migrated)
+    taken = problems("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n")
+    assert taken == [{"code": "conflict", "text": "this e-mail address is taken"}]
+    assert [each["code"] for each in problems("sessions", "list", "nobody")] == ["not_found"]
+    assert [each["code"] for each in problems("sessions", "list", "n\u00f6body")] == ["not_found"]
+    migrated.environment |= {"KEYTURN_BASE_URL": "no URL", "KEYTURN_ACCESS_LIFETIME": "never"}
+    assert [each["code"] for each in problems("keys", "rotate")] == ["unsafe_settings"] * 2
 
 
 def test_help_and_usage_errors_name_the_commands(sqlite_command: Command, tmp_path: Path) -> None:

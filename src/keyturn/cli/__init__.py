@@ -18,6 +18,7 @@ from io import TextIOWrapper
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a known error (its code and text on standard error), 2 wrong usage.
 
+    With --json each error is an object in a line, `{"code": ..., "text": ...}`, else `keyturn: code: text`.
     Ctrl-C and SIGTERM end it by the signal, which a shell shows as 130 and 143.
 
     Args:
@@ -34,7 +35,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     try:
         from keyturn.cli.commands import app
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"keyturn: not_installed: {error.name}: install keyturn[server]\n")
+        _tell(arguments, "not_installed", f"{error.name}: install keyturn[server]")
         sys.exit(1)
     if isinstance(sys.stdout, TextIOWrapper):
         # Names come from strangers, and not every terminal has letters for them.
@@ -57,7 +58,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         if isinstance(error, OSError):
             _drop_output()
         for problem in problems:
-            sys.stderr.write(f"keyturn: {problem}\n")
+            _tell(arguments, *problem)
         sys.exit(1)
 
 
@@ -76,6 +77,16 @@ def _ended_by_interrupts() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _tell(arguments: Sequence[str] | None, code: str, text: str) -> None:
+    line = f"keyturn: {code}: {text}"
+    # Whatever went wrong, also before the arguments were understood.
+    if "--json" in (sys.argv if arguments is None else arguments):
+        import json
+
+        line = json.dumps({"code": code, "text": text})
+    sys.stderr.write(f"{line}\n")
 
 
 def _drop_output() -> None:

@@ -1,4 +1,4 @@
-"""How known errors are told: one line each, `code: text`.
+"""How known errors are told: a code and a text each.
 
 Owns: which errors are known. Must not hold: what a command does about one.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from keyturn.core.errors import KeyturnError, Refused, Unavailable, UnsafePolicy, UnsafeSettings
 from keyturn.wire import behind, name_of
@@ -46,24 +47,33 @@ class CommandError(KeyturnError):
         self.code = code
 
 
-def problems_of(error: BaseException) -> Sequence[str] | None:
-    """Return the lines that tell a known error; None for one that is ours to find, by its traceback."""
+class Problem(NamedTuple):
+    """What is told of an error."""
+
+    code: str
+    """Stable, for scripts."""
+    text: str
+    """For people; holds no credential."""
+
+
+def problems_of(error: BaseException) -> Sequence[Problem] | None:
+    """Return what tells a known error; None for one that is ours to find, by its traceback."""
     if isinstance(error, UnsafePolicy):
         kind = "unsafe_settings" if isinstance(error, UnsafeSettings) else "unsafe_policy"
-        return [f"{kind}: {problem}" for problem in error.problems]
+        return [Problem(kind, problem) for problem in error.problems]
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return [f"cannot_write: {error.strerror}"]
+        return [Problem("cannot_write", str(error.strerror))]
     if isinstance(error, CommandError):
-        return [f"{error.code}: {error}"]
+        return [Problem(error.code, str(error))]
     if behind(error)[1] == _FORBIDDEN:
-        return [f"database_forbidden: {_MEANINGS[_FORBIDDEN]}"]
+        return [Problem("database_forbidden", _MEANINGS[_FORBIDDEN])]
     if isinstance(error, Unavailable):
-        return [f"unavailable: {error.dependency} does not answer as it should{cause_of(error)}"]
+        return [Problem("unavailable", f"{error.dependency} does not answer as it should{cause_of(error)}")]
     if isinstance(error, Refused):
-        return [f"{error.code}: {error}"]
+        return [Problem(error.code, str(error))]
     if isinstance(error, KeyturnError):
         # CannotListen is `cannot_listen`.
-        return [f"{re.sub(r'(?<=[a-z])(?=[A-Z])', '_', type(error).__name__).lower()}: {error}"]
+        return [Problem(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower(), str(error))]
     return None
 
 
