@@ -452,7 +452,7 @@ def test_errors_for_programs(migrated: Command) -> None:
     assert taken == [{"code": "conflict", "text": "this e-mail address is taken"}]
     assert [each["code"] for each in problems("sessions", "list", "nobody")] == ["not_found"]
     assert [each["code"] for each in problems("sessions", "list", "n\u00f6body")] == ["not_found"]
-    migrated.environment |= {"KEYTURN_BASE_URL": "no URL", "KEYTURN_ACCESS_LIFETIME": "never"}
+    migrated.environment |= {"KEYTURN_SETTLE_TIME": "never", "KEYTURN_ACCESS_LIFETIME": "never"}
     assert [each["code"] for each in problems("keys", "rotate")] == ["unsafe_settings"] * 2
 
 
