@@ -16,7 +16,6 @@ from keyturn.verify.keys import Reply
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
-    from urllib.request import OpenerDirector
 
 JWKS_PATH: Final = "/.well-known/jwks.json"
 _CHUNK: Final = 16 * 1024
@@ -34,8 +33,8 @@ class KeySource:
 
     Args:
         url: of the JWK set.
-        timeout: seconds for each step of a request, and from its beginning to the end of the body. The server is trusted not
-            to send the head a byte at a time.
+        timeout: seconds from the beginning of a request to the end of its answer, where connecting takes no longer: that may
+            take as long for each address of the host, and for TLS.
         allow_http: believe http from another machine, for development.
 
     Raises:
@@ -67,6 +66,8 @@ class KeySource:
         from http.client import HTTPException
         from urllib.request import Request
 
+        from keyturn.verify.in_time import opener
+
         headers = {"Accept": "application/json", "User-Agent": "keyturn"}
         if etag is not None:
             headers["If-None-Match"] = etag
@@ -74,8 +75,8 @@ class KeySource:
         try:
             # The scheme was checked when the address was set.
             request = Request(self.url, headers=headers)  # noqa: S310
-            with _opener(local=self._local).open(request, timeout=self._timeout) as answer:
-                return _read(answer, deadline, asked=etag is not None)
+            with opener(deadline, local=self._local).open(request, timeout=self._timeout) as answer:
+                return _read(answer, asked=etag is not None)
         except (OSError, HTTPException, ValueError) as fault:
             raise FetchFault(f"{type(fault).__name__}: {fault}") from fault
 
@@ -87,28 +88,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _opener(*, local: bool) -> OpenerDirector:
-    """Make an opener that knows http, https and the machine's proxies: nothing in it follows a redirect."""
-    from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler
-
-    opener = OpenerDirector()
-    for each in (ProxyHandler({} if local else None), HTTPHandler(), HTTPSHandler()):
-        opener.add_handler(each)
-    return opener
-
-
-def _read(answer: HTTPResponse, deadline: float, *, asked: bool) -> Reply:
+def _read(answer: HTTPResponse, *, asked: bool) -> Reply:
     if answer.status != 200 and not (answer.status == 304 and asked):
         raise FetchFault(f"the answer has status {answer.status}")
     chunks: list[bytes] = []
     size = 0
-    # Why piece by piece: a server that sends a byte a second would never run into the timeout of the socket.
+    # Piece by piece, as nobody knows how much a server will send.
     while answer.status == 200 and (chunk := answer.read1(_CHUNK)):
         size += len(chunk)
         if size > MAX_JWK_SET_BYTES:
             raise FetchFault("the answer is too large")
-        if time.monotonic() > deadline:
-            raise FetchFault("the answer takes too long")
         chunks.append(chunk)
     headers = answer.headers
     return Reply(

@@ -48,7 +48,7 @@ class Verifier:
             the driver (`asyncpg`, `redis`, `aiosqlite`). None: a token counts until it expires.
         leeway: seconds of clock difference to forgive.
         refetch_interval: seconds between two requests for keys, at least.
-        timeout: seconds for each step of such a request.
+        timeout: seconds for such a request, and as many again, at most, for each way to connect: see `KeySource`.
         allow_http: fetch keys over http from another machine; only for development.
         clock: seconds since the Unix epoch. monotonic: seconds, never set back.
 
