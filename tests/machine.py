@@ -1,4 +1,4 @@
-"""A machine whose date is wrong, and one that has no memory to spare."""
+"""A machine whose date is wrong, and one that has no memory or no room to spare."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ def little_memory() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Let this process write nothing beyond the first page of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -11,6 +11,7 @@ from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.stores.migrations import migrate
 from keyturn.tokens.secret_ring import SecretRing
+from tests.machine import no_room
 from tests.services import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +72,20 @@ async def test_database_that_takes_no_writes(
         assert "25006" in [vars(entry).get("fault", "").rpartition(" ")[2] for entry in caplog.records]
         postgres.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         assert (await node.ready())["database"]
+
+
+async def test_disk_that_takes_no_writes(sqlite_database_url: str) -> None:
+    """A node on SQLite is not ready from the first write that the disk refuses until it takes one, of whomever."""
+    node, _ = node_and_database(sqlite_database_url)
+    async with node.lifespan():
+        with no_room():
+            assert await answer(node, "/readyz") == 200
+            assert await answer(node, "/auth/login", json=LOGIN) == 503
+            for _ in range(2):
+                assert not (await node.ready())["database"]
+            assert await answer(node, "/readyz") == 503
+        assert await answer(node, "/readyz") == 200
+        assert await answer(node, "/auth/login", json=LOGIN) == 401
 
 
 async def test_role_that_loses_its_rights(

@@ -62,6 +62,8 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_NOTADB,
 }
+# No room, a disk that fails, a file system that was mounted anew to be read alone.
+_SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 _SQLITE_VANISHED = re.compile(r"\bno such (table|column): ")
 
 _closings: set[asyncio.Future[Any]] = set()
@@ -106,6 +108,11 @@ class Engine:
         return None if self._sqlite is None else self._sqlite.path
 
     @property
+    def sqlite(self) -> SqliteFile | None:
+        """What is known of the file of SQLite; None for PostgreSQL."""
+        return self._sqlite
+
+    @property
     def missing(self) -> bool:
         """Whether it is a SQLite file that nobody has made yet."""
         return self.file is not None and not self.file.exists()
@@ -116,7 +123,7 @@ class Engine:
 
         Raises: Unavailable: the database is at fault.
         """
-        with faults():
+        with faults(self._sqlite):
             async with self._lanes.lend() as lane:
                 yield lane
 
@@ -138,7 +145,7 @@ class Engine:
 
         Raises: Unavailable: the database is at fault; when that happens at the commit, whether it took place is unknown.
         """
-        with faults():
+        with faults(self._sqlite):
             if self._sqlite is None:
                 async with _lent(self.sqlalchemy) as connection, connection.begin():
                     yield connection
@@ -345,9 +352,10 @@ async def ping(engine: Engine) -> None:
 
 
 @contextmanager
-def faults() -> Generator[None]:
+def faults(sqlite: SqliteFile | None = None) -> Generator[None]:
     """Turn the database's faults into `Unavailable`; let everything else through, our own mistakes above all.
 
+    Args: sqlite: remembers that the disk has refused something.
     Raises: Unavailable: the block raised what means that the database is at fault; that is its cause.
     """
     try:
@@ -356,6 +364,8 @@ def faults() -> Generator[None]:
         # The drivers' own errors are told by the codes they carry.
         if not is_fault(error):
             raise
+        if sqlite is not None and ((_codes(error)[1] or 0) & 0xFF) in _SQLITE_REFUSALS:
+            sqlite.refused = True
         raise Unavailable("database") from error
 
 

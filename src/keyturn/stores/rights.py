@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from keyturn.core.errors import UnsafeSettings
 from keyturn.stores.engine import Engine, ping
+from keyturn.stores.failover import put_meta
 from keyturn.stores.schema import meta, metadata
 
+_SIGN = "sign_of_life"
 _TABLES = sorted(metadata.tables)
 # Tables that are not there yet will belong to whoever makes them.
 _MISSING = """
@@ -38,9 +40,16 @@ async def ping_for_writing(engine: Engine) -> None:
     Why a lock of no row: a server that takes no writes refuses it, and this connection and all as old are given up, as after
     any write that was refused. A plain question a former primary would still answer, and a node would stay with it.
 
+    In SQLite a disk that has refused a write is asked to take one, by as many probes as it refuses: nobody else may come by then,
+    and what had nothing to write proves nothing.
+
     Raises: Unavailable: it gives none.
     """
-    if not engine.postgres:
+    if engine.sqlite is not None:
+        if engine.sqlite.refused:
+            async with engine.transaction() as connection:
+                await connection.execute(put_meta(connection, _SIGN, str(await engine.read_now(connection))))
+            engine.sqlite.refused = False
         await ping(engine)
         return
     async with engine.autocommit() as connection:

@@ -129,4 +129,4 @@ meta = Table(
     Column("value", Text, nullable=False),
 )
 """A few facts all nodes share: the PostgreSQL timeline last seen, until when lost commits are believed, until when a node
-prunes SQLite."""
+prunes SQLite, when its disk was last asked to take a write."""

@@ -43,6 +43,8 @@ class SqliteFile:
         self._opened: tuple[int, int] | None = None
         self._in_place = True
         self._ensured_at = -inf
+        self.refused = False
+        """Whether the disk has refused a write, and taken none of `rights.ping_for_writing` since."""
 
     def connect(self, timeout: float) -> sqlite3.Connection:
         """Open it without SQLAlchemy, set up as all connections are.
