@@ -11,6 +11,7 @@ from tests.django import project
 from tests.django.conftest import Person
 
 # isort: split
+from asgiref.sync import sync_to_async
 from django.contrib.auth import authenticate, get_user_model
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import User
@@ -206,6 +207,23 @@ async def test_database_that_is_gone(person: Person) -> None:
         database.rmdir()
         aside.rename(database)
     assert await directory.find(person.email) is None
+
+
+@pytest.mark.anyio
+async def test_connection_of_a_hook_that_broke(person: Person) -> None:
+    """What claims and sinks read by Django's async queries, outside of any request, does so again after a restart of the database."""
+    users = get_user_model()._default_manager
+
+    def cut() -> None:
+        connections["default"].ensure_connection()
+        connections["default"].connection.close()
+
+    await sync_to_async(cut)()
+    assert await directory.find(person.email) is None
+    assert not await users.filter(email=person.email).aexists()
+    await sync_to_async(cut)()
+    assert await directory.get("0") is None
+    assert not await users.filter(email=person.email).aexists()
 
 
 def test_wait_that_rest_framework_is_told() -> None:

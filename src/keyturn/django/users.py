@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from typing import Any, Final, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import is_password_usable
 from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections, transaction
@@ -187,6 +189,9 @@ def _refuse_long(model: Any, field: str, value: str, member: str) -> None:
 async def _run(work: Callable[[], _Result]) -> _Result:
     """Do work with Django's database on a thread, as Django does around a request.
 
+    Why on another thread as well: what claims and sinks ask by Django's async queries is asked there, around which Django
+    sees no request. A connection that a restart of the database has broken would stay in use there for ever.
+
     Raises: Unavailable: the database is at fault.
     """
 
@@ -199,4 +204,6 @@ async def _run(work: Callable[[], _Result]) -> _Result:
         finally:
             close_old_connections()
 
+    # Without a context it is the thread of what belongs to no request.
+    await asyncio.create_task(sync_to_async(close_old_connections)(), context=Context())
     return await asyncio.to_thread(on_thread)
