@@ -7,16 +7,22 @@
         middleware=[token_middleware(node)],
     )
 
-`keyturn.verify.starlette` finds out who a request acts as: it takes a node as well as a Verifier.
+`keyturn.verify.starlette` finds out who a request acts as, and refuses bad tokens wherever they go but to these routes.
 
-Owns: the routes in Starlette. Must not decide anything.
+Owns: the routes in Starlette, and that the host's check of tokens lets them judge for themselves. Must not decide anything.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from starlette.authentication import AuthCredentials, BaseUser
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route
 
-from keyturn.verify.starlette import requires, token_middleware
+from keyturn.verify.starlette import TokenBackend, TokenRefused, on_error, requires
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.hosting import Node, by_path, hosted_routes
@@ -37,3 +43,27 @@ def routes(source: WebApplication | Node, *, operations: bool = False) -> list[B
     endpoint = KeyturnASGI(application)
     paths = by_path(application, hosted_routes(operations=operations))
     return [Route(path, endpoint) for path in paths]
+
+
+class _HostBackend(TokenBackend):
+    """Let the node's own routes judge what they are sent: `/ssr` and `/metrics` have credentials of their own.
+
+    Why by the end of the path: the routes may be in a `Mount`, which has not been found yet. Whoever is let pass is nobody.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._own: Final = tuple(by_path(node.web, hosted_routes(operations=True)))
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        try:
+            return await super().authenticate(conn)
+        except TokenRefused:
+            if conn.scope["path"].endswith(self._own):
+                return None
+            raise
+
+
+def token_middleware(node: Node) -> Middleware:
+    """Return the middleware that finds out who a request acts as, for `Starlette(middleware=[...])`, around the routes too."""
+    return Middleware(AuthenticationMiddleware, backend=_HostBackend(node), on_error=on_error)

@@ -165,7 +165,7 @@ def starlette(node: Keyturn) -> Starlette:
     return Starlette(
         routes=[*embedded_starlette.routes(node), *STARLETTE_ROUTES],
         lifespan=embedded_starlette.lifespan(node),
-        middleware=[token_middleware(node)],
+        middleware=[embedded_starlette.token_middleware(node)],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from starlette.routing import Mount
 
 from keyturn.litestar import KeyturnPlugin
 from keyturn.runtime import Keyturn
-from keyturn.starlette import lifespan, routes
+from keyturn.starlette import lifespan, routes, token_middleware
+from keyturn.tokens import base64url
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import Browser, send
 from tests.services import sqlite_url
@@ -38,6 +40,27 @@ async def test_mount_in_starlette(fresh: Keyturn) -> None:
         assert answer.status == 201
         assert (await browser.send("POST", "/api/auth/refresh")).status == 200
         assert (await send(app, "POST", "/auth/refresh")).status == 404
+
+
+@pytest.mark.parametrize("prefix", ["", "/api"])
+async def test_credentials_that_are_no_access_token(tmp_path: Path, prefix: str) -> None:
+    """A host that refuses bad tokens everywhere leaves those of a render server and of Prometheus to the routes."""
+    token = secrets.token_urlsafe(24)
+    ssr = f"web:{base64url.encode(secrets.token_bytes(32))}"
+    node = Keyturn(settings_of(sqlite_url(tmp_path), metrics_token=token, ssr_keys=ssr))
+    own = routes(node, operations=True)
+    app = Starlette(
+        routes=[Mount(prefix, routes=own)] if prefix else own,
+        lifespan=lifespan(node),
+        middleware=[token_middleware(node)],
+    )
+    bearer = [("authorization", f"Bearer {token}")]
+    render = [("authorization", "Keyturn-HMAC key=web, time=1, signature=x")]
+    async with app.router.lifespan_context(app):
+        assert (await send(app, "GET", f"{prefix}/metrics", headers=bearer)).status == 200
+        assert (await send(app, "POST", f"{prefix}/auth/ssr", headers=render)).code == "forbidden"
+        assert (await send(app, "GET", f"{prefix}/auth/me", headers=bearer)).code == "invalid_token"
+        assert (await send(app, "GET", f"{prefix}/elsewhere", headers=bearer)).code == "invalid_token"
 
 
 async def test_path_of_litestar(fresh: Keyturn) -> None:
