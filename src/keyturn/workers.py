@@ -98,7 +98,9 @@ class Supervisor:
                 status = 1
                 break
             self._replace_dead()
-        turn_away(self._web)
+        if not turn_away(self._web):
+            # While we hold it, the system takes connections that no worker accepts any more.
+            self._web.close()
         os.close(self._other_end)
         self._join()
         return status

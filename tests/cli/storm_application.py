@@ -14,8 +14,13 @@ PARTS = 5
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answer slowly, in parts."""
-    del scope, receive
+    """Answer slowly, in parts; what is asked for on hold, when its client has left."""
+    if scope["path"] == "/hold":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": PART, "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
     length = str(len(PART) * PARTS).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
     for part in range(PARTS):

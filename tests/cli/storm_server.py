@@ -1,16 +1,24 @@
-"""`python -m tests.cli.storm_server workers`: serve the storm application and print the port."""
+"""`python -m tests.cli.storm_server workers [unfiltered]`: serve the storm application and print the port.
+
+`unfiltered` keeps a filter off the socket, as newer kernels do for whoever has not CAP_NET_ADMIN.
+"""
 
 from __future__ import annotations
 
+import socket
 import sys
 
 from keyturn.serving import Listeners, bind, port_of, serve_here
 from keyturn.workers import Supervisor
 from tests.cli.storm_application import application, lifespan
 
+_SO_LOCK_FILTER = 44
+
 if __name__ == "__main__":
     workers = int(sys.argv[1])
     listener = bind("127.0.0.1", 0)
+    if "unfiltered" in sys.argv:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
     sys.stdout.write(f"{port_of(listener)}\n")
     sys.stdout.flush()
     if workers == 1:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def running(workers: int, *before: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def running(workers: int, *before: str, more: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run a server, by a command that others may stand before, and lend its process and its port."""
-    command = [*before, sys.executable, "-m", "tests.cli.storm_server", str(workers)]
+    command = [*before, sys.executable, "-m", "tests.cli.storm_server", str(workers), *more]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     assert process.stdout is not None
     try:
@@ -69,6 +69,23 @@ def test_no_request_is_cut_when_the_server_is_told_to_end_in_a_storm(
         process.send_signal(number)
     assert process.wait(30) == 0
     storm.end()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no filter elsewhere, and no way to lock one")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_is_left_waiting_where_the_system_has_no_filter(workers: int) -> None:
+    """A connection that comes during the drain is refused: no worker would accept it."""
+    with (
+        running(workers, more=["unfiltered"]) as (process, port),
+        socket.create_connection(("127.0.0.1", port)) as held,
+    ):
+        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert held.recv(1)
+        process.terminate()
+        wait_until(lambda: not answers(port), 30, "a refusal")
+        assert process.poll() is None
+        held.close()
+        assert process.wait(30) == 0
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
