@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -56,7 +57,7 @@ class PasswordPool:
 
     Args:
         hasher: does the work.
-        threads: how many run at once; the number of cores when None.
+        threads: how many run at once; the number of cores that this process may use when None.
         queue_limit: how many may wait beyond those that run.
         retry_after: seconds that a refused caller is told to wait, at least; at most three times that.
         screen: raises when a password must not be chosen.
@@ -73,7 +74,7 @@ class PasswordPool:
         retry_after: float = 2.0,
         screen: Callable[[str], Awaitable[None]] = pass_all,
     ) -> None:
-        count = threads if threads is not None else os.cpu_count() or 1
+        count = threads if threads is not None else _cores()
         if count < 1 or queue_limit < 0:
             raise ValueError("a pool has at least one thread and a queue of no negative size")
         self._hasher: Final = hasher
@@ -221,6 +222,13 @@ class PasswordPool:
             done, self._done = self._done, []
         for hand_over in done:
             hand_over()
+
+
+def _cores() -> int:
+    """Count the cores that this process may use. Why not all: a container often has few of a machine's many, and little memory."""
+    if sys.platform.startswith("linux"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _hand_over(answer: asyncio.Future[_T], future: Future[_T]) -> None:

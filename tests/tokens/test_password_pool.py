@@ -312,6 +312,26 @@ async def test_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     pool.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process may use all cores")
+async def test_one_thread_for_each_core_that_may_be_used() -> None:
+    """A process that is kept to one core hashes once at a time, however many the machine has."""
+    hasher, cores = GatedHasher(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        pool = PasswordPool(hasher, queue_limit=0)
+    finally:
+        os.sched_setaffinity(0, cores)
+    async with anyio.create_task_group() as group:
+        group.start_soon(pool.hash, PASSWORD)
+        await hasher.arrival()
+        try:
+            with pytest.raises(Unavailable):
+                pool.reserve()
+        finally:
+            hasher.gate.set()
+    pool.close()
+
+
 async def test_threads_yield() -> None:
     """The hashing threads have a lower priority than the event loop, unless that has given way already."""
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
