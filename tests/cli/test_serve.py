@@ -103,6 +103,9 @@ def test_database_that_may_only_be_read_is_refused(sqlite_command: Command, tmp_
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"sqlite:///file:{tmp_path / 'keyturn.db'}?mode=ro&uri=true"
     assert "unsafe_settings: database_read_only: " in sqlite_command.spawn("serve", "--port", "0", status=1)
     assert "UNSAFE  database_read_only: " in sqlite_command.run("doctor", status=1)
+    assert " SQLITE_READONLY: this user may not write the file" in sqlite_command.run(
+        "heal", "--minutes", "1", status=1
+    )
 
 
 def test_development_starts_with_what_production_refuses_and_the_doctor_still_tells(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,29 @@ def test_metrics_and_events_exist() -> None:
     named = re.findall(r"`([a-z]+_[a-z_]+)`", OPERATING.partition("warnings are")[2])
     assert len(named) == 4
     assert set(named) <= set(EventType)
+
+
+def test_ending_what_a_restore_has_brought_back_as_printed(sqlite_database_url: str, tmp_path: Path) -> None:
+    """Who has signed out since the backup is signed out again; the others are not, and users it does not know do no harm."""
+    command, answers = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": sqlite_database_url}), {}
+    command.run("migrate")
+    with command.serving() as client:
+        for name in ("ada", "bob"):
+            answers[name] = client.post("/auth/signup", json={**USER, "email": f"{name}@example.com"})
+    shutil.copy(tmp_path / "keyturn.db", tmp_path / "backup.db")
+    with command.serving() as client:
+        answers["eve"] = client.post("/auth/signup", json={**USER, "email": "eve@example.com"})
+        for name in ("bob", "eve"):
+            assert client.post("/auth/logout", headers=cookie_of(answers[name])).status_code == 204
+    (tmp_path / "serve.log").rename(tmp_path / "keyturn.log")
+    (tmp_path / "backup.db").replace(tmp_path / "keyturn.db")
+    assert len(command.json("sessions", "list", "bob@example.com")) == 1
+    shell = Shell(tmp_path)
+    shell.environment.update(command.environment, PATH=shell.environment["PATH"])
+    [ending] = blocks(OPERATING, "Backups and restores", "sh")
+    assert shell.run(ending) == "ended 1 session\n"
+    left = {name: len(command.json("sessions", "list", f"{name}@example.com")) for name in ("ada", "bob")}
+    assert left == {"ada": 1, "bob": 0}
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ _MEANINGS = {
     "55000": "the database takes no connections at the moment",
     "55P03": "somebody holds a table that is needed: nothing was changed, try again",
     "SQLITE_CANTOPEN": "the file cannot be opened, or its directory not be written to",
+    "SQLITE_READONLY": "this user may not write the file: does a copy that was restored belong to somebody else?",
+    "SQLITE_READONLY_DIRECTORY": "this user may not write the directory of the file",
     "SQLITE_NOTADB": "the file is no database of SQLite",
 }
 """What to do about the codes of drivers that say so little to whoever has not met them."""
