@@ -212,7 +212,7 @@ def test_redis_that_takes_no_writes(
     """It answers, but nobody could sign in: neither the server nor the doctor calls it in order."""
     sqlite_command.environment["KEYTURN_REDIS_URL"] = redis_url
     with sqlite_command.serving() as client:
-        assert client.get("/readyz").status_code == 200
+        wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a server that is ready")
         assert redis_server.command(refusing) == "+OK"
         try:
             assert client.get("/readyz").json()["detail"] == "not in order: redis"
