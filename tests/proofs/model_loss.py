@@ -123,11 +123,11 @@ class Model:
                 later = token._replace(age=token.age + self.world.settle)
                 if self.court(row, generation, number, later, healing=healing).child is None:
                     raise Forbidden(WAITS, step)
-            self._require(state, number, who, verdict, step)
+            self._require(state, number, who, verdict, healing=healing, step=step)
             if outcome not in OVER:
                 yield step, *self._answer(state, verdict, who, step)
 
-    def _require(self, state: State, number: int, who: int, verdict: Verdict, step: str) -> None:
+    def _require(self, state: State, number: int, who: int, verdict: Verdict, *, healing: bool, step: str) -> None:
         """Require of an answer what the claims say."""
         row, token, outcome = state.rows[-1], state.tokens[number], verdict.outcome
         current = state.tokens[row.current]
@@ -139,7 +139,8 @@ class Model:
             nothing = verdict.child is None and verdict.row == row
             in_tail = outcome is Outcome.TAIL and number == row.previous and row.confirmed_age < self.world.tail
             believed = outcome is Outcome.CONFIRM and verdict.row.current == number
-            if not ((in_tail and nothing) or (ahead and (nothing or believed))):
+            ahead_only = ahead and (nothing or believed if healing else nothing and outcome is Outcome.AHEAD)
+            if not ((in_tail and nothing) or ahead_only):
                 raise Forbidden(ADVANCED, step)
 
     def _answer(self, state: State, verdict: Verdict, who: int, step: str) -> tuple[State, int | None]:

@@ -246,7 +246,8 @@ def never_healing(
     healing: bool = False,
 ) -> Decision:
     """Judge as `decide`, but believe nothing while healing."""
-    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing and session is None)
+    del healing
+    return decide(session, presented, now, policy, contact=contact, mint=mint)
 
 
 def skipping_a_generation(
@@ -265,3 +266,18 @@ def skipping_a_generation(
         return mint(session_id, generation + 1, at, parent_fingerprint)
 
     return decide(session, presented, now, policy, contact=contact, mint=ahead, healing=healing)
+
+
+def always_healing(
+    session: Session | None,
+    presented: PresentedToken,
+    now: float,
+    policy: Policy,
+    *,
+    contact: Contact,
+    mint: Mint,
+    healing: bool = False,
+) -> Decision:
+    """Judge as `decide`, but believe what is ahead without healing as well."""
+    del healing
+    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=True)

@@ -15,6 +15,7 @@ from tests.proofs.rows import (
     CONTACT,
     Rule,
     accepting_siblings,
+    always_healing,
     believing_at_once,
     believing_the_next,
     ending_what_is_ahead,
@@ -78,6 +79,7 @@ def test_thief(report: Report) -> None:
         (rotating_in_the_tail, ADVANCED),
         (serving_what_is_ahead, ADVANCED),
         (believing_the_next, ADVANCED),
+        (always_healing, ADVANCED),
         (skipping_a_generation, TURNS),
     ],
 )
