@@ -300,21 +300,26 @@ async def test_request_that_never_ends_is_given_up(sqlite_node: Keyturn, first: 
 
 
 @pytest.mark.anyio
-async def test_request_in_two_pieces(sqlite_node: Keyturn) -> None:
-    """Its time ends with the request: the connection stays for the next one."""
+async def test_requests_in_two_pieces(sqlite_node: Keyturn) -> None:
+    """The time and the size of a request end with it, or with the connection: the next one has its own."""
     config = uvicorn.Config(KeyturnASGI(sqlite_node.web), lifespan="off", log_config=None)
     config.load()
     protocol, loop = BoundedProtocol(config, ServerState(), {}), asyncio.get_running_loop()
+    protocol.arrival_time = 600.0
     async with await loop.create_server(lambda: protocol, "127.0.0.1", 0) as listener:
         reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
         with anyio.fail_after(30):
-            writer.write(b"GET /healthz HT")
-            while protocol._deadline is None:
+            for last in (False, False, True):
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nCookie: " + b"x" * 40_000)
+                while protocol._deadline is None:
+                    await anyio.lowlevel.checkpoint()
+                if not last:
+                    writer.write(b"\r\n\r\n")
+                    assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+                    assert protocol._deadline is None
+            writer.close()
+            while protocol._deadline is not None:
                 await anyio.lowlevel.checkpoint()
-            writer.write(b"TP/1.1\r\nHost: a\r\n\r\n")
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-        assert protocol._deadline is None
-        writer.close()
 
 
 def test_slow_clients_do_not_keep_others_waiting(server: Server) -> None:
