@@ -755,6 +755,22 @@ async def test_redis_with_another_type_under_the_key(redis_url: str) -> None:
             await denylist.close()
 
 
+async def test_entries_of_redis_that_are_over(redis_url: str) -> None:
+    """They stay a minute longer, for nodes whose clocks are behind, and then they go."""
+    async with connect(redis_url) as redis:
+        for now, kept in ((1060.0, [b"first", b"second"]), (1061.0, [b"second"])):
+            await publish(redis, [Denied("first", 1000.5), Denied("second", 2000.0)], now)
+            assert await redis.zrange(ENTRIES, 0, -1) == kept
+
+
+@pytest.mark.waits
+async def test_redis_in_silence(redis_url: str) -> None:
+    """A connection over which nothing comes is tried again and again, and stays as long as Redis answers."""
+    async with aclosing(RedisFeed(redis_url, heartbeat=1.0)()) as batches:
+        for _ in range(4):
+            assert not (await anext(batches)).entries
+
+
 async def test_redis_that_hangs(redis_server: RedisServer, redis_url: str) -> None:
     """A Redis that takes connections and says nothing is found out by the heartbeat."""
     feed = RedisFeed(redis_url, heartbeat=0.1)
