@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import stat
 import subprocess
@@ -184,3 +185,19 @@ def test_directory_that_cannot_be_made_is_a_known_error(sqlite_command: Command,
     (tmp_path / "file").touch()
     error = sqlite_command.run("demo", "--port", "0", "--directory", str(tmp_path / "file" / "demo"), status=1)
     assert error.startswith("keyturn: cannot_keep_data: ")
+
+
+def test_user_without_a_home_is_told_where_else_to_keep_the_data(
+    sqlite_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container under a number that no user has."""
+
+    def nobody(number: int) -> pwd.struct_passwd:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+        sqlite_command.environment.pop(name, None)
+    error = sqlite_command.run("demo", "--port", "0", status=1)
+    assert error.startswith("keyturn: cannot_keep_data: this user has no home directory: choose a directory")

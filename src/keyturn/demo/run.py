@@ -34,6 +34,8 @@ REMEMBERED_INACTIVITY_TIMEOUT: Final = 14 * 24 * 3600.0
 THIEF_INTERVAL: Final = TIMES["settle_time"] + 1.5
 """More than the settle time even when a token's age is rounded down by a second."""
 
+_ELSEWHERE: Final = ": choose a directory with `keyturn demo --directory`"
+
 
 class CannotKeepData(KeyturnError):
     """The demo's directory cannot be made or written."""
@@ -57,8 +59,14 @@ class _DemoSettings(Settings):
 
 
 def default_directory() -> Path:
-    """Return the directory of the user's that keeps the demo's data; nothing of it ends up in a checkout."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    """Return the directory of the user's that keeps the demo's data; nothing of it ends up in a checkout.
+
+    Raises: CannotKeepData: this user has no home, as in a container that runs under any number.
+    """
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError as error:
+        raise CannotKeepData(f"this user has no home directory{_ELSEWHERE}") from error
     return Path(base) / "keyturn-demo"
 
 
@@ -84,7 +92,7 @@ def run_demo(host: str, port: int, directory: Path, *, inactivity_timeout: float
         secret = _secret(directory / "secret")
     except OSError as error:
         listener.close()
-        raise CannotKeepData(f"{error.filename}: {error.strerror}") from error
+        raise CannotKeepData(f"{error.filename}: {error.strerror}{_ELSEWHERE}") from error
     decisions = Decisions()
     times = {**TIMES, "inactivity_timeout": inactivity_timeout}
     node = Keyturn(settings_of(directory, secret, url, port_of(listener), times), sinks=[decisions])
