@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.conftest import Command
@@ -53,15 +54,14 @@ def ends(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     assert process.stderr.read() == b""
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux which files are open")
 @SIGNALS
 def test_waiting_for_a_password(sqlite_command: Command, number: signal.Signals) -> None:
     """On standard input, while the database is open."""
     sqlite_command.run("migrate")
     database = sqlite_command.environment["KEYTURN_DATABASE_URL"].rpartition("/")[2]
     with waiting(sqlite_command, "users", "create", "ada@example.com", "--password-stdin") as process:
-        files = Path(f"/proc/{process.pid}/fd")
-        wait_until(lambda: any(file.readlink().name == database for file in files.iterdir()), PATIENCE, "the database")
+        files = psutil.Process(process.pid).open_files
+        wait_until(lambda: any(Path(file.path).name == database for file in files()), PATIENCE, "the database")
         ends(process, number)
 
 
