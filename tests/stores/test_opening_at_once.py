@@ -296,6 +296,19 @@ async def test_many_logins_of_one_user(node: Node, user: User, postgres_url: str
     assert [await node.throttle.take(limits) is None for _ in range(25)] == [True] * 24 + [False]
 
 
+async def test_counters_that_change_while_they_get_back(node: Node, postgres_url: str) -> None:
+    """Every counter of an attempt gets it back, however many of them somebody else has changed since."""
+    limits = [Limit((name,), 4, 900.0) for name in ("account", "device", "address", "network")]
+    for _ in range(4):
+        assert await node.throttle.take(limits) is None
+    async with open_node(postgres_url) as other, other.engine.transaction() as changing:
+        await changing.exec_driver_sql("UPDATE keyturn_counters SET amount = amount - 1")
+        giving = asyncio.create_task(node.throttle.give_back(limits))
+        await node.waits()
+    await giving
+    assert await node.read(counters.c.amount) == [(2,)] * len(limits)
+
+
 async def test_many_logins_where_transactions_keep_their_snapshot(node: Node, user: User, postgres_url: str) -> None:
     """In a database with another default isolation, too, those who come second find what the first has written."""
     database, policy = str(normalise(postgres_url).database), Policy(max_sessions=2)

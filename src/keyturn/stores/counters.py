@@ -154,8 +154,10 @@ def _giving_back_parts(count: int, before: int, condition: str, *, postgres: boo
         for i in range(count)
     )
     keys = ", ".join(key % (before + 2 * i + 1) for i in range(count))
+    # Materialized, as PostgreSQL goes wrong otherwise: of the counters that somebody has changed since the statement began, it
+    # changes one, as it does not read a union without a table anew for each.
     queries = (
-        f"given AS ({rows}), locked AS (SELECT key_hash FROM keyturn_counters"  # noqa: S608 - no input in it
+        f"given AS MATERIALIZED ({rows}), locked AS (SELECT key_hash FROM keyturn_counters"  # noqa: S608 - no input in it
         f" WHERE key_hash IN ({keys}) AND {condition} ORDER BY key_hash {lock})"
     )
     change = (
