@@ -43,11 +43,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a service, so that `-m "not services"` runs anywhere; begin with what waits."""
+    """Mark what starts a service, so that `-m "not services"` runs anywhere; begin with what waits.
+
+    The benchmarks come last: a worker has them and the chaos tests to itself otherwise, and the others have long been done.
+    """
     for item in items:
         if SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
-    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("waits") is None, item.nodeid.startswith("tests/bench/")))
 
 
 @pytest.fixture(scope="session")
