@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from hashlib import sha256
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from keyturn.core.model import Contact, NewToken, PresentedToken, Session, SessionId
 from keyturn.core.policy import Policy
@@ -28,6 +30,62 @@ class Rule(Protocol):
         mint: Mint,
         healing: bool = False,
     ) -> Decision: ...
+
+
+class Asked(NamedTuple):
+    """What a rule is asked."""
+
+    session: Session | None
+    presented: PresentedToken
+    now: float
+    policy: Policy
+    contact: Contact
+    mint: Mint
+    healing: bool
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the token is more than one generation on from the row."""
+        return self.session is not None and self.presented.generation > self.session.generation + 1
+
+    def decided(self) -> Decision:
+        """Judge as `decide`."""
+        return decide(
+            self.session,
+            self.presented,
+            self.now,
+            self.policy,
+            contact=self.contact,
+            mint=self.mint,
+            healing=self.healing,
+        )
+
+    def issued_at(self, time: float) -> Asked:
+        """Have the token made at another time."""
+        return self._replace(presented=self.presented._replace(issued_at=int(time)))
+
+    def child_of(self, session: Session) -> NewToken:
+        """Make a child of a session's current token."""
+        return self.mint(session.id, session.generation + 1, self.now, session.fingerprint)
+
+
+def _instead(wrong: Callable[[Asked], Decision]) -> Rule:
+    """Let a rule that is wrong on purpose stand in for `decide`."""
+
+    @wraps(wrong)
+    def rule(
+        session: Session | None,
+        presented: PresentedToken,
+        now: float,
+        policy: Policy,
+        *,
+        contact: Contact,
+        mint: Mint,
+        healing: bool = False,
+    ) -> Decision:
+        return wrong(Asked(session, presented, now, policy, contact, mint, healing))
+
+    return rule
 
 
 def row(token_hash: bytes, now: float) -> Session:
@@ -67,217 +125,109 @@ def _is_sibling(session: Session, presented: PresentedToken) -> bool:
     )
 
 
-def _child(session: Session, now: float, mint: Mint) -> NewToken:
-    return mint(session.id, session.generation + 1, now, session.fingerprint)
-
-
-def accepting_siblings(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def accepting_siblings(asked: Asked) -> Decision:
     """Judge as `decide`, but let a dead sibling go on from the current token, as a grace window does."""
-    if session is not None and session.revoked_at is None and _is_sibling(session, presented):
-        return Decision(Outcome.ROTATE, session, Write.NOTHING, _child(session, now, mint))
-    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
+    session = asked.session
+    if session is not None and session.revoked_at is None and _is_sibling(session, asked.presented):
+        return Decision(Outcome.ROTATE, session, Write.NOTHING, asked.child_of(session))
+    return asked.decided()
 
 
-def rotating_in_the_tail(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def rotating_in_the_tail(asked: Asked) -> Decision:
     """Judge as `decide`, but give a child of the current token to whoever presents the previous one in its tail."""
-    decision = decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
-    if decision.outcome is Outcome.TAIL and session is not None:
-        return decision._replace(child=_child(session, now, mint))
+    decision = asked.decided()
+    if decision.outcome is Outcome.TAIL and asked.session is not None:
+        return decision._replace(child=asked.child_of(asked.session))
     return decision
 
 
-def giving_one_successor(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def giving_one_successor(asked: Asked) -> Decision:
     """Judge as `decide`, but let all children of a token be one, as rules do that keep one successor until it is used."""
 
     def same(session_id: SessionId, generation: int, at: float, parent_fingerprint: bytes) -> NewToken:
-        made = mint(session_id, generation, at, parent_fingerprint)
+        made = asked.mint(session_id, generation, at, parent_fingerprint)
         return NewToken(made.text, sha256(parent_fingerprint).digest())
 
-    return decide(session, presented, now, policy, contact=contact, mint=same, healing=healing)
+    return asked._replace(mint=same).decided()
 
 
-def waiting_for_the_clock(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def waiting_for_the_clock(asked: Asked) -> Decision:
     """Judge as `decide`, but let a child that a clock ahead has made be early until that time comes."""
-    if presented.issued_at > now:
-        presented = presented._replace(issued_at=int(now))
-    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
+    if asked.presented.issued_at > asked.now:
+        return asked.issued_at(asked.now).decided()
+    return asked.decided()
 
 
-def confirming_at_once(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def confirming_at_once(asked: Asked) -> Decision:
     """Judge as `decide`, but let a child that a clock ahead has made confirm without a settle time."""
-    if presented.issued_at > now:
-        presented = presented._replace(issued_at=int(now - policy.settle_time))
-    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
+    if asked.presented.issued_at > asked.now:
+        return asked.issued_at(asked.now - asked.policy.settle_time).decided()
+    return asked.decided()
 
 
-def leaving_the_tail_open(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def leaving_the_tail_open(asked: Asked) -> Decision:
     """Judge as `decide`, but let the tail of a confirm by a clock ahead last until that time comes."""
-    if session is not None and session.confirmed_at > now:
-        session = session._replace(confirmed_at=now)
-    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
+    session = asked.session
+    if session is not None and session.confirmed_at > asked.now:
+        return asked._replace(session=session._replace(confirmed_at=asked.now)).decided()
+    return asked.decided()
 
 
-def believing_at_once(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def believing_at_once(asked: Asked) -> Decision:
     """Judge as `decide`, but let a token that is ahead be believed before it is settled."""
-    if healing and session is not None and presented.generation > session.generation + 1:
-        presented = presented._replace(issued_at=int(now - policy.settle_time))
-    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
+    if asked.healing and asked.is_ahead:
+        return asked.issued_at(asked.now - asked.policy.settle_time).decided()
+    return asked.decided()
 
 
-def ending_what_is_ahead(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def ending_what_is_ahead(asked: Asked) -> Decision:
     """Judge as `decide`, but let a token that is ahead and not believed be reuse, as one that nobody ever made would be."""
-    decision = decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
+    decision = asked.decided()
     return decision._replace(outcome=Outcome.REUSE) if decision.outcome is Outcome.AHEAD else decision
 
 
-def serving_what_is_ahead(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def serving_what_is_ahead(asked: Asked) -> Decision:
     """Judge as `decide`, but answer a token that is ahead with a child of the current one instead of moving to it."""
-    decision = decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
-    if session is not None and presented.generation > session.generation + 1:
-        return Decision(Outcome.ROTATE, session, Write.NOTHING, _child(session, now, mint))
-    return decision
+    if asked.session is not None and asked.is_ahead:
+        return Decision(Outcome.ROTATE, asked.session, Write.NOTHING, asked.child_of(asked.session))
+    return asked.decided()
 
 
-def believing_the_next(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def believing_the_next(asked: Asked) -> Decision:
     """Judge as `decide`, but believe while healing whatever is of the next generation, whoever's child it is."""
-    if healing and session is not None and presented.generation == session.generation + 1:
-        presented = presented._replace(parent_fingerprint=session.fingerprint)
-    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=healing)
+    session, presented = asked.session, asked.presented
+    if asked.healing and session is not None and presented.generation == session.generation + 1:
+        return asked._replace(presented=presented._replace(parent_fingerprint=session.fingerprint)).decided()
+    return asked.decided()
 
 
-def never_healing(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def never_healing(asked: Asked) -> Decision:
     """Judge as `decide`, but believe nothing while healing."""
-    del healing
-    return decide(session, presented, now, policy, contact=contact, mint=mint)
+    return asked._replace(healing=False).decided()
 
 
-def skipping_a_generation(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def skipping_a_generation(asked: Asked) -> Decision:
     """Judge as `decide`, but make each child two generations on, so that it is ahead of its row from the first."""
 
     def ahead(session_id: SessionId, generation: int, at: float, parent_fingerprint: bytes) -> NewToken:
-        return mint(session_id, generation + 1, at, parent_fingerprint)
+        return asked.mint(session_id, generation + 1, at, parent_fingerprint)
 
-    return decide(session, presented, now, policy, contact=contact, mint=ahead, healing=healing)
+    return asked._replace(mint=ahead).decided()
 
 
-def always_healing(
-    session: Session | None,
-    presented: PresentedToken,
-    now: float,
-    policy: Policy,
-    *,
-    contact: Contact,
-    mint: Mint,
-    healing: bool = False,
-) -> Decision:
+@_instead
+def always_healing(asked: Asked) -> Decision:
     """Judge as `decide`, but believe what is ahead without healing as well."""
-    del healing
-    return decide(session, presented, now, policy, contact=contact, mint=mint, healing=True)
+    return asked._replace(healing=True).decided()
