@@ -64,7 +64,9 @@ class _Files(PydanticBaseSettingsSource):
         if field_name not in FILED or not path:
             return None, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+            if content := Path(path).read_text(encoding="utf-8").strip():
+                return content, field_name, False
+            why = "nothing stands in it"
         except (OSError, UnicodeDecodeError) as fault:
             why = fault.strerror if isinstance(fault, OSError) else "not UTF-8"
         # Else it may be the credential itself, in the wrong place.

@@ -241,6 +241,17 @@ def test_secret_file_that_is_no_text(environment: pytest.MonkeyPatch, tmp_path: 
         load(environment, KEYTURN_SECRET_FILE=str(path))
 
 
+@pytest.mark.parametrize("name", FILED)
+@pytest.mark.parametrize("env", ["production", "development"])
+def test_secret_file_that_is_empty(environment: pytest.MonkeyPatch, tmp_path: Path, name: str, env: str) -> None:
+    """A file in which nothing stands is refused, in development too: nothing else is used in its place, and not nothing."""
+    path = tmp_path / "secret"
+    path.write_text(" \n")
+    variable = f"KEYTURN_{name.upper()}"
+    with pytest.raises(UnsafeSettings, match=rf"^{variable}_FILE: {path}: nothing stands in it$"):
+        load(environment, **{variable: "from-variable", f"{variable}_FILE": str(path), "KEYTURN_ENV": env})
+
+
 @pytest.mark.parametrize(
     "url",
     ["corpus", "https://corpus.example.com:65536/range", "https://-/range", "https://a@b.test", "https://b.test/?a"],
