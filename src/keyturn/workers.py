@@ -85,7 +85,7 @@ class Supervisor:
         Why only the first: a worker that replaces a dead one during an outage of the database cannot start either, and must
         not end the others, which live and wait.
 
-        Workers take up to `DRAIN_TIME` to end; one that still runs a little later is killed.
+        Workers take up to `DRAIN_TIME` to end; one that still runs a little later, or at a second SIGINT, is killed.
         """
         for number in stop_signals():
             signal.signal(number, self._on_signal)
@@ -106,7 +106,10 @@ class Supervisor:
         return status
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        del number
+        if self._stop.is_set() and number == signal.SIGINT:
+            # As one process does at a second one: what is in flight is given up.
+            for worker in self._workers:
+                worker.kill()
         self._stop.set()
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:

@@ -71,6 +71,22 @@ def test_no_request_is_cut_when_the_server_is_told_to_end_in_a_storm(
     storm.end()
 
 
+def test_second_interrupt(server: tuple[subprocess.Popen[str], int]) -> None:
+    """Whoever presses Ctrl-C once waits for what is under way; whoever presses it again does not."""
+    process, port = server
+    with (
+        socket.create_connection(("127.0.0.1", port)) as held,
+        socket.create_connection(("127.0.0.1", port)) as idle,
+    ):
+        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert held.recv(1)
+        process.send_signal(signal.SIGINT)
+        assert idle.recv(1) == b""  # the drain has begun
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no filter elsewhere, and no way to lock one")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nobody_is_left_waiting_where_the_system_has_no_filter(workers: int) -> None:
