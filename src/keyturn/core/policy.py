@@ -57,7 +57,7 @@ class Explained(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A combination of numbers that breaks a guarantee. `relaxable`: development may run with it, loudly."""
+    """A combination of numbers that breaks a guarantee. `relaxable`: development may run with it; `keyturn doctor` tells."""
 
     code: str
     text: str
