@@ -55,12 +55,6 @@ def test_key_of_the_guide_is_one() -> None:
     assert (key_id, len(key)) == ("next", 32)
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT))
-def test_link_of_the_guide_leads_to_a_file(target: str) -> None:
-    """Every relative link exists in the repository."""
-    assert (GUIDE.parent / target).exists()
-
-
 def test_settings_of_the_guide_exist() -> None:
     """Every KEYTURN_ name is read by one of the two servers."""
     known = {f"KEYTURN_{name.upper()}" for name in Settings.model_fields} | OF_NEXT

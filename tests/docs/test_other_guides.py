@@ -140,10 +140,7 @@ def test_rights_of_a_limited_role(limited_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
-def test_links_and_settings(guide: Path) -> None:
-    """Every relative link of a guide leads to a file, and every variable is one that is read."""
-    text = guide.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (guide.parent / target).exists(), target
-    named = set(re.findall(r"KEYTURN_[A-Z_0-9]+[A-Z0-9]", text))
+def test_settings_of_a_guide(guide: Path) -> None:
+    """Every variable is one that is read."""
+    named = set(re.findall(r"KEYTURN_[A-Z_0-9]+[A-Z0-9]", guide.read_text(encoding="utf-8")))
     assert {name.removesuffix("_FILE") for name in named} - OF_OTHERS <= variables()

@@ -61,12 +61,6 @@ def test_quick_start_is_a_guides_word_for_word(block: str) -> None:
     assert block in guides
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
-def test_link_of_the_readme_leads_to_a_file(target: str) -> None:
-    """Every relative link exists in the repository."""
-    assert (ROOT / target).exists()
-
-
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"`make ([a-z]+)`|^make ([a-z]+)$", README, re.MULTILINE))))
 def test_make_command_of_the_readme_exists(target: tuple[str, str]) -> None:
     """Every command that is named is one of the Makefile."""
