@@ -356,6 +356,16 @@ def test_bcrypt_that_is_not_installed(migrated: Command, monkeypatch: pytest.Mon
     assert "UNSAFE  bcrypt_not_installed: " in migrated.run("doctor", status=1)
 
 
+def test_redis_that_is_not_installed(migrated: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command that asks Redis itself says what is missing in a line, and so does the doctor."""
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    monkeypatch.delitem(sys.modules, "keyturn.stores.redis", raising=False)
+    migrated.environment["KEYTURN_REDIS_URL"] = "redis://127.0.0.1:1"
+    error = migrated.run("users", "unlock", EMAIL, status=1)
+    assert error == "keyturn: not_installed: redis: install keyturn[redis]\n"
+    assert "UNSAFE  redis_not_installed: " in migrated.run("doctor", status=1)
+
+
 @pytest.mark.parametrize(
     "url", ["redis://user:sEcrEt/x@127.0.0.1:6379", "redis://:sEcrEt@127.0.0.1/0?nothing=1", "http://:sEcrEt@127.0.0.1"]
 )

@@ -160,10 +160,13 @@ async def _unlock(tools: Tools, email: str) -> None:
         await SqlThrottle(tools.engine).give_back(locking)
         return
     from keyturn.cli.errors import CommandError
-    from keyturn.stores.redis import connect
 
     try:
+        from keyturn.stores.redis import connect
+
         client = connect(tools.settings.redis_url.get_secret_value())
+    except ModuleNotFoundError as error:
+        raise CommandError("not_installed", "redis: install keyturn[redis]") from error
     except ValueError as error:
         raise CommandError("invalid_settings", f"KEYTURN_REDIS_URL: {error}") from error
     async with client as redis:
