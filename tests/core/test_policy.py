@@ -28,6 +28,7 @@ def test_shipped_policy() -> None:
     assert list(Policy(rotation=Rotation.STRICT).problems()) == []
     assert (policy.settle_time, policy.tail_time, policy.access_lifetime) == (60.0, 15.0, 600.0)
     assert (SETTLE_FLOOR, TAIL_FLOOR) == (60.0, 15.0)
+    assert policy.touch_interval == 60.0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from keyturn.core.errors import InvalidToken
 from keyturn.core.model import Session, User
 from keyturn.core.policy import Policy
 from keyturn.runtime import Keyturn
@@ -409,6 +411,19 @@ async def test_readiness_at_another_level(browser: Browser, node: Keyturn, level
     finally:
         async with node.engine.transaction() as connection:
             await connection.exec_driver_sql(change.format(expected_level()))
+
+
+@pytest.mark.parametrize("denylist", [True, False])
+async def test_access_token_after_a_logout(tmp_path: Path, denylist: bool) -> None:
+    """It is refused before it expires, unless that is switched off; what reads the session refuses it all the same."""
+    url = sqlite_url(tmp_path)
+    node = Keyturn(Settings.load(env="development", database_url=url, base_url=ORIGIN, denylist=denylist))
+    async with node.lifespan(), Browser(node.asgi) as ada:
+        await ada.sign_up()
+        await ada.post("/auth/logout")
+        with pytest.raises(InvalidToken) if denylist else nullcontext():
+            node.authenticate(ada.token)
+        assert (await ada.get("/auth/me", headers=ada.bearer)).status_code == 401
 
 
 async def test_metrics(ada: Browser) -> None:

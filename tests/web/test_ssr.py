@@ -85,14 +85,15 @@ async def test_render_with_two_cookies(ada: Browser, server: httpx.AsyncClient) 
 
 
 async def test_render_without_the_credential(ada: Browser, server: httpx.AsyncClient) -> None:
-    """A cookie alone, a Bearer token or another key gets nothing."""
+    """A cookie alone, a Bearer token or another key gets nothing, and is not told what is wrong with a body either."""
     cookie = ada.cookies[REFRESH]
     jar = {"cookie": f"{REFRESH}={cookie}"}
     bare = await server.post("/auth/ssr", headers=jar)
     token = await server.post("/auth/ssr", headers={**jar, **ada.bearer})
     other_key = await ask(server, cookie, key=b"k" * 32)
     other_id = await ask(server, cookie, key_id="nuxt")
-    for answer in (bare, token, other_key, other_id):
+    body = await server.post("/auth/ssr", headers=jar, json={"nobody": "knows this"})
+    for answer in (bare, token, other_key, other_id, body):
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert answer.json()["detail"] == bare.json()["detail"]
 
