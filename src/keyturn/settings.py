@@ -68,7 +68,7 @@ class _Files(PydanticBaseSettingsSource):
                 return content, field_name, False
             why = "nothing stands in it"
         except (OSError, UnicodeDecodeError) as fault:
-            why = fault.strerror if isinstance(fault, OSError) else "not UTF-8"
+            why = str(fault.strerror) if isinstance(fault, OSError) else "not UTF-8"
         # Else it may be the credential itself, in the wrong place.
         named = f"{path}: " if Path(path).is_absolute() else ""
         raise UnsafeSettings([f"{variable}: {named}{why}"])
