@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from keyturn.access import _LATE
 from keyturn.arriving import ARRIVAL_TIME, HEAD_LIMIT, WAITING_LIMIT
 from keyturn.breaches import LIMIT
 from keyturn.client.flow import STREAM_SPARE
@@ -40,7 +41,13 @@ def default(function: Any, name: str) -> Any:
 
 def words(seconds: float) -> str:
     """Write a time out, as prose does."""
-    known = {0.25: "a quarter of a second", 0.5: "half a second", 2: "two seconds", 600: "ten minutes"}
+    known = {
+        0.25: "a quarter of a second",
+        0.5: "half a second",
+        2: "two seconds",
+        120: "two minutes",
+        600: "ten minutes",
+    }
     return (known | {HOUR: "an hour", DAY: "a day"}).get(seconds, f"{seconds:g} s")
 
 
@@ -118,7 +125,11 @@ SAID = {
         f"one session for {words(POLICY.access_lifetime)},",
         f"up to {words(default(PollingFeed, 'interval'))} over SQLite",
     ],
-    "docs/explanation/rotation-proof.md": [f"**L = {REQUEST_LIMIT:g} s.**", f"**F = {CRASH_LOSS:g} s.**"],
+    "docs/explanation/rotation-proof.md": [
+        f"**L = {REQUEST_LIMIT:g} s.**",
+        f"**F = {CRASH_LOSS:g} s.**",
+        f"(beyond {words(_LATE)})",
+    ],
     "docs/decisions/0014-drain.md": [f"closed after {words(LEAVE_TIME)},"],
 }
 """What each document says, in its own words."""
