@@ -75,8 +75,8 @@ def test_second_interrupt(server: tuple[subprocess.Popen[str], int]) -> None:
     """Whoever presses Ctrl-C once waits for what is under way; whoever presses it again does not."""
     process, port = server
     with (
-        socket.create_connection(("127.0.0.1", port)) as held,
-        socket.create_connection(("127.0.0.1", port)) as idle,
+        socket.create_connection(("127.0.0.1", port), 30) as held,
+        socket.create_connection(("127.0.0.1", port), 30) as idle,
     ):
         held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert held.recv(1)
