@@ -131,6 +131,8 @@ def test_logging_of_a_process() -> None:
     root = logging.getLogger()
     before = (root.handlers[:], root.level)
     stream = io.StringIO()
+    # A command that another test has run in this process may have set it.
+    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
     try:
         configure_logging("info", stream=stream)
         logging.getLogger("uvicorn.error").info("started")
