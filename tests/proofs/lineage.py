@@ -16,6 +16,8 @@ from tests.proofs.ruling import GENERATION, NOW
 
 NONE = -1
 """In place of a token: one that nothing can ever show, or none."""
+MINTED = -2
+"""In a verdict: the child that the answer carries."""
 
 
 class Token(NamedTuple):
@@ -41,6 +43,8 @@ class Verdict(NamedTuple):
 
     outcome: Outcome
     row: Row
+    ended: bool
+    """The session is over."""
     child: tuple[int, int] | None
     """Generation and parent of the child that the answer carries."""
 
@@ -79,20 +83,21 @@ class Court:
             parent_fingerprint=_hash(token.parent)[:8],
             token_hash=_hash(number),
         )
-        numbers = {_hash(n): n for n in (before.current, before.previous, number)}
+        numbers = {_hash(n): n for n in (before.current, before.previous, number, MINTED)}
         parents = {known[:8]: n for known, n in numbers.items()}
         minted: list[tuple[int, int]] = []
 
         def mint(session_id: SessionId, made: int, now: float, parent_fingerprint: bytes) -> NewToken:
             minted.append((made - GENERATION, parents[parent_fingerprint]))
-            return NewToken("", _hash(NONE))
+            return NewToken("", _hash(MINTED))
 
         decision = self._rule(session, presented, NOW, self._policy, contact=CONTACT, mint=mint, healing=healing)
         after = decision.session
         assert after is not None
+        child = minted[-1] if decision.child is not None else None
         current = numbers[after.token_hash]
-        assert after.generation == GENERATION + (token.generation if current == number else generation)
+        generations = {before.current: generation, number: token.generation, MINTED: child[0] if child else NONE}
+        assert after.generation == GENERATION + generations[current]
         age = (NOW - int(after.confirmed_at)) // self._tick
         previous = NONE if after.previous_hash is None else numbers[after.previous_hash]
-        child = minted[-1] if decision.child is not None else None
-        return Verdict(decision.outcome, Row(current, previous, age), child)
+        return Verdict(decision.outcome, Row(current, previous, age), after.revoked_at is not None, child)

@@ -7,16 +7,12 @@ A state holds no absolute time and no token text. A token is what it is to the r
 current one, dead) or, for a child of the current token, a number with an age; children that stand in the same places
 are interchangeable and are numbered alike. So the reachable states are finite, and all of them are visited.
 
-The database's clock is right, or in some worlds off by what the world allows; messages, cookie writes and losses go by
-the right time. Only a step changes how far it is off: one that is a little fast or slow is steps in small parts.
-
 A database that loses commits has a model of its own beside this one: a token that is ahead has no name here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from keyturn.core.rotation import Outcome
@@ -31,26 +27,16 @@ from tests.proofs.world import (
     THIEF,
     WAITS,
     Browser,
-    Environment,
     Message,
+    World,
     arrivals,
+    clock_steps,
     grown,
     kept,
     landings,
+    patience,
     reads,
 )
-
-
-@dataclass(frozen=True)
-class World(Environment):
-    """An environment in which the database's clock may be wrong."""
-
-    ahead: int = 0
-    """The most that the database's clock is ever ahead of the right time, in ticks. It is never behind it."""
-    set_back: bool = False
-    """The clock begins that far ahead, and at any moment may be set back by any part of it."""
-    jumps: bool = False
-    """The clock begins right, and at any moment may jump ahead; with `set_back` to and fro, as often as it likes."""
 
 
 class State(NamedTuple):
@@ -95,7 +81,8 @@ class Model:
             yield step, state._replace(browser=after)
         if world.thief:
             yield from self._steal(state)
-        yield from self._set_clock(state)
+        for step, by in clock_steps(world, state.ahead):
+            yield step, self._age(state._replace(ahead=state.ahead + by), by)
         yield "time passes", self._age(state._replace(browser=grown(world, browser)), 1)
 
     def _arrive(self, state: State, request: Message) -> Iterator[tuple[str, State]]:
@@ -138,8 +125,8 @@ class Model:
 
     def _wait(self, outcome: Outcome, token: int, age: int, confirmed_age: int, step: str) -> None:
         """Require that what is early, or in the tail, is so no more when that has gone by and the clock was not set."""
-        patience = {Outcome.EARLY: self.world.settle, Outcome.TAIL: 2 * self.world.tail}.get(outcome)
-        if patience is not None and self.judge(token, age + patience, confirmed_age + patience).outcome is outcome:
+        longest = patience(self.world, outcome)
+        if longest is not None and self.judge(token, age + longest, confirmed_age + longest).outcome is outcome:
             raise Forbidden(WAITS, step)
 
     def _rename(self, state: State, ruling: Ruling, presented: int) -> State:
@@ -183,17 +170,9 @@ class Model:
             for how, stolen in kept(self.world, after.stolen, child):
                 yield step + how, after._replace(stolen=stolen)
 
-    def _set_clock(self, state: State) -> Iterator[tuple[str, State]]:
-        world = self.world
-        for ahead in range(world.ahead + 1):
-            by = ahead - state.ahead
-            if (world.set_back and by < 0) or (world.jumps and by > 0):
-                yield f"the clock is set by {by:+}", self._age(state._replace(ahead=ahead), by)
-
     def _age(self, state: State, by: int) -> State:
         """Let the database's clock move: from some age on a token's standing is the same, however far it is set back."""
-        back = state.ahead if self.world.set_back else 0
-        oldest, longest = self.world.settle + back, self.world.tail + back
+        oldest, longest = (self.world.oldest(enough, state.ahead) for enough in (self.world.settle, self.world.tail))
         return state._replace(
             confirmed_age=min(state.confirmed_age + by, longest),
             ages=tuple(min(age + by, oldest) for age in state.ages),
@@ -201,9 +180,8 @@ class Model:
 
     def start(self) -> State:
         """Return a row that was confirmed long ago, and a jar that holds its token."""
-        world = self.world
-        ahead = 0 if world.jumps else world.ahead
-        holder, longest = OWNER if world.thief else NOBODY, world.tail + (ahead if world.set_back else 0)
+        world, ahead = self.world, self.world.ahead_at_first
+        holder, longest = OWNER if world.thief else NOBODY, world.oldest(world.tail, ahead)
         return State(longest, Browser(CURRENT), (), (), holder, None, NOBODY, ahead)
 
     def canonical(self, state: State) -> State:

@@ -11,6 +11,9 @@ like any other of that kind. How many generations a loss may undo is bounded, so
 Healing may be switched on and off at any moment: whoever presents a token is judged both ways. A loss may come at any
 moment and any number of times; what the answers on their way carry is not lost with it. A session that was found out
 and revoked is left at that, although a loss may undo it: for all that follows, the requests since might have been lost.
+
+In worlds that say so, the database's clock is wrong as well, a token is shown for a page as often as for a refresh, or
+the rule is the strict one, by which a child is the row's current token from the first.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import NamedTuple
 
 from keyturn.core.rotation import Outcome
 from tests.proofs.explorer import Exploration, Forbidden, search
-from tests.proofs.lineage import NONE, Court, Row, Token, Verdict
+from tests.proofs.lineage import MINTED, NONE, Court, Row, Token, Verdict
+from tests.proofs.rows import Rule
 from tests.proofs.world import (
     ADVANCED,
     BOTH,
@@ -31,11 +35,13 @@ from tests.proofs.world import (
     THIEF,
     WAITS,
     Browser,
-    Environment,
+    World,
     arrivals,
+    clock_steps,
     grown,
     kept,
     landings,
+    patience,
     reads,
 )
 
@@ -48,13 +54,15 @@ OVER = (Outcome.REUSE, Outcome.ENDED)
 
 
 @dataclass(frozen=True)
-class World(Environment):
+class LossyWorld(World):
     """An environment in which the database may lose commits."""
 
     back: int = 2
     """The row goes back to no more than so many generations before the newest that it ever had."""
     forth: bool = False
     """It may also come back to a state that had been lost, as when the first server takes over again."""
+    render: Rule | None = None
+    """What judges a token that a render server shows; None: none does."""
 
 
 class State(NamedTuple):
@@ -70,20 +78,24 @@ class State(NamedTuple):
     """The row has moved since commits were last lost."""
     turns: tuple[int, int] = (0, 0)
     """How often, after that, the owner, and the thief, were believed with a token that was ahead."""
+    ahead: int = 0
+    """Ticks by which the database's clock is ahead of the right time."""
 
 
 class Model:
     """The transitions of one world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: LossyWorld) -> None:
         self.world = world
-        self.court = Court(world.rule, world.policy, world.tick)
+        rules = {False: world.rule} if world.render is None else {False: world.rule, True: world.render}
+        self.courts = {page: Court(rule, world.policy, world.tick) for page, rule in rules.items()}
         self.outcomes: dict[str, int] = {}
 
     def start(self) -> State:
         """Return a row that was confirmed long ago, and a jar that holds its token."""
-        first = Token(0, NONE, self.world.settle, OWNER)
-        return State((Row(0, NONE, self.world.tail),), Browser(0), (first,), None)
+        world, ahead = self.world, self.world.ahead_at_first
+        first = Token(0, NONE, world.oldest(world.settle, ahead), OWNER)
+        return State((Row(0, NONE, world.oldest(world.tail, ahead)),), Browser(0), (first,), None, ahead=ahead)
 
     def steps(self, state: State) -> Iterator[tuple[str, State]]:
         """Yield everything that can happen next.
@@ -104,28 +116,41 @@ class Model:
         for i, row in enumerate(state.rows[:-1]):
             others = state.rows[:i] + (state.rows[i + 1 :] if world.forth else ())
             yield f"the database goes back to {_name(state, row.current)}", self._back(state, (*others, row))
-        yield "time passes", self._tick(state)
+        for step, by in clock_steps(world, state.ahead):
+            yield step, self._age(state._replace(ahead=state.ahead + by), by)
+        yield "time passes", self._age(state._replace(browser=grown(world, browser)), 1)
 
     def _present(self, state: State, number: int, who: int) -> Iterator[tuple[str, State, int | None]]:
-        """Let the server judge a token, without healing and with it; yield how, the state after, and the child."""
+        """Let the server judge a token, for a refresh or a page; yield how, the state after, and the child."""
         row, token = state.rows[-1], state.tokens[number]
         generation = state.tokens[row.current].generation
-        plain = self.court(row, generation, number, token, healing=False)
-        healed = self.court(row, generation, number, token, healing=True)
-        if healed.outcome is Outcome.AHEAD:
-            raise Forbidden(BELIEVED, f"{_name(state, number)} is not believed while healing")
-        holder = "owner" if who == OWNER else "thief"
-        for healing, verdict in [(False, plain)] if healed == plain else [(False, plain), (True, healed)]:
-            outcome = verdict.outcome
-            step = f"the {holder} is answered {outcome} to {_name(state, number)}{' while healing' if healing else ''}"
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-            if outcome is Outcome.EARLY:
-                later = token._replace(age=token.age + self.world.settle)
-                if self.court(row, generation, number, later, healing=healing).child is None:
-                    raise Forbidden(WAITS, step)
-            self._require(state, number, who, verdict, healing=healing, step=step)
-            if outcome not in OVER:
-                yield step, *self._answer(state, verdict, who, step)
+        asks = f"the {'owner' if who == OWNER else 'thief'} is answered"
+        for page, court in self.courts.items():
+            shown = f"{_name(state, number)}{' for a page' if page else ''}"
+            plain, healed = (court(row, generation, number, token, healing=healing) for healing in (False, True))
+            if healed.outcome is Outcome.AHEAD:
+                raise Forbidden(BELIEVED, f"{shown} is not believed while healing")
+            for healing, verdict in [(False, plain)] if healed == plain else [(False, plain), (True, healed)]:
+                outcome = verdict.outcome
+                step = f"{asks} {outcome} to {shown}{' while healing' if healing else ''}"
+                self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+                self._wait(court, state, number, outcome, healing=healing, step=step)
+                self._require(state, number, who, verdict, healing=healing, step=step)
+                if outcome not in OVER:
+                    after, child = self._answer(state, number, verdict, who, step)
+                    yield step, after, None if page else child
+
+    def _wait(self, court: Court, state: State, number: int, outcome: Outcome, *, healing: bool, step: str) -> None:
+        """Require that what is early, or in the tail, is so no more when that has gone by and the clock was not set."""
+        row, token, longest = state.rows[-1], state.tokens[number], patience(self.world, outcome)
+        if longest is None:
+            return
+        generation = state.tokens[row.current].generation
+        if token.generation > generation + 1:
+            longest -= min(token.age, 0)  # what is ahead and from the future waits for its time as well
+        row, token = row._replace(confirmed_age=row.confirmed_age + longest), token._replace(age=token.age + longest)
+        if court(row, generation, number, token, healing=healing).outcome is outcome:
+            raise Forbidden(WAITS, step)
 
     def _require(self, state: State, number: int, who: int, verdict: Verdict, *, healing: bool, step: str) -> None:
         """Require of an answer what the claims say."""
@@ -135,29 +160,31 @@ class Model:
         if state.stolen is None:
             if self.world.owner_alone and (outcome in OVER or (ahead and state.gone_on)):
                 raise Forbidden(REFUSED if outcome in OVER else FIRST, step)
-        elif not current.holders & who and outcome is not Outcome.REUSE:
+        elif not current.holders & who and not (outcome is Outcome.REUSE and verdict.ended):
             nothing = verdict.child is None and verdict.row == row
-            in_tail = outcome is Outcome.TAIL and number == row.previous and row.confirmed_age < self.world.tail
-            believed = outcome is Outcome.CONFIRM and verdict.row.current == number
+            in_tail = outcome is Outcome.TAIL and number == row.previous and abs(row.confirmed_age) < self.world.tail
+            believed = outcome is Outcome.CONFIRM and number in (verdict.row.current, verdict.row.previous)
             ahead_only = ahead and (nothing or believed if healing else nothing and outcome is Outcome.AHEAD)
             if not ((in_tail and nothing) or ahead_only):
                 raise Forbidden(ADVANCED, step)
 
-    def _answer(self, state: State, verdict: Verdict, who: int, step: str) -> tuple[State, int | None]:
-        """Write what the rule decided, and make the child."""
-        tokens = state.tokens
-        if verdict.row != state.rows[-1]:
-            generation, before = tokens[verdict.row.current].generation, tokens[state.rows[-1].current].generation
-            kept_rows = [row for row in state.rows if tokens[row.current].generation >= generation - self.world.back]
-            owner, thief = state.turns
-            if state.stolen is not None and state.gone_on and generation > before + 1:
+    def _answer(self, state: State, number: int, verdict: Verdict, who: int, step: str) -> tuple[State, int | None]:
+        """Make the child, and write what the rule decided."""
+        before, row, tokens, child = state.rows[-1], verdict.row, state.tokens, len(state.tokens)
+        if verdict.child is not None:
+            tokens = (*tokens, Token(*verdict.child, 0, who))
+        if row.current == MINTED:
+            row = row._replace(current=child)
+        if row != before:
+            newest, (owner, thief) = tokens[row.current].generation, state.turns
+            ahead = tokens[number].generation > tokens[before.current].generation + 1
+            if state.stolen is not None and state.gone_on and ahead:
                 owner, thief = (owner + 1, thief) if who == OWNER else (owner, thief + 1)
                 if owner > 1 or thief > self.world.thief_tokens:
                     raise Forbidden(TURNS, step)
-            state = state._replace(rows=(*kept_rows, verdict.row), gone_on=True, turns=(owner, thief))
-        if verdict.child is None:
-            return state, None
-        return state._replace(tokens=(*tokens, Token(*verdict.child, 0, who))), len(tokens)
+            kept_rows = [other for other in state.rows if tokens[other.current].generation >= newest - self.world.back]
+            state = state._replace(rows=(*kept_rows, row), gone_on=True, turns=(owner, thief))
+        return state._replace(tokens=tokens), None if verdict.child is None else child
 
     def _back(self, state: State, rows: tuple[Row, ...]) -> State:
         return state._replace(rows=rows, gone_on=False, turns=(0, 0))
@@ -165,7 +192,9 @@ class Model:
     def _steal(self, state: State) -> Iterator[tuple[str, State]]:
         if state.stolen is None:
             jar = state.browser.jar
-            shared = {jar, state.tokens[jar].parent, *(row.current for row in state.rows)}
+            generation, parent = state.tokens[jar].generation, state.tokens[jar].parent
+            rows = [row.current for row in state.rows if state.tokens[row.current].generation < generation]
+            shared = {jar, parent, *rows}
             tokens = [t._replace(holders=BOTH) if n in shared else t for n, t in enumerate(state.tokens)]
             yield f"a thief copies {_name(state, jar)}", state._replace(tokens=tuple(tokens), stolen=(jar,))
             return
@@ -176,13 +205,12 @@ class Model:
                     for how, stolen in kept(self.world, state.stolen, child):
                         yield step + how, after._replace(stolen=stolen)
 
-    def _tick(self, state: State) -> State:
-        """Let one tick pass: from some age on a token's standing is the same."""
-        settle, tail = self.world.settle, self.world.tail
+    def _age(self, state: State, by: int) -> State:
+        """Let the database's clock move: from some age on a token's standing is the same, however far it is set back."""
+        oldest, longest = (self.world.oldest(enough, state.ahead) for enough in (self.world.settle, self.world.tail))
         return state._replace(
-            rows=tuple([row._replace(confirmed_age=min(row.confirmed_age + 1, tail)) for row in state.rows]),
-            browser=grown(self.world, state.browser),
-            tokens=tuple([token._replace(age=min(token.age + 1, settle)) for token in state.tokens]),
+            rows=tuple([row._replace(confirmed_age=min(row.confirmed_age + by, longest)) for row in state.rows]),
+            tokens=tuple([token._replace(age=min(token.age + by, oldest)) for token in state.tokens]),
         )
 
     def canonical(self, state: State) -> State:
@@ -221,6 +249,7 @@ class Model:
             None if state.stolen is None else tuple(sorted([names.get(number, dead) for number in state.stolen])),
             state.gone_on,
             state.turns,
+            state.ahead,
         )
 
     def _rows(self, state: State, places: dict[int, list[tuple[int, ...]]]) -> list[Row]:
@@ -239,6 +268,6 @@ def _name(state: State, number: int) -> str:
     return f"token {number} of generation {token.generation - state.tokens[state.rows[-1].current].generation:+}"
 
 
-def explore(world: World) -> Exploration:
+def explore(world: LossyWorld) -> Exploration:
     """Visit every reachable state of a world."""
     return search(Model(world))

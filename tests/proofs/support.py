@@ -15,3 +15,9 @@ def hold(found: Exploration, report: Report, what: str) -> None:
     assert found.counterexample is None, "\n".join(("", found.counterexample.claim, *found.counterexample.steps))
     assert found.complete
     report(f"{what}: {found.states} states, {found.transitions} transitions")
+
+
+def refute(found: Exploration, claim: str) -> None:
+    """Require that this claim was found not to hold."""
+    assert found.counterexample is not None
+    assert found.counterexample.claim == claim

@@ -9,11 +9,11 @@ from keyturn.core.policy import CRASH_LOSS, REQUEST_LIMIT, SETTLE_FLOOR, TAIL_FL
 from keyturn.core.rotation import Outcome, decide
 from keyturn.tokens.refresh_token import RefreshTokens
 from tests.proofs.explorer import Exploration
-from tests.proofs.model import World, explore
+from tests.proofs.model import explore
 from tests.proofs.rows import CONTACT, Rule, accepting_siblings, rotating_in_the_tail, row
 from tests.proofs.ruling import NOW
-from tests.proofs.support import Report, hold
-from tests.proofs.world import ADVANCED, REFUSED, finest
+from tests.proofs.support import Report, hold, refute
+from tests.proofs.world import ADVANCED, REFUSED, World, finest
 
 GRIDS = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1)]
 """(L, F) in ticks."""
@@ -31,9 +31,7 @@ def test_settle_time_at_its_bound(limit: int, loss: int) -> None:
     """With bounds taken inclusively, 3L + F is one tick too short and 3L + F + 1 is enough: the inequality is exact."""
     bound = 3 * limit + loss
     for settle in range(bound - 2, bound + 1):
-        found = explore(World(settle=settle, tail=limit, request_limit=limit, crash_loss=loss))
-        assert found.counterexample is not None, settle
-        assert found.counterexample.claim == REFUSED
+        refute(explore(World(settle=settle, tail=limit, request_limit=limit, crash_loss=loss)), REFUSED)
     assert explore(World(settle=bound + 1, tail=limit, request_limit=limit, crash_loss=loss)).complete
 
 
@@ -87,9 +85,7 @@ def test_requests_that_die_with_their_browser() -> None:
 
 def test_no_settle_time() -> None:
     """Without the settle time two tabs are enough for a false logout: the model can fail."""
-    found = explore(World(settle=0, crashes=False))
-    assert found.counterexample is not None
-    assert found.counterexample.claim == REFUSED
+    refute(explore(World(settle=0, crashes=False)), REFUSED)
 
 
 def test_strict_mode() -> None:
@@ -129,9 +125,7 @@ def test_thief_in_any_window(report: Report) -> None:
 @pytest.mark.parametrize("rule", [accepting_siblings, rotating_in_the_tail])
 def test_rule_that_lets_two_advance(rule: Rule) -> None:
     """A rule that takes a dead sibling, or gives a child in the tail, lets both holders go on: the model can fail."""
-    found = explore(World(settle=4, crash_loss=0, crashes=False, thief=True, rule=rule))
-    assert found.counterexample is not None
-    assert found.counterexample.claim == ADVANCED
+    refute(explore(World(settle=4, crash_loss=0, crashes=False, thief=True, rule=rule)), ADVANCED)
 
 
 FULL = {
