@@ -69,10 +69,10 @@ class Asked(NamedTuple):
         return self.mint(session.id, session.generation + 1, self.now, session.fingerprint)
 
 
-def _instead(wrong: Callable[[Asked], Decision]) -> Rule:
-    """Let a rule that is wrong on purpose stand in for `decide`."""
+def _instead(other: Callable[[Asked], Decision]) -> Rule:
+    """Let another rule stand in for `decide`: most of them are wrong on purpose."""
 
-    @wraps(wrong)
+    @wraps(other)
     def rule(
         session: Session | None,
         presented: PresentedToken,
@@ -83,7 +83,7 @@ def _instead(wrong: Callable[[Asked], Decision]) -> Rule:
         mint: Mint,
         healing: bool = False,
     ) -> Decision:
-        return wrong(Asked(session, presented, now, policy, contact, mint, healing))
+        return other(Asked(session, presented, now, policy, contact, mint, healing))
 
     return rule
 
@@ -231,3 +231,12 @@ def skipping_a_generation(asked: Asked) -> Decision:
 def always_healing(asked: Asked) -> Decision:
     """Judge as `decide`, but believe what is ahead without healing as well."""
     return asked._replace(healing=True).decided()
+
+
+@_instead
+def taking_what_is_ahead_for_its_parent(asked: Asked) -> Decision:
+    """Judge as `decide`, but answer a token that is ahead and from the future with a child of the current one."""
+    if asked.healing and asked.is_ahead and asked.presented.issued_at > asked.now:
+        assert asked.session is not None
+        return Decision(Outcome.ROTATE, asked.session, Write.NOTHING, asked.child_of(asked.session))
+    return asked.decided()
