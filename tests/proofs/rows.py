@@ -7,9 +7,9 @@ from functools import wraps
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
-from keyturn.core.model import Contact, NewToken, PresentedToken, Session, SessionId
+from keyturn.core.model import Contact, NewToken, PresentedToken, RevokeReason, Session, SessionId
 from keyturn.core.policy import Policy
-from keyturn.core.rotation import Decision, Mint, Outcome, Write, decide
+from keyturn.core.rotation import Decision, Mint, Outcome, Write, decide, end, glance
 
 SESSION_ID = SessionId(bytes(16))
 CONTACT = Contact("192.0.2.1", "agent", "Firefox on Linux")
@@ -59,6 +59,10 @@ class Asked(NamedTuple):
             mint=self.mint,
             healing=self.healing,
         )
+
+    def glanced(self) -> Decision:
+        """Judge as `glance`."""
+        return glance(self.session, self.presented, self.now, self.policy, contact=self.contact, healing=self.healing)
 
     def issued_at(self, time: float) -> Asked:
         """Have the token made at another time."""
@@ -231,6 +235,21 @@ def skipping_a_generation(asked: Asked) -> Decision:
 def always_healing(asked: Asked) -> Decision:
     """Judge as `decide`, but believe what is ahead without healing as well."""
     return asked._replace(healing=True).decided()
+
+
+@_instead
+def rendering(asked: Asked) -> Decision:
+    """Judge as `glance`, for a server-side render."""
+    return asked.glanced()
+
+
+@_instead
+def knowing_the_current_alone(asked: Asked) -> Decision:
+    """Judge as `decide`, but let whatever is not the current token be reuse, as textbooks do."""
+    session, presented = asked.session, asked.presented
+    if session is not None and presented.token_hash != session.token_hash:
+        return end(session, RevokeReason.REUSE_DETECTED, asked.now)._replace(outcome=Outcome.REUSE)
+    return asked.decided()
 
 
 @_instead
