@@ -244,6 +244,19 @@ def rendering(asked: Asked) -> Decision:
 
 
 @_instead
+def rendering_unseen(asked: Asked) -> Decision:
+    """Judge as `glance`, but let no render end a session."""
+    decision = asked.glanced()
+    return decision._replace(session=asked.session) if decision.outcome is Outcome.REUSE else decision
+
+
+@_instead
+def rendering_without_healing(asked: Asked) -> Decision:
+    """Judge as `glance`, but believe nothing while healing."""
+    return asked._replace(healing=False).glanced()
+
+
+@_instead
 def knowing_the_current_alone(asked: Asked) -> Decision:
     """Judge as `decide`, but let whatever is not the current token be reuse, as textbooks do."""
     session, presented = asked.session, asked.presented

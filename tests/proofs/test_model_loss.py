@@ -20,6 +20,9 @@ from tests.proofs.rows import (
     believing_the_next,
     ending_what_is_ahead,
     never_healing,
+    rendering,
+    rendering_unseen,
+    rendering_without_healing,
     rotating_in_the_tail,
     row,
     serving_what_is_ahead,
@@ -62,8 +65,11 @@ THIEF = LossyWorld(settle=4, crash_loss=0, crashes=False, thief=True, thief_toke
 
 
 def test_thief(report: Report) -> None:
-    """Once one has advanced, the other gets further only by a token ahead, while healing, and then the first does not."""
-    found = explore(THIEF)
+    """Once one has advanced, the other gets further only by a token ahead, while healing, and then the first does not.
+
+    It gets no page either, but for such a token, however seldom it refreshes.
+    """
+    found = explore(replace(THIEF, render=rendering))
     hold(found, report, "lost commits, thief")
     assert found.outcomes.keys() == set(Outcome) - {Outcome.ENDED}
 
@@ -82,6 +88,15 @@ def test_thief(report: Report) -> None:
 def test_rule_that_lets_two_advance(rule: Rule, claim: str) -> None:
     """A rule that takes a dead sibling, or a token ahead, without moving to it lets both holders go on."""
     refute(explore(replace(THIEF, owner_alone=rule is not skipping_a_generation, rule=rule)), claim)
+
+
+def test_pages(report: Report) -> None:
+    """Server-side renders sign no owner out, healing or not; a render that does not heal, or ends no session, is found."""
+    pages = LossyWorld(settle=4, crash_loss=0, crashes=False, render=rendering)
+    hold(explore(pages), report, "lost commits, pages")
+    refute(explore(replace(pages, settle=3)), REFUSED)
+    refute(explore(replace(pages, render=rendering_without_healing)), BELIEVED)
+    refute(explore(replace(THIEF, render=rendering_unseen)), ADVANCED)
 
 
 def test_owner_ahead_of_a_thief() -> None:
@@ -124,6 +139,9 @@ FULL = {
     "lost commits, thief, two in flight": replace(THIEF, in_flight=2),
     "lost commits, thief and crashes": replace(THIEF, settle=5, crash_loss=1, crashes=True),
     "lost commits, thief, four generations": replace(THIEF, settle=2, owner_alone=False, back=4),
+    "lost commits that come back, thief": replace(THIEF, forth=True),
+    "lost commits, pages, L 1, F 3": LossyWorld(settle=7, render=rendering),
+    "lost commits, pages, thief, two in flight": replace(THIEF, in_flight=2, render=rendering),
 }
 
 

@@ -19,6 +19,7 @@ from tests.proofs.rows import (
     believing_at_once,
     confirming_at_once,
     leaving_the_tail_open,
+    rendering,
     serving_what_is_ahead,
     taking_what_is_ahead_for_its_parent,
     waiting_for_the_clock,
@@ -129,7 +130,9 @@ FULL = {
     "lost commits, clock set back, L 1, F 3": LossyWorld(settle=7, ahead=1, set_back=True),
     "lost commits, clock to and fro, L 1, F 1": replace(TO_AND_FRO, settle=6, crash_loss=1, crashes=True),
     "lost commits, clock set back by more than S, thief": replace(THIEF, request_limit=1, ahead=2, jumps=False),
-    "lost commits, clock to and fro by S, thief": replace(THIEF, settle=2, request_limit=1, ahead=2),
+    "lost commits, clock to and fro by S, pages, thief": replace(
+        THIEF, settle=2, request_limit=1, ahead=2, render=rendering
+    ),
 }
 
 
