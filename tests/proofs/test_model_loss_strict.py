@@ -78,7 +78,6 @@ FULL = {
     "strict mode, lost commits, thief with two tokens": replace(THIEF, thief_tokens=2),
     "strict mode, lost commits, thief, two in flight": replace(THIEF, in_flight=2, back=2),
     "strict mode, lost commits, thief and crashes": replace(THIEF, crashes=True),
-    "strict mode, lost commits that come back, thief": replace(THIEF, forth=True, back=2),
 }
 
 

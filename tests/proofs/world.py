@@ -5,8 +5,9 @@ Owns: durations, losses, crashes, the database's clock. Must not hold: what a to
 All bounds are inclusive: a message may arrive exactly L after its cookie was read. For such bounds whole ticks are
 enough: whatever a run in continuous time reaches, a run in whole ticks reaches (Henzinger, Manna, Pnueli 1992).
 
-A server-side render needs no transition of its own: it shows the cookie as a refresh does and changes nothing, so it is
-refused only where a refresh would have been. Losses of messages have no budget: any may be lost at any moment.
+A server-side render needs no transition of its own where nothing heals: it shows the cookie as a refresh does and
+changes nothing, so it is refused only where a refresh would have been. Losses of messages have no budget: any may be
+lost at any moment.
 
 The database's clock is right, or in some worlds off by what the world allows; messages, cookie writes and losses go by
 the right time. Only a step changes how far it is off: one that is a little fast or slow is steps in small parts.
