@@ -15,6 +15,7 @@ from keyturn.core.model import Contact
 from keyturn.exchange import Cookies, SignedIn
 from keyturn.password_pool import PasswordPool
 from keyturn.runtime import Keyturn
+from keyturn.stores.engine import open_engine
 from keyturn.tokens.password import PasswordHasher, PasswordProfile, Verified
 from tests.attacks.conftest import settings_of
 from tests.attacks.support import query
@@ -116,11 +117,13 @@ async def subject(request: pytest.FixtureRequest) -> AsyncGenerator[Subject]:
     """Start a node that counts in its database, in Redis, or beside an application's own users."""
     database, kind = request.param
     url = request.getfixturevalue(database)
-    node = Keyturn(settings_of(url, redis_url=request.getfixturevalue("redis_url") if kind == "redis" else None))
-    if kind == "directory":
-        node = Keyturn(settings_of(url), users=InterruptedUsers(node.engine, denylist_lifetime=730.0))
+    redis_url = request.getfixturevalue("redis_url") if kind == "redis" else None
+    engine = open_engine(url)
+    users = InterruptedUsers(engine, denylist_lifetime=730.0) if kind == "directory" else None
+    node = Keyturn(settings_of(url, redis_url=redis_url), users=users)
     async with node.lifespan():
         yield Subject(node)
+    await engine.close()
 
 
 async def refused(attempt: Callable[[], Awaitable[object]]) -> None:
