@@ -68,15 +68,16 @@ async def serving(directory: Path) -> AsyncGenerator[tuple[Keyturn, Users, Claim
 
 async def test_refresh_that_waits_for_the_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a 503 and no request for ever; the browser keeps its session, and goes on with it once there is an answer."""
-    for bounded in (Bounded, AccessTokens):
-        monkeypatch.setattr(bounded, "patience", 0.05)
     async with serving(tmp_path) as (node, users, claims):
         browser = Browser(node.asgi)
         assert (await browser.sign_up()).status == 201
         for part in (users, claims):
             part.hangs = True
-            async with asyncio.timeout(10):
-                assert (await browser.refresh()).code == "unavailable"
+            with monkeypatch.context() as impatient:
+                for bounded in (Bounded, AccessTokens):
+                    impatient.setattr(bounded, "patience", 0.05)
+                async with asyncio.timeout(10):
+                    assert (await browser.refresh()).code == "unavailable"
             part.hangs = False
             assert (await browser.refresh()).status == 200
 
