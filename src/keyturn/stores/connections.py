@@ -1,4 +1,4 @@
-"""The connections of a pool to PostgreSQL: how one begins, when it is of no more use, how it ends.
+"""The connections of a pool, above all to PostgreSQL: how one begins, when it is of no more use, how it ends.
 
 Owns: what happens to a connection beside its statements. Must not hold: lending (`engine.py`, `lanes.py`).
 """
@@ -9,9 +9,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, Pool, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from keyturn.core.errors import UnsafeSettings
 from keyturn.stores.location import without_sqlalchemy
@@ -115,6 +117,16 @@ def _leave_behind(context: ExceptionContext) -> None:
         context.is_disconnect = True
         # SQLAlchemy takes a time-out for the caller's own.
         context.invalidate_pool_on_disconnect = True
+
+
+async def give_back(connection: AsyncConnection, lender: Pool) -> None:
+    """Give a connection back to the pool that has lent it, and close it where the engine has another pool by now.
+
+    Why: all others were closed then. This one nobody would close any more, until the garbage collector finds it.
+    """
+    await connection.close()
+    if lender is not connection.engine.pool:
+        await greenlet_spawn(lender.dispose)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.ports import Clock
-from keyturn.stores.connections import READ_ONLY, hanging_up, look_after
+from keyturn.stores.connections import READ_ONLY, give_back, hanging_up, look_after
 from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Turn, Work
 from keyturn.stores.location import address_of, file_of, normalise
 from keyturn.stores.sqlite import SqliteFile, set_up
@@ -65,8 +65,6 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
 # No room, a disk that fails, a file system that was mounted anew to be read alone.
 _SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 _SQLITE_VANISHED = re.compile(r"\bno such (table|column): ")
-
-_closings: set[asyncio.Future[Any]] = set()
 
 
 class Engine:
@@ -136,7 +134,7 @@ class Engine:
         with faults():
             if self._sqlite is not None:
                 self._sqlite.ensure_lately()
-            async with _lent(self._autocommit) as connection:
+            async with self._lent(self._autocommit) as connection:
                 yield connection
 
     @asynccontextmanager
@@ -147,13 +145,13 @@ class Engine:
         """
         with faults(self._sqlite):
             if self._sqlite is None:
-                async with _lent(self.sqlalchemy) as connection, connection.begin():
+                async with self._lent(self.sqlalchemy) as connection, connection.begin():
                     yield connection
                 return
             self._sqlite.ensure_lately()
             # SQLite starts a transaction for reading and fails when it must turn into one for writing; so we start
             # one for writing at once, and queue here instead of in the busy timeout, which polls.
-            async with self._writer, _lent(self._autocommit) as connection:
+            async with self._writer, self._lent(self._autocommit) as connection:
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     yield connection
@@ -164,6 +162,30 @@ class Engine:
                     raise
                 await connection.exec_driver_sql("COMMIT")
                 self._sqlite.ensure()
+
+    @asynccontextmanager
+    async def _lent(self, pool: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+        """Lend a connection of the pool and take it back, also from a caller who is cancelled meanwhile.
+
+        Why: a connection whose opening is cancelled is lost to the pool until the garbage collector finds it. Callers who go
+        away at the right moment would empty the pool.
+        """
+        lender = pool.pool
+
+        def take_back(opening: asyncio.Future[AsyncConnection]) -> None:
+            if not opening.cancelled() and opening.exception() is None:
+                _ = to_its_end(give_back(opening.result(), lender), self._running)
+
+        opening = asyncio.ensure_future(pool.connect().start())
+        try:
+            connection = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(take_back)
+            raise
+        try:
+            yield connection
+        finally:
+            await to_its_end(give_back(connection, lender), self._running)
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """Run work in a transaction, again when it lost against another one (deadlock, serialisation, busy file).
@@ -230,30 +252,6 @@ async def until_won(once: Callable[[], Awaitable[Result]]) -> Result:
                 raise
         await asyncio.sleep(uniform(0.001, 0.02))  # noqa: S311 - spreads retries, protects nothing
     return await once()
-
-
-@asynccontextmanager
-async def _lent(pool: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """Lend a connection of the pool and take it back, also from a caller who is cancelled meanwhile.
-
-    Why: a connection whose opening is cancelled is lost to the pool until the garbage collector finds it. Callers who go
-    away at the right moment would empty the pool.
-    """
-    opening = asyncio.ensure_future(pool.connect().start())
-    try:
-        connection = await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(_take_back)
-        raise
-    try:
-        yield connection
-    finally:
-        await to_its_end(connection.close(), _closings)
-
-
-def _take_back(opening: asyncio.Future[AsyncConnection]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        _ = to_its_end(opening.result().close(), _closings)
 
 
 def open_engine(
