@@ -16,6 +16,7 @@ import pytest
 from keyturn.stores.engine import AsyncConnection, Engine, check_durability, open_engine
 from keyturn.stores.lanes import Statement, Work
 from keyturn.stores.migrations import migrate
+from keyturn.stores.rights import ping_for_writing
 from tests.stores.support import PATIENCE, eventually
 
 pytestmark = pytest.mark.anyio
@@ -143,8 +144,15 @@ async def run(engine: Engine) -> None:
     await engine.run(write)
 
 
+async def probe(engine: Engine) -> None:
+    """Ask for a sign of life, of SQLite one that is written."""
+    if engine.sqlite is not None:
+        engine.sqlite.refused = True
+    await ping_for_writing(engine)
+
+
 @pytest.mark.parametrize("new", [False, True], ids=["open", "new"])
-@pytest.mark.parametrize("doing", [lane, read, transact, run, check_durability])
+@pytest.mark.parametrize("doing", [lane, read, transact, run, probe, check_durability])
 @pytest.mark.usefixtures("without_collector")
 async def test_caller_who_is_cancelled(engine: Engine, doing: Callable[[Engine], Awaitable[None]], new: bool) -> None:
     """Whoever comes next has the whole pool, also where the connection was only being opened, and nobody's lock in the way."""
@@ -172,7 +180,7 @@ async def all_closed(engine: Engine) -> None:
 
 # Of SQLite, what a cancelled statement was in the middle of keeps its connection open until the garbage collector comes.
 @pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.services)], indirect=True)
-@pytest.mark.parametrize("doing", [lane, read, transact, run, check_durability])
+@pytest.mark.parametrize("doing", [lane, read, transact, run, probe, check_durability])
 @pytest.mark.usefixtures("without_collector")
 async def test_caller_who_is_cancelled_before_the_end(
     engine: Engine, doing: Callable[[Engine], Awaitable[None]]

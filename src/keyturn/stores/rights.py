@@ -6,7 +6,7 @@ Owns: which rights on which tables a node needs. Must not hold: who grants them 
 from __future__ import annotations
 
 from keyturn.core.errors import UnsafeSettings
-from keyturn.stores.engine import Engine, ping
+from keyturn.stores.engine import AsyncConnection, Engine, ping
 from keyturn.stores.failover import put_meta
 from keyturn.stores.schema import meta, metadata
 
@@ -47,13 +47,16 @@ async def ping_for_writing(engine: Engine) -> None:
     """
     if engine.sqlite is not None:
         if engine.sqlite.refused:
-            async with engine.transaction() as connection:
-                await connection.execute(put_meta(connection, _SIGN, str(await engine.read_now(connection))))
+            await engine.run(lambda connection: _write_sign(engine, connection))
             engine.sqlite.refused = False
         await ping(engine)
         return
     async with engine.autocommit() as connection:
         await connection.exec_driver_sql(f"SELECT FROM {meta.name} LIMIT 0 FOR KEY SHARE")
+
+
+async def _write_sign(engine: Engine, connection: AsyncConnection) -> None:
+    await connection.execute(put_meta(connection, _SIGN, str(await engine.read_now(connection))))
 
 
 async def check_rights(engine: Engine) -> None:
