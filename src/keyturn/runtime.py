@@ -205,6 +205,7 @@ class Keyturn:
             SecretDoesNotFit: the signing keys in it are sealed under another secret.
             Unavailable: a dependency is at fault.
         """
+        self.engine.home.enter()
         async with self._starting:
             if not self._started:
                 await self._start()
@@ -289,6 +290,7 @@ class Keyturn:
 
         `start` may follow, also on another event loop: an application's tests start and close it again and again.
         """
+        self.engine.home.enter()
         self._started, self._starting, self._asking = False, asyncio.Lock(), None
         await self.web.finish()
         tasks, self._tasks = self._tasks, []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -91,6 +92,43 @@ async def test_starts_that_come_together(database_url: str) -> None:
     await node.close()
     assert len(upkeep) == 1
     assert upkeep[0].done()
+
+
+def test_event_loop_that_is_not_its_own(database_url: str) -> None:
+    """Whoever asks a running node from another event loop is told what to do, and harms nobody who asks it on its own."""
+    node = Keyturn(settings_of(database_url))
+
+    async def ask() -> None:
+        assert await asyncio.gather(*(node.users.find(f"ada{each}@example.com") for each in range(8))) == [None] * 8
+        assert await node.auth.end_user_sessions("1") == 0
+
+    def elsewhere(use: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        asyncio.run(use())
+
+    async def live() -> None:
+        async with node.lifespan():
+            await ask()
+            for use in (ask, node.start, node.close):
+                with pytest.raises(RuntimeError, match=r"another event loop.*run_coroutine_threadsafe"):
+                    await asyncio.to_thread(elsewhere, use)
+            await ask()
+
+    asyncio.run(live())
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("begin", [lambda node: node.start(), lambda node: node.users.find("ada@example.com")])
+def test_node_that_was_not_closed(tmp_path: Path, begin: Callable[[Keyturn], Coroutine[Any, Any, object]]) -> None:
+    """The next event loop is told so, and not that a loop is closed; once it was closed on its own, the node starts there."""
+    url = sqlite_url(tmp_path)
+    asyncio.run(migrate(url))
+    node = Keyturn(settings_of(url))
+    with asyncio.Runner() as first:
+        first.run(begin(node))
+        with pytest.raises(RuntimeError, match=r"another event loop.*await node\.close"):
+            live_shortly(node)
+        first.run(node.close())
+    live_shortly(node)
 
 
 def live_shortly(node: Keyturn) -> None:

@@ -28,7 +28,7 @@ from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.ports import Clock
 from keyturn.stores.connections import READ_ONLY, give_back, hanging_up, look_after
-from keyturn.stores.lanes import Lane, Lanes, PostgresLanes, SqliteLanes, Turn, Work
+from keyturn.stores.lanes import Home, Lane, Lanes, PostgresLanes, SqliteLanes, Work
 from keyturn.stores.location import address_of, file_of, normalise
 from keyturn.stores.sqlite import SqliteFile, set_up
 
@@ -74,6 +74,7 @@ class Engine:
         sqlalchemy: the pool, for what this class does not offer.
         postgres: whether it is PostgreSQL; otherwise it is SQLite.
         now_sql: the database's clock as an SQL expression, in seconds since the epoch.
+        home: the event loop that all of it belongs to until `close`.
     """
 
     def __init__(
@@ -92,12 +93,12 @@ class Engine:
         self.now_sql = POSTGRES_NOW if self.postgres else SQLITE_NOW
         self._autocommit = sqlalchemy.execution_options(isolation_level="AUTOCOMMIT")
         self._write_timeout = write_timeout
-        self._writer = Turn(write_timeout)
+        self.home = Home(write_timeout)
         self._running: set[asyncio.Future[Any]] = set()
         self._lanes: Lanes = (
             PostgresLanes(sqlalchemy, keep)
             if sqlite is None
-            else SqliteLanes(sqlite, lambda: self._writer, write_timeout)
+            else SqliteLanes(sqlite, lambda: self.home.writer, write_timeout)
         )
 
     @property
@@ -121,6 +122,7 @@ class Engine:
 
         Raises: Unavailable: the database is at fault.
         """
+        self.home.enter()
         with faults(self._sqlite):
             async with self._lanes.lend() as lane:
                 yield lane
@@ -131,6 +133,7 @@ class Engine:
 
         Raises: Unavailable: the database is at fault.
         """
+        self.home.enter()
         with faults():
             if self._sqlite is not None:
                 self._sqlite.ensure_lately()
@@ -143,6 +146,7 @@ class Engine:
 
         Raises: Unavailable: the database is at fault; when that happens at the commit, whether it took place is unknown.
         """
+        self.home.enter()
         with faults(self._sqlite):
             if self._sqlite is None:
                 async with self._lent(self.sqlalchemy) as connection, connection.begin():
@@ -151,7 +155,7 @@ class Engine:
             self._sqlite.ensure_lately()
             # SQLite starts a transaction for reading and fails when it must turn into one for writing; so we start
             # one for writing at once, and queue here instead of in the busy timeout, which polls.
-            async with self._writer, self._lent(self._autocommit) as connection:
+            async with self.home.writer, self._lent(self._autocommit) as connection:
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     yield connection
@@ -233,8 +237,7 @@ class Engine:
             await self.sqlalchemy.dispose()
         if self._sqlite is not None:
             self._sqlite.forget()
-        # A lock that somebody has waited for belongs to their event loop.
-        self._writer = Turn(self._write_timeout)
+        self.home = Home(self._write_timeout)
 
 
 async def until_won(once: Callable[[], Awaitable[Result]]) -> Result:

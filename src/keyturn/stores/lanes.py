@@ -40,6 +40,11 @@ Why a generator: PostgreSQL answers each statement to the event loop, SQLite run
 ROLLBACK: Statement = ("ROLLBACK", ())
 """What work yields last when nothing of it is to stay."""
 
+_ELSEWHERE = (
+    "this node is in use on another event loop, to which its connections belong: hand that one the coroutine"
+    " (anyio.from_thread.run, asyncio.run_coroutine_threadsafe; in Django and Flask node.threaded), or end the use there by"
+    " await node.close(), as `async with node.lifespan():` does"
+)
 _READ_TIMEOUT = 0.05
 """Seconds that a read may hold up the event loop: it only waits while another process repairs the file."""
 
@@ -178,6 +183,33 @@ class Turn(asyncio.Lock):
         """Take it. Raises: TimeoutError: others had it all the time."""
         async with asyncio.timeout(self._patience):
             return await super().acquire()
+
+
+class Home:
+    """The event loop that connections and locks belong to, from their first use until they are closed.
+
+    Args: patience: seconds to wait for one's turn to write.
+
+    Attributes:
+        writer: held by whoever writes to SQLite.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.writer = Turn(patience)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def enter(self) -> None:
+        """Let nobody in from another event loop.
+
+        Why: a connection of PostgreSQL that two loops use breaks for both, also under the requests of those whose own it is.
+
+        Raises: RuntimeError: it is another one; it says what to do.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif loop is not self._loop:
+            raise RuntimeError(_ELSEWHERE)
 
 
 class SqliteLanes:
