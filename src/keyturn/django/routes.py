@@ -15,6 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.views.decorators.csrf import csrf_exempt
 
+from keyturn.django.hooks import apart
 from keyturn.verify.django import translate
 from keyturn.web.asgi import NEVER_FOUND, read_request
 from keyturn.web.endpoints import Route
@@ -33,6 +34,7 @@ def urls(node: Threaded, *, operations: bool = False) -> list[URLPattern]:
         operations: also `/healthz`, `/readyz` and `/metrics`; a project usually has its own.
     """
     threaded = node.threaded
+    threaded.context = apart
     return [
         path(
             route.removeprefix("/").replace("{", "<").replace("}", ">"),

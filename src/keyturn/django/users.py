@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextvars import Context
 from typing import Any, Final, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -204,6 +203,5 @@ async def _run(work: Callable[[], _Result]) -> _Result:
         finally:
             close_old_connections()
 
-    # Without a context it is the thread of what belongs to no request.
-    await asyncio.create_task(sync_to_async(close_old_connections)(), context=Context())
+    await sync_to_async(close_old_connections)()
     return await asyncio.to_thread(on_thread)

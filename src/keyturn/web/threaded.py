@@ -15,8 +15,9 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from typing import Any, Final, Protocol, TypeVar
 
 from keyturn.core.errors import InvalidRequest, Refused, Unavailable
@@ -46,10 +47,14 @@ class ThreadedNode:
 
     Args:
         node: constructed and not started.
+
+    Attributes:
+        context: makes the context in which the node does what a caller asks: a copy of the caller's, unless a host changes it.
     """
 
     def __init__(self, node: Node) -> None:
         self.node: Final = node
+        self.context: Callable[[], Context] = copy_context
         self._lock: Final = threading.Lock()
         self._process: int | None = None
         self._thread: threading.Thread | None = None
@@ -142,7 +147,7 @@ class ThreadedNode:
 
     def _submit(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
         try:
-            return asyncio.run_coroutine_threadsafe(work, self._running_loop())
+            return self.context().run(asyncio.run_coroutine_threadsafe, work, self._running_loop())
         except BaseException:
             work.close()
             raise
