@@ -208,9 +208,9 @@ def _extra(route: Route, documented: Documented) -> dict[str, Any]:
 # -- requests and answers
 
 
+# One route as FastAPI calls it. It knows its application, so that `CurrentPrincipal` can find it. A docstring, FastAPI would
+# show as the description of each route.
 class _Endpoint:
-    """One route as FastAPI calls it. It knows its application, so that `CurrentPrincipal` can find it."""
-
     def __init__(self, application: WebApplication, route: Route) -> None:
         self.application: Final = application
         self._methods: Final = {route.method: route}
