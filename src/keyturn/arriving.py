@@ -11,7 +11,9 @@ connections it may have, for good.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, NoReturn
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NoReturn, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -29,6 +31,47 @@ def _announces_body(name: bytes, value: bytes) -> bool:
     return name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
 
 
+class _Transport:
+    """A connection that, told to close while a request arrives, says only that it will: it reads on and forgets what comes.
+
+    Why: a connection that is closed on bytes which nobody has read is reset, and a proxy that still sends meets the reset before
+    it reads the answer. nginx shows a 502 in its place, and sends nothing to that server for ten seconds: a few bodies over the
+    limit, from anybody, turned everybody away.
+    Spec: RFC 9112 9.6.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.arriving = False
+        """Whether a request has begun and not ended."""
+        self.end = transport.close
+        self.write: Callable[[bytes], None] = transport.write
+        self.get_extra_info = transport.get_extra_info
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self._transport = transport
+        self._leaving = False
+
+    def is_closing(self) -> bool:
+        """Say whether it was told to close, or has."""
+        return self._leaving or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close when everything is sent: at once, or once the client has, who reads that no more comes, or by `end`."""
+        if not self.arriving or self.is_closing():
+            self.end()
+            return
+        self._leaving = True
+        self.write = _forget
+        self.resume_reading()
+        with suppress(OSError):  # the client has gone
+            self._transport.write_eof()
+
+
+def _forget(data: bytes) -> None:
+    """Write nothing, as a closed connection does."""
+    del data
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 on one connection, with an end to what a caller may send and to how long it may take.
 
@@ -39,14 +82,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._arriving = False
         self._read = 0
         self._size = 0
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; a connection on which nothing comes is kept as long as one on which nothing more comes."""
-        super().connection_made(transport)
+        self._connection = _Transport(transport)
+        super().connection_made(cast("asyncio.Transport", self._connection))
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,19 +99,21 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come; refuse what is too much."""
+        """Take what has come; refuse what is too much, and forget what comes after the end was announced."""
+        if self.transport.is_closing():
+            return
         self._read = len(data)
         self._size += self._read
         super().data_received(data)
-        if (self._arriving or not self._answering()) and not self.transport.is_closing():
+        if self._connection.arriving or not self._answering():
             if self._deadline is None:
                 self._deadline = self.loop.call_later(self.arrival_time, self._too_slow)
-            if self._size > HEAD_LIMIT:
+            if self._size > HEAD_LIMIT and not self.transport.is_closing():
                 self._refuse()
 
     def on_message_begin(self) -> None:
         """Note that a request begins."""
-        self._arriving = True
+        self._connection.arriving = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -97,10 +142,16 @@ class BoundedProtocol(HttpToolsProtocol):
         """Note that a request is here, unless its trailers are too large."""
         if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
             self._weigh()
-        self._arriving = False
+        self._connection.arriving = False
         self._size = 0
         self._rest()
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """End with the server: after the answer, or at once."""
+        super().shutdown()
+        if not self._answering():
+            self._connection.end()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request, unless it has been refused."""
@@ -137,4 +188,4 @@ class BoundedProtocol(HttpToolsProtocol):
             # Its answer comes first: bodies have a time of their own, and end the connection when it is over.
             self._deadline = self.loop.call_later(self.arrival_time, self._too_slow)
         else:
-            self.transport.close()
+            self._connection.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import select
 import socket
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -128,6 +129,37 @@ def test_huge_chunked_body_is_refused_while_it_comes(server: Server) -> None:
     chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
     answer = exchange(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 64)
     assert status(answer) in {0, 413}
+    assert alive(server)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        pytest.param(HEAD + b"Content-Length: 4000100\r\n\r\n", 413, id="length over the limit"),
+        pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5000\r\n" + b"x" * 0x5000, 413, id="chunks over it"),
+        pytest.param(HEAD + b"Connection: close\r\nContent-Length: 4000100\r\n\r\n", 413, id="last one"),
+        pytest.param(
+            b"POST /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4000100\r\n\r\n", 404, id="unread"
+        ),
+        pytest.param(HEAD + b"Host: b\r\nContent-Length: 4000100\r\n\r\n", 400, id="malformed"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * 80_000, 431, id="huge head"),
+    ],
+)
+def test_answer_that_comes_before_the_end_of_the_request(server: Server, head: bytes, expected: int) -> None:
+    """Whoever sends all of it before they read, as proxies do, meets no reset, and the connection ends after the answer.
+
+    nginx makes a 502 of a reset, and sends nothing more to the server for ten seconds.
+    """
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)) as link:
+        link.sendall(head)
+        assert select.select([link], [], [], 30)[0]
+        for _ in range(40):
+            link.sendall(b"x" * 100_000)
+        answer = b""
+        while chunk := link.recv(65536):
+            answer += chunk
+    assert status(answer) == expected
+    assert answer.count(b"HTTP/1.1 ") == 1
     assert alive(server)
 
 
@@ -266,6 +298,8 @@ async def test_slow_body_is_given_up(sqlite_node: Keyturn) -> None:
             b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n", b"x", id="a body nobody asked for"
         ),
         pytest.param(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /", b"x", id="the second request"),
+        pytest.param(HEAD + b"Content-Length: 900000\r\n\r\n", b"x", id="a body that was refused"),
+        pytest.param(HEAD + b"Host: b\r\nContent-Length: 9000\r\n\r\n", b"x", id="a head that was refused"),
     ],
 )
 async def test_request_that_never_ends_is_given_up(sqlite_node: Keyturn, first: bytes, then: bytes) -> None:
@@ -292,11 +326,36 @@ async def test_request_that_never_ends_is_given_up(sqlite_node: Keyturn, first: 
 
         answered = asyncio.create_task(until_closed())
         with anyio.fail_after(30):
-            while not answered.done():
+            # Its end of an answer is not yet the end of the connection.
+            while not answered.done() or state.connections:
                 await anyio.sleep(0.05)
                 writer.write(then)
         writer.close()
-    assert not state.connections
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(HEAD + b"Content-Length: 900000\r\n\r\n", id="a body that was refused"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /", id="half a head"),
+    ],
+)
+async def test_request_that_never_ends_keeps_no_server_from_ending(sqlite_node: Keyturn, first: bytes) -> None:
+    """A server that is told to end does not wait for it."""
+    config = uvicorn.Config(KeyturnASGI(sqlite_node.web), lifespan="off", log_config=None)
+    config.load()
+    state, loop = ServerState(), asyncio.get_running_loop()
+    async with await loop.create_server(lambda: BoundedProtocol(config, state, {}), "127.0.0.1", 0) as listener:
+        reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        writer.write(first)
+        with anyio.fail_after(10):
+            await reader.readuntil(b"}")
+            for connection in list(state.connections):
+                connection.shutdown()
+            while state.connections:
+                await anyio.lowlevel.checkpoint()
+        writer.close()
 
 
 @pytest.mark.anyio
