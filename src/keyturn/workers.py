@@ -35,6 +35,8 @@ RESTART_INTERVAL = 1.0
 FAILED_START_INTERVAL = 5.0
 """The same for one that cannot even start, as during an outage: starting costs a second of the processor."""
 _WATCH_INTERVAL = 0.2
+_TURN_AWAY_TIME = 1.0
+"""Seconds in which workers accept what was queued: so long that also a busy one has, and TCP then tries for the second time."""
 _STARTUP_FAILED = 3
 """The status of a worker that could not start, at the moment."""
 
@@ -98,10 +100,15 @@ class Supervisor:
                 status = 1
                 break
             self._replace_dead()
-        if not turn_away(self._web):
+        turned_away = turn_away(self._web)
+        if not turned_away:
             # While we hold it, the system takes connections that no worker accepts any more.
             self._web.close()
         os.close(self._other_end)
+        if turned_away:
+            # What had been queued is accepted. Who comes from now on is refused, and does not wait until the last worker has ended.
+            time.sleep(_TURN_AWAY_TIME)
+            self._web.close()
         self._join()
         return status
 

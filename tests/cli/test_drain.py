@@ -28,6 +28,12 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def connect_until_refused(port: int) -> None:
+    """Connect again and again. Raises: ConnectionError: refused. TimeoutError: left waiting."""
+    while True:
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+
+
 @contextmanager
 def running(workers: int, *before: str, more: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run a server, by a command that others may stand before, and lend its process and its port."""
@@ -99,6 +105,23 @@ def test_nobody_is_left_waiting_where_the_system_has_no_filter(workers: int) -> 
         assert held.recv(1)
         process.terminate()
         wait_until(lambda: not answers(port), 30, "a refusal")
+        assert process.poll() is None
+        held.close()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_is_left_waiting_for_the_last_request_of_a_drain(workers: int) -> None:
+    """A proxy that connects meanwhile is refused after a moment, and asks the next node: also where there is a filter."""
+    with (
+        running(workers) as (process, port),
+        socket.create_connection(("127.0.0.1", port)) as held,
+    ):
+        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert held.recv(1)
+        process.terminate()
+        with pytest.raises(ConnectionError):
+            connect_until_refused(port)
         assert process.poll() is None
         held.close()
         assert process.wait(30) == 0
