@@ -29,7 +29,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from keyturn.background import is_cancelled
 from keyturn.core.device import network
 from keyturn.core.errors import Unavailable
-from keyturn.tokens.password import PasswordHasher, Verified, is_understood
+from keyturn.tokens.password import PasswordHasher, Verified, why_not_checked
 from keyturn.yielding import yield_to_others
 
 _logger = logging.getLogger(__name__)
@@ -124,8 +124,8 @@ class PasswordPool:
             Unavailable: the queue is full, the pool is closed, or the system has no memory for a hash.
         """
         verified = await self._run(address, self._hasher.verify, stored, password)
-        if stored and not verified.ok and not is_understood(stored):
-            _logger.error("a stored password hash is of a form that is not understood: nobody can sign in with it")
+        if stored and not verified.ok and (why := why_not_checked(stored)) is not None:
+            _logger.error("nobody can sign in with a stored password hash: %s", why)
         return verified
 
     def open(self) -> None:

@@ -130,7 +130,7 @@ class Keyturn:
             self.engine, denylist_lifetime=policy.denylist_lifetime, on_revoked=on_revoked, clock=database_clock
         )
         self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
-        self.metrics = _metrics()
+        self.metrics = _metrics(settings)
         self._has_own_sinks = bool(sinks)
         self._sinks = (*sinks, LogSink()) if self.metrics is None else (*sinks, LogSink(), self.metrics)
         self.breaches = (
@@ -371,10 +371,12 @@ class Keyturn:
         await tell(self._sinks, event)
 
 
-def _metrics() -> Metrics | None:
+def _metrics(settings: Settings) -> Metrics | None:
     try:
         return Metrics()
-    except ImportError:  # an embedding without the `server` extra counts nothing
+    except ImportError:  # an embedding without the `server` extra counts nothing, and says so to whoever wants figures
+        if settings.metrics_token or settings.metrics_port:
+            raise
         return None
 
 

@@ -368,6 +368,19 @@ def test_redis_that_is_not_installed(migrated: Command, monkeypatch: pytest.Monk
     assert "UNSAFE  redis_not_installed: " in migrated.run("doctor", status=1)
 
 
+@pytest.mark.parametrize(("name", "value"), [("TOKEN", "a3J9x0Qm7LpZ2vB8nT5y"), ("PORT", "9464")])
+def test_metrics_that_cannot_be_counted(
+    migrated: Command, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Who wants figures learns at the start what is missing, and not by a 404; without that wish nothing is needed."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert "prometheus" not in migrated.run("doctor")
+    migrated.environment[f"KEYTURN_METRICS_{name}"] = value
+    error = migrated.run("serve", "--port", "0", status=1)
+    assert error == "keyturn: not_installed: prometheus_client: install keyturn[server]\n"
+    assert "UNSAFE  metrics_not_installed: " in migrated.run("doctor", status=1)
+
+
 @pytest.mark.parametrize(
     "url", ["redis://user:sEcrEt/x@127.0.0.1:6379", "redis://:sEcrEt@127.0.0.1/0?nothing=1", "http://:sEcrEt@127.0.0.1"]
 )

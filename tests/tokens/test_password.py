@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from keyturn.tokens import imported_hash
 from keyturn.tokens.imported_hash import ImportCosts, parse_imported_hash
-from keyturn.tokens.password import OWASP, PasswordHasher, PasswordProfile, Verified, is_understood
+from keyturn.tokens.password import OWASP, PasswordHasher, PasswordProfile, Verified, why_not_checked
 from keyturn.tokens.password_policy import PasswordFault, PasswordPolicy, PasswordRefused, normal_password
 from tests.machine import little_memory
 
@@ -219,10 +219,11 @@ def test_bcrypt_of_a_digest() -> None:
 
 
 def test_bcrypt_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hash that nothing here can check is none that is understood, and no error; to count on them is one at the start."""
-    monkeypatch.setitem(sys.modules, "bcrypt", None)
+    """A hash that nothing here can check is no error, and why is told; to count on them is one at the start."""
     stored = STORED["bcrypt 2b"]
-    assert not is_understood(stored)
+    assert why_not_checked(stored) is None
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
+    assert why_not_checked(stored) == "bcrypt is not installed: install keyturn[bcrypt]"
     assert HASHER.verify(stored, PASSWORD) == HASHER.verify(None, PASSWORD)
     with pytest.raises(ModuleNotFoundError, match=r"keyturn\[bcrypt\]"):
         ImportCosts(bcrypt_rounds=12)

@@ -83,8 +83,21 @@ async def test_hash_that_is_not_understood(caplog: pytest.LogCaptureFixture, sto
     pool = PasswordPool(PasswordHasher(PROFILE))
     assert await pool.verify(stored, "another password") == Verified(ok=False)
     assert [record.getMessage() for record in caplog.records if "not understood" in record.getMessage()] == [
-        "a stored password hash is of a form that is not understood: nobody can sign in with it"
+        "nobody can sign in with a stored password hash: its form or its cost is not understood"
     ] * told
+    pool.close()
+
+
+async def test_hash_of_bcrypt_that_is_not_installed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log names what has to be installed."""
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
+    pool = PasswordPool(PasswordHasher(PROFILE))
+    assert await pool.verify(f"$2b$04${'a' * 53}", "a password") == Verified(ok=False)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "nobody can sign in with a stored password hash: bcrypt is not installed: install keyturn[bcrypt]"
+    ]
     pool.close()
 
 

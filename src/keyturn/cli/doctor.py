@@ -122,13 +122,19 @@ def _unknown() -> list[Finding]:
 
 def _packages(settings: Settings) -> list[Finding]:
     """Name what has to be installed for these settings, and is not."""
+    from importlib.util import find_spec
+
     from keyturn.settings import Finding
     from keyturn.tokens.imported_hash import has_bcrypt
 
-    if settings.imported_bcrypt_rounds is None or has_bcrypt():
-        return []
-    text = "KEYTURN_IMPORTED_BCRYPT_ROUNDS is set: install keyturn[bcrypt]"
-    return [Finding("bcrypt_not_installed", text, fatal=True)]
+    found: list[Finding] = []
+    if settings.imported_bcrypt_rounds is not None and not has_bcrypt():
+        text = "KEYTURN_IMPORTED_BCRYPT_ROUNDS is set: install keyturn[bcrypt]"
+        found.append(Finding("bcrypt_not_installed", text, fatal=True))
+    if (settings.metrics_token or settings.metrics_port) and find_spec("prometheus_client") is None:
+        text = "KEYTURN_METRICS_TOKEN or KEYTURN_METRICS_PORT is set: install keyturn[server]"
+        found.append(Finding("metrics_not_installed", text, fatal=True))
+    return found
 
 
 async def _database(settings: Settings) -> list[Finding]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_EXTRAS = {"prometheus_client": "server"}
+"""The extras that have another name than the module that is missing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
@@ -87,7 +90,8 @@ def make_node(settings: Settings) -> Keyturn:
     except ValueError as error:
         raise CommandError("invalid_settings", str(error)) from error
     except ModuleNotFoundError as error:
-        raise CommandError("not_installed", f"{error.name}: install keyturn[{error.name}]") from error
+        extra = _EXTRAS.get(error.name or "", error.name)
+        raise CommandError("not_installed", f"{error.name}: install keyturn[{extra}]") from error
 
 
 def run(work: Coroutine[object, object, Result]) -> Result:

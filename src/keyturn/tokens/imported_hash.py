@@ -118,6 +118,11 @@ def parse_imported_hash(stored: str) -> BcryptHash | Pbkdf2Hash | None:
     return None
 
 
+def is_bcrypt(stored: str) -> bool:
+    """Tell whether a stored hash is one that bcrypt can check, installed or not."""
+    return _BCRYPT.fullmatch(stored) is not None
+
+
 def _bcrypt_check(password: bytes, stored: str) -> bool:
     import bcrypt
 

@@ -20,7 +20,7 @@ from argon2 import Type, extract_parameters
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 from argon2.low_level import error_to_str
 
-from keyturn.tokens.imported_hash import ImportCosts, parse_imported_hash
+from keyturn.tokens.imported_hash import ImportCosts, is_bcrypt, parse_imported_hash
 from keyturn.tokens.password_policy import PasswordRefused, normal_password
 
 _SALT_BYTES: Final = 16
@@ -167,9 +167,13 @@ class PasswordHasher:
         return ok
 
 
-def is_understood(stored: str) -> bool:
-    """Tell whether a stored hash is of a form, and of a cost, that a password can be checked against."""
-    return _profile_of(stored) is not None or parse_imported_hash(stored) is not None
+def why_not_checked(stored: str) -> str | None:
+    """Say why no password can be checked against a stored hash; None where one can."""
+    if _profile_of(stored) is not None or parse_imported_hash(stored) is not None:
+        return None
+    if is_bcrypt(stored):
+        return "bcrypt is not installed: install keyturn[bcrypt]"
+    return "its form or its cost is not understood"
 
 
 def _argon2(memory_kib: int, passes: int, lanes: int) -> Argon2:
