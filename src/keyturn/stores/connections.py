@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, Pool, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from keyturn.core.errors import UnsafeSettings
 from keyturn.stores.location import without_sqlalchemy
-from keyturn.stores.poolers import POOLED, connect, execute_where_direct, shares_backends
+from keyturn.stores.poolers import POOLED, connect, connect_to_one, each_host, execute_where_direct, shares_backends
 
 if TYPE_CHECKING:
     import asyncpg
@@ -42,6 +42,20 @@ def look_after(engine: Engine, patience: float) -> None:
     event.listen(engine, "connect", begin, insert=True)
     event.listen(engine, "checkout", _look_at)
     event.listen(engine, "handle_error", _leave_behind)
+
+
+def connecting(url: URL, connect_timeout: float, command_timeout: float) -> dict[str, Any]:
+    """Return how an engine of SQLAlchemy connects: by itself, or to the first host that takes us and is what is asked for.
+
+    Args:
+        connect_timeout: seconds for a connection, to whichever host.
+        command_timeout: seconds a statement may take.
+    """
+    given = {"command_timeout": command_timeout, "server_settings": {"application_name": _NAME}}
+    urls = each_host(without_sqlalchemy(url.render_as_string(hide_password=False)))
+    if len(urls) == 1 and "target_session_attrs" not in url.query:
+        return {"connect_args": {**given, "timeout": connect_timeout}}
+    return {"async_creator": lambda: connect_to_one(urls, seconds=connect_timeout, **given)}
 
 
 class _Beginning:

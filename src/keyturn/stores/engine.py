@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.ports import Clock
-from keyturn.stores.connections import READ_ONLY, give_back, hanging_up, look_after
+from keyturn.stores.connections import READ_ONLY, connecting, give_back, hanging_up, look_after
 from keyturn.stores.lanes import Home, Lane, Lanes, PostgresLanes, SqliteLanes, Work
 from keyturn.stores.location import address_of, file_of, normalise
 from keyturn.stores.sqlite import SqliteFile, set_up
@@ -280,11 +280,7 @@ def open_engine(
         "hide_parameters": True,
     }
     if parsed.get_backend_name() == "postgresql":
-        options["connect_args"] = {
-            "timeout": connect_timeout,
-            "command_timeout": command_timeout,
-            "server_settings": {"application_name": "keyturn"},
-        }
+        options |= connecting(parsed, connect_timeout, command_timeout)
         engine = create_async_engine(parsed, **options)
         look_after(engine.sync_engine, command_timeout / 2)
         return Engine(engine, keep=pool_size // 4)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qsl, urlencode
 
 if TYPE_CHECKING:
     import asyncpg
@@ -45,17 +47,64 @@ async def connect(url: str, *, name: str, patience: float = _TIMEOUT) -> asyncpg
         name: that the server shows for it.
         patience: seconds a statement may take.
     """
-    import asyncpg
-
-    dsn = re.sub(r"([?&])ssl=", r"\1sslmode=", re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
-    connection: asyncpg.Connection = await asyncpg.connect(  # type: ignore[no-untyped-call]
-        dsn,
-        timeout=_TIMEOUT,
+    return await connect_to_one(
+        each_host(url),
+        seconds=_TIMEOUT,
         command_timeout=patience,
         statement_cache_size=0,
         server_settings={"application_name": name},
     )
-    return connection
+
+
+def each_host(url: str) -> list[str]:
+    """Return a URL for each host of one that is as of `connect`."""
+    before, _, query = url.partition("?")
+    found: dict[str, list[str]] = {"host": [], "port": []}
+    others: list[tuple[str, str]] = []
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in found:
+            found[name] += value.split(",")
+        else:
+            others.append((name, value))
+    hosts, ports = found["host"], found["port"]
+    if len(hosts) < 2:
+        return [url]
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    ends = ([("host", host), *([("port", port)] if port else [])] for host, port in zip_longest(hosts, ports))
+    return [f"{before}?{urlencode([*others, *end])}" for end in ends]
+
+
+async def connect_to_one(urls: list[str], *, seconds: float, **given: Any) -> asyncpg.Connection:
+    """Connect to the first host that takes us, each with its share of the time, and have it tried first from then on.
+
+    Why not by the driver, which knows of several hosts: it has one time for all of them, and spends it on the first one that says
+    nothing, such as the machine that the others have taken over from.
+
+    Args:
+        urls: one for each host; as of `connect`. It is put in another order.
+        seconds: for all of them together.
+        given: to the driver.
+
+    Raises: what the last of them did; ConnectionRefusedError: it is not what `target_session_attrs` asks for.
+    """
+    import asyncpg
+    from asyncpg.exceptions import CannotConnectNowError, InternalClientError
+
+    order = tuple(urls)
+    for url in order:
+        dsn = re.sub(r"([?&])ssl=", r"\1sslmode=", re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
+        try:
+            connection: asyncpg.Connection = await asyncpg.connect(dsn, timeout=seconds / len(order), **given)  # type: ignore[no-untyped-call]
+        except (OSError, CannotConnectNowError):
+            if url == order[-1]:
+                raise
+        except InternalClientError as error:
+            if url == order[-1]:
+                raise ConnectionRefusedError(str(error)) from error
+        else:
+            urls.sort(key=lambda each: each != url)
+            return connection
+    raise AssertionError("a URL has a host")
 
 
 async def execute_where_direct(connection: asyncpg.Connection, select: str) -> bool:
