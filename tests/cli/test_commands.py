@@ -156,10 +156,34 @@ def test_created_user_signs_in_and_the_sessions_commands_see_and_end_it(migrated
         assert client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD}).status_code == 401
 
 
+def test_sessions_of_everybody_are_ended(migrated: Command) -> None:
+    """After a restore or a leak: all at once, of users that are elsewhere too; who signs in afterwards is left alone."""
+    create_user(migrated)
+
+    async def open_sessions() -> set[str]:
+        engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
+        sessions = SqlSessions(engine, denylist_lifetime=1.0, heal_time=1.0, on_revoked=lambda _: None)
+        holders = [await sign_in(sessions, user_id=user_id) for user_id in ("42", "42", "43")]
+        await sessions.close()
+        await engine.close()
+        return {holder.session_id.hex() for holder in holders}
+
+    with migrated.serving() as client:
+        answer = client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD})
+        others = asyncio.run(open_sessions())
+        assert set(migrated.json("sessions", "revoke", "--everybody")) == {answer.json()["session"]["id"], *others}
+        assert migrated.json("sessions", "list", EMAIL) == []
+        assert client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD}).status_code == 200
+        assert len(migrated.json("sessions", "list", EMAIL)) == 1
+        assert "ended 1 session" in migrated.run("sessions", "revoke", "--everybody")
+        assert migrated.json("sessions", "revoke", "--everybody") == []
+
+
 def test_sessions_revoke_needs_one_session_or_a_user(sqlite_command: Command) -> None:
     """Wrong usage ends with 2 before anything is looked at."""
     sqlite_command.run("sessions", "revoke", status=2)
     sqlite_command.run("sessions", "revoke", "00" * 16, "--user", EMAIL, status=2)
+    sqlite_command.run("sessions", "revoke", "--everybody", "--user", EMAIL, status=2)
     sqlite_command.run("sessions", "revoke", "not an id", status=2)
 
 

@@ -50,16 +50,19 @@ def list_sessions(
 def revoke(
     session_id: Annotated[str | None, typer.Argument(metavar="SESSION", help="The id of one session.")] = None,
     user: Annotated[str | None, typer.Option(metavar="USER", help=f"End all sessions of a user: {_USER}")] = None,
+    everybody: Annotated[
+        bool, typer.Option("--everybody", help="End all sessions of everybody, one user after the other.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """End one session, or with --user all of a user. Their access tokens are refused as soon as a node has heard of it."""
-    if (session_id is None) == (user is None):
-        raise typer.BadParameter("name one session, or a --user")
+    """End one session, or with --user all of a user, or all there are. Their access tokens are refused as soon as a node has heard of it."""
+    if [session_id is not None, user is not None, everybody].count(True) != 1:
+        raise typer.BadParameter("name one session, or a --user, or say --everybody")
     if session_id is not None and _SESSION_ID.fullmatch(session_id) is None:
         raise typer.BadParameter("a session id is 32 characters of lower-case hex")
     from keyturn.cli.tools import run
 
-    ended = run(_revoke(session_id, user))
+    ended = run(_revoke_all() if everybody else _revoke(session_id, user))
     if json:
         as_json(ended)
     else:
@@ -84,3 +87,13 @@ async def _revoke(session_id: str | None, user: str | None) -> list[str]:
         if only is not None and not ended:
             raise CommandError("not_found", "this session has ended already")
         return [each.hex() for each in ended]
+
+
+async def _revoke_all() -> list[str]:
+    from keyturn.cli.tools import open_tools
+    from keyturn.core.model import RevokeReason
+
+    async with open_tools() as tools:
+        # Each in a transaction of its own: no refresh waits for all of them, and a command that was stopped has done its part.
+        users = await tools.sessions.owners()
+        return [each.hex() for user_id in users for each in await tools.sessions.revoke(user_id, RevokeReason.REVOKED)]

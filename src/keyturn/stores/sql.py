@@ -170,6 +170,13 @@ class SqlSessions:
         tell_denied(self._on_revoked, denied)
         return ended
 
+    async def owners(self) -> Sequence[UserId]:
+        """List the users with a session that nobody has ended. Raises: Unavailable: the database is at fault."""
+        live = (sessions.c.revoked_at.is_(None), sessions.c.revoked_reason.is_(None))
+        async with self._engine.autocommit() as connection:
+            found = await connection.execute(select(sessions.c.user_id).where(*live).distinct())
+            return [UserId(row[0]) for row in found]
+
     async def knows_device(self, user_id: UserId, device_id: bytes) -> bool:
         """Say whether this user has a session on this device, live or ended and still kept. Raises: Unavailable: the database is at fault."""
         async with self._engine.lane() as lane:
