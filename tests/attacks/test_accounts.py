@@ -6,12 +6,15 @@ import base64
 import io
 import json
 import logging
+import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -26,6 +29,7 @@ from keyturn.runtime import Keyturn
 from keyturn.stores.lanes import PostgresLane, SqliteLanes, Statement
 from keyturn.testing import FrozenClock
 from keyturn.tokens.password import PasswordHasher, PasswordProfile
+from keyturn.tokens.password_policy import PasswordPolicy
 from tests.attacks.conftest import lighten, settings_of, with_passwords
 from tests.attacks.support import DEVICE, PASSWORD, WRONG, Answer, Browser, query
 from tests.services import sqlite_url
@@ -539,6 +543,23 @@ async def test_sessions_of_one_account_are_bounded(ada: Browser, clock: FrozenCl
         assert (await other.log_in()).status == 200
     assert len(await others[0].sessions()) == 50
     assert (await ada.refresh()).code == "session_ended:evicted"
+
+
+def test_password_that_is_long_to_judge() -> None:
+    """One of 1 024 letters that become three each is judged in as few steps as any: all requests wait meanwhile."""
+    steps: Counter[str] = Counter()
+
+    def count(frame: FrameType, kind: str, _: object) -> Any:
+        steps[kind] += frame.f_code.co_name != "<genexpr>"  # a character each, which is done in no time
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        PasswordPolicy(15).check("\u0390" * 1020 + "b\U0001f600xx")
+    finally:
+        sys.settrace(before)
+    assert 20 < steps["line"] < 500
 
 
 @pytest.mark.parametrize(
