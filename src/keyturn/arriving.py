@@ -19,6 +19,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of a request that are not its body: eight times what common proxies let through."""
+HEADERS_LIMIT: Final = 256
+"""Headers of a request, trailers among them: each takes a hundred bytes of memory, however short it is. Browsers send thirty."""
 ARRIVAL_TIME: Final = 20.0
 """Seconds from the first byte of a request to its last: twice the time after which everybody gives a request up."""
 WAITING_LIMIT: Final = 16
@@ -82,6 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.headers = []
         self._read = 0
         self._size = 0
         self._deadline: asyncio.TimerHandle | None = None
@@ -108,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._connection.arriving or not self._answering():
             if self._deadline is None:
                 self._deadline = self.loop.call_later(self.arrival_time, self._too_slow)
-            if self._size > HEAD_LIMIT and not self.transport.is_closing():
+            if (self._size > HEAD_LIMIT or len(self.headers) > HEADERS_LIMIT) and not self.transport.is_closing():
                 self._refuse()
 
     def on_message_begin(self) -> None:
@@ -118,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Pass a head on, unless it is too large, too many wait already, or nobody can tell what it asks for or where its body ends."""
-        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
+        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT or len(self.headers) > HEADERS_LIMIT:
             self._weigh()
         if len(self.pipeline) >= WAITING_LIMIT:
             self._give_up()
@@ -140,7 +143,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that a request is here, unless its trailers are too large."""
-        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
+        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT or len(self.headers) > HEADERS_LIMIT:
             self._weigh()
         self._connection.arriving = False
         self._size = 0
@@ -161,7 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _weigh(self) -> None:
         # A read may hold a whole request, or several: how much of it is head, only what was found in it tells.
         lines = sum(len(name) + len(value) + _LINE for name, value in self.headers)
-        if len(self.url) + lines > HEAD_LIMIT:
+        if len(self.url) + lines > HEAD_LIMIT or len(self.headers) > HEADERS_LIMIT:
             self._give_up()
 
     def _give_up(self) -> NoReturn:

@@ -189,6 +189,23 @@ def test_huge_head_is_refused(server: Server, sent: bytes) -> None:
     assert alive(server)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"X:\r\n" * 300 + b"\r\n", id="whole head"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"X:\r\n" * 300, id="half a head"),
+        pytest.param(HEAD + b"Content-Length: 40\r\n" + b"X:\r\n" * 300 + b"\r\n", id="half a body"),
+        pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X:\r\n" * 300 + b"\r\n", id="trailers"),
+        pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X:\r\n" * 300, id="half the trailers"),
+    ],
+)
+def test_many_small_headers(server: Server, sent: bytes) -> None:
+    """More than 256 end the connection: a thousand connections with 64 KiB of them each held more than a gigabyte."""
+    answer = exchange(server, sent, until_closed=True)
+    assert status(answer) in ({431} if b"chunked" not in sent else {0, 431})
+    assert alive(server)
+
+
 def test_head_within_the_limit(server: Server) -> None:
     """A head of 60 KB, as of a browser with too many cookies, is read; so is the request after it."""
     request = b"GET /healthz HTTP/1.1\r\nHost: auth.test\r\nCookie: " + b"x" * 60_000 + b"\r\n\r\n"
