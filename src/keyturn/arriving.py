@@ -1,19 +1,22 @@
 """Requests as they arrive: how large one may be beside its body, how long it may take, how many may wait, where one ends.
 
-Owns: what ends a connection before its time. Must not hold: the limits of bodies (`web/asgi.py`), listening and draining
+Owns: what ends a connection before its time, how many there may be. Must not hold: the limits of bodies (`web/asgi.py`), listening and draining
 (`serving.py`).
 
 Why: uvicorn keeps headers and trailers of any size in memory, and however many requests one read holds, and waits for the
 rest of a request for ever. A few connections could fill the memory of a node, and a few hundred half requests take all the
-connections it may have, for good.
+connections it may have, for good. So could connections on which nothing is sent, be it for a minute: with the last file that
+the system lets a process open, the database's go too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, NoReturn, cast
+from math import inf
+from typing import Any, ClassVar, Final, NoReturn, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -25,12 +28,34 @@ ARRIVAL_TIME: Final = 20.0
 """Seconds from the first byte of a request to its last: twice the time after which everybody gives a request up."""
 WAITING_LIMIT: Final = 16
 """Requests of a connection that wait for their turn: hardly any client sends a second one before the first is answered."""
+CONNECTIONS_LIMIT: Final = 4096
+"""Connections of a process: with a head of the largest size on each they take half a gigabyte."""
+OWN_FILES: Final = 128
+"""Files of a process that are no client's: the database's, Redis', the program's."""
+_BURST: Final = 2048
+"""Connections that the system may hand over before the first of them is counted."""
 _LINE: Final = len(":\r\n")
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 def _announces_body(name: bytes, value: bytes) -> bool:
     return name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+
+
+def connections_limit() -> int:
+    """Return how many connections this process may have, and let it open as many files where it may: often it begins with 1024."""
+    if sys.platform == "win32":
+        return CONNECTIONS_LIMIT
+    import resource
+
+    files, most = (
+        inf if each == resource.RLIM_INFINITY else each for each in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    wanted = min(CONNECTIONS_LIMIT + _BURST + OWN_FILES, most)
+    if files < wanted:
+        files = wanted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(files), -1 if most == inf else int(most)))
+    return int(min(CONNECTIONS_LIMIT, max(files - OWN_FILES, files // 2)))
 
 
 class _Transport:
@@ -46,6 +71,8 @@ class _Transport:
         self.arriving = False
         """Whether a request has begun and not ended."""
         self.end = transport.close
+        self.ends = transport.is_closing
+        self.abort = transport.abort
         self.write: Callable[[bytes], None] = transport.write
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
@@ -55,7 +82,7 @@ class _Transport:
 
     def is_closing(self) -> bool:
         """Say whether it was told to close, or has."""
-        return self._leaving or self._transport.is_closing()
+        return self._leaving or self.ends()
 
     def close(self) -> None:
         """Close when everything is sent: at once, or once the client has, who reads that no more comes, or by `end`."""
@@ -81,6 +108,9 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     arrival_time = ARRIVAL_TIME
+    connections_limit = CONNECTIONS_LIMIT
+    _resting: ClassVar[dict[_Transport, None]] = {}
+    """The connections of this process on which no whole request waits for its answer, the one that has for longest first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -90,14 +120,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin; a connection on which nothing comes is kept as long as one on which nothing more comes."""
+        """Begin; a connection on which nothing comes is kept as long as one on which nothing more comes.
+
+        One too many ends the one that has rested for longest, and not itself: whoever opens many keeps nobody out.
+        """
         self._connection = _Transport(transport)
         super().connection_made(cast("asyncio.Transport", self._connection))
+        self._resting[self._connection] = None
+        if len(self.connections) > self.connections_limit:
+            longest = next(iter(self._resting))
+            del self._resting[longest]
+            longest.abort()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End, and let go of the timers, which uvicorn does not after a reset."""
         self._rest()
+        self._resting.pop(self._connection, None)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
@@ -149,6 +188,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._size = 0
         self._rest()
         super().on_message_complete()
+        if self._answering():
+            self._resting.pop(self._connection, None)
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, or rest."""
+        super().on_response_complete()
+        if (not self._answering() or self.cycle.more_body) and not self._connection.ends():
+            self._resting[self._connection] = None
 
     def shutdown(self) -> None:
         """End with the server: after the answer, or at once."""

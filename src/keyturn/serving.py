@@ -282,9 +282,10 @@ def _config(application: ASGIApplication) -> uvicorn.Config:
 
 def _protocol() -> type[asyncio.Protocol] | str:
     try:
-        from keyturn.arriving import BoundedProtocol
+        from keyturn.arriving import BoundedProtocol, connections_limit
     except ImportError:  # PyPy has no httptools
         return "h11"
+    BoundedProtocol.connections_limit = connections_limit()
     return BoundedProtocol
 
 

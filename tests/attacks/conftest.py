@@ -147,8 +147,17 @@ class Server(NamedTuple):
         return f"http://127.0.0.1:{self.port}"
 
 
-def start_servers(database_url: str, directory: Path, count: int, **environment: str) -> list[Server]:
-    """Start `keyturn serve` several times over one database and wait until all listen."""
+def start_servers(
+    database_url: str, directory: Path, count: int, *, files: str = "", **environment: str
+) -> list[Server]:
+    """Start `keyturn serve` several times over one database and wait until all listen.
+
+    Args:
+        files: how many files they may open, as the shell's `ulimit` takes it.
+    """
+    command = [sys.executable, "-m", "keyturn.cli", "serve", "--port", "0"]
+    if files:
+        command = ["sh", "-c", f'ulimit {files} && exec "$@"', "sh", *command]
     found = {
         "KEYTURN_ENV": "development",
         "KEYTURN_BASE_URL": ORIGIN,
@@ -163,7 +172,7 @@ def start_servers(database_url: str, directory: Path, count: int, **environment:
         log = directory / f"server-{index}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "keyturn.cli", "serve", "--port", "0"],
+                command,
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,

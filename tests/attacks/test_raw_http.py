@@ -7,8 +7,9 @@ import json
 import re
 import select
 import socket
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,8 +21,9 @@ from keyturn.arriving import WAITING_LIMIT, BoundedProtocol
 from keyturn.runtime import Keyturn
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
-from tests.attacks.conftest import Server
+from tests.attacks.conftest import Server, start_servers, stop_servers
 from tests.attacks.support import ORIGIN, SAFE
+from tests.services import sqlite_url
 
 BODY = b'{"email":"a@example.com","password":"x"}'
 HEAD = (
@@ -230,6 +232,49 @@ def test_requests_sent_without_waiting(server: Server) -> None:
     many = exchange(server, request * 10_000 + last, until_closed=True)
     assert many.count(b"HTTP/1.1 ") <= WAITING_LIMIT
     assert alive(server)
+
+
+@pytest.mark.parametrize(
+    ("files", "kept"),
+    [
+        pytest.param("-n 300", False, id="no more files to be had"),
+        pytest.param("-Sn 256", True, id="more files to be had"),
+    ],
+)
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", HEAD + b"Content-Length: 40\r\n\r\n"], ids=len)
+def test_connections_that_keep_others_out(tmp_path: Path, files: str, kept: bool, sent: bytes) -> None:
+    """Whoever opens as many as there may be, or more, keeps nobody out, and takes no file that the database needs."""
+    (server,) = start_servers(sqlite_url(tmp_path), tmp_path, 1, files=files)
+    body = b'{"email": "ada@example.com", "password": "a long and winding passphrase"}'
+    with ExitStack() as stack:
+        stack.callback(stop_servers, [server])
+        links = [
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)))
+            for _ in range(600)
+        ]
+        for link in links:
+            with suppress(OSError):
+                link.sendall(sent)
+        assert alive(server)
+        sign_up = HEAD.replace(b"login", b"signup") + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        assert status(exchange(server, sign_up)) == 201
+        answer = b""
+        with suppress(OSError):
+            links[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"[len(sent) :] if len(sent) < 40 else b"x" * 40)
+            answer = links[0].recv(65536)
+        assert bool(status(answer)) == kept
+
+
+def test_connections_that_are_answered_and_send_on_keep_nobody_out(tmp_path: Path) -> None:
+    """They rest as well: nobody waits for more than the end of what is forgotten."""
+    (server,) = start_servers(sqlite_url(tmp_path), tmp_path, 1, files="-n 300")
+    with ExitStack() as stack:
+        stack.callback(stop_servers, [server])
+        for _ in range(600):
+            link = stack.enter_context(closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)))
+            link.sendall(HEAD + b"Content-Length: 4000100\r\n\r\n")
+            assert status(link.recv(65536)) == 413
+        assert alive(server)
 
 
 @pytest.mark.parametrize(
