@@ -73,6 +73,7 @@ class SessionStore(Protocol):
         """End the user's live sessions (`only` one, or all but `keep`), with events and denylist entries; return them.
 
         A refresh that races this either commits first and is then revoked, or finds the session ended: no survivor.
+        For `PASSWORD_CHANGED` the user's devices are unknown from then on, but for that of `keep`; with `only`, that one's alone.
         """
         ...
 

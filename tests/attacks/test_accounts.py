@@ -268,6 +268,22 @@ async def test_stolen_device_cookie_is_throttled_by_itself(node: Keyturn, ada: B
     assert (await Browser(node.asgi, email=ada.email).log_in()).status == 200
 
 
+async def test_devices_of_somebody_who_knew_the_password(node: Keyturn, ada: Browser) -> None:
+    """They guess at the next one as strangers do, however many devices they made; the device that changed it is still known."""
+    former = [Browser(node.asgi, email=ada.email, peer="203.0.113.77") for _ in range(3)]
+    for each in former:
+        assert (await each.log_in()).status == 200
+    # A session that had ended before makes no difference.
+    assert (await former[0].log_out()).status == 204
+    change = {"current_password": PASSWORD, "new_password": "a passphrase that nobody guesses"}
+    assert (await ada.send("POST", "/auth/password", change, bearer=True)).status == 204
+    codes = [(await former[number % 3].log_in()).code for number in range(ACCOUNT_FAILURES + 3)]
+    assert codes == ["invalid_credentials"] * ACCOUNT_FAILURES + ["throttled"] * 3
+    ada.peer, ada.password = former[0].peer, change["new_password"]
+    assert (await ada.log_out()).status == 204
+    assert (await ada.log_in()).status == 200
+
+
 async def test_guessing_the_current_password_is_throttled(ada: Browser) -> None:
     """A stolen access token is no unlimited oracle for the password."""
     body = {"current_password": WRONG, "new_password": "yet another long passphrase"}

@@ -108,10 +108,14 @@ async def revoke_sessions(
     A session past its inactivity deadline ends too, with that as its reason, and is not returned: what would move the
     deadline may be on its way to the database, and the session must not survive this.
 
+    After a change of the password their devices are unknown, but for that of the session that is kept.
+
     Args:
         now: the database's clock, seconds, read under that lock.
         denylist_lifetime: seconds until the last access token of a session is dead.
     """
+    if reason is RevokeReason.PASSWORD_CHANGED:
+        await _forget_devices(connection, user_id, only, keep)
     chosen = [unrevoked(user_id), sessions.c.absolute_expires_at > now]
     if only is not None:
         chosen.append(sessions.c.id == only)
@@ -133,6 +137,24 @@ async def revoke_sessions(
     told = (Event(EventType.SESSION_ENDED, now, user_id, id_, {"reason": why.value}) for id_, why in ended)
     await write_events(connection, told)
     return Revoked([id_ for id_, why in ended if why is reason], denied)
+
+
+async def _forget_devices(
+    connection: AsyncConnection, user_id: UserId, only: SessionId | None, keep: SessionId | None
+) -> None:
+    """Give each session, ended ones too, a device of its own, which nobody has.
+
+    Why: a known device has a limit of guesses for itself, and whoever knew the old password could sign in on a thousand.
+    """
+    # What was forgotten before is left alone: there may be many rows.
+    chosen = [sessions.c.user_id == user_id, sessions.c.device_id != sessions.c.id]
+    if only is not None:
+        chosen.append(sessions.c.id == only)
+    kept = select(sessions.c.device_id).where(sessions.c.id == keep).scalar_subquery()
+    # Those that end are locked next, so they are among these: all in the order of their ids.
+    locked = select(sessions.c.id).where(*chosen).order_by(sessions.c.id).with_for_update().scalar_subquery()
+    others = (*chosen, sessions.c.id.in_(locked), sessions.c.device_id.is_distinct_from(kept))
+    await connection.execute(update(sessions).where(*others).values(device_id=sessions.c.id))
 
 
 async def deny(

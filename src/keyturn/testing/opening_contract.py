@@ -226,6 +226,23 @@ class OpeningContract(ContractBase):
         assert await store.knows_device("user-1", b"other") is False
         assert await store.knows_device("user-2", b"known") is False
 
+    async def test_devices_after_a_password_change(self) -> None:
+        """None is known any more, but for that of the session that is kept; where one session ends alone, none but its own."""
+        store = await self.make_store(FrozenClock())
+        before = await sign_in(store, device_id=b"before")
+        await store.revoke("user-1", RevokeReason.LOGOUT, only=before.session_id)
+        alone = await sign_in(store, device_id=b"alone")
+        await sign_in(store, device_id=b"ended")
+        kept = await sign_in(store, device_id=b"kept")
+        devices = (b"before", b"alone", b"ended", b"kept")
+        for more, known in (
+            ({"only": alone.session_id}, [True, False, True, True]),
+            ({"keep": kept.session_id}, [False, False, False, True]),
+            ({}, [False] * 4),
+        ):
+            await store.revoke("user-1", RevokeReason.PASSWORD_CHANGED, **more)
+            assert [await store.knows_device("user-1", device) for device in devices] == known
+
     async def test_record(self) -> None:
         """Events of the kept kind are kept, in order; the rest is not."""
         store = await self.make_store(FrozenClock())
