@@ -35,6 +35,7 @@ _POSTGRES = _SELECT.format(now="extract(epoch FROM clock_timestamp())::float8", 
 _SQLITE = _SELECT.format(now="(julianday('now') - 2440587.5) * 86400.0", since="?")
 _EVER = float("-inf")
 _NOTHING_NEW = float("inf")
+_HIDDEN = "SELECT row_security_active('keyturn_denylist')"
 _TIMEOUT = 5
 _NAME = "keyturn denylist"
 
@@ -50,6 +51,9 @@ def _sqlite_path(url: str) -> Path:
 async def _connected(url: str, patience: float = _TIMEOUT) -> AsyncGenerator[asyncpg.Connection]:
     connection = await connect(url, name=_NAME, patience=patience)
     try:
+        # It would look as if nothing had been revoked.
+        if await connection.fetchval(_HIDDEN):  # type: ignore[no-untyped-call]
+            raise PermissionError(errno.EACCES, "row security hides keyturn_denylist from this role")
         yield connection
     finally:
         connection.terminate()  # type: ignore[no-untyped-call]

@@ -21,6 +21,8 @@ SELECT 'USAGE on ' || relname FROM pg_class, unnest($1::text[]) AS name
 WHERE relname LIKE name || '\\_%' AND pg_table_is_visible(oid)
 AND CASE WHEN relkind = 'S' THEN NOT has_sequence_privilege(oid, 'USAGE') END
 UNION ALL
+SELECT 'BYPASSRLS for the row security of ' || name FROM unnest($1::text[]) AS name WHERE row_security_active(to_regclass(name))
+UNION ALL
 SELECT coalesce('CREATE on schema ' || current_schema(), 'a schema that its search_path names')
 WHERE has_schema_privilege(current_schema(), 'CREATE') IS NOT TRUE
 AND NOT EXISTS (SELECT FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL)
