@@ -116,6 +116,25 @@ async def test_role_that_loses_its_rights(
         postgres.execute(f"DROP ROLE {role}")
 
 
+async def test_no_server_of_the_kind_that_the_url_asks_for(
+    postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a failover leaves nobody who takes writes, that is a fault of the database, by name, and over by itself."""
+    node, _ = node_and_database(f"{postgres_url}?target_session_attrs=read-write")
+    name = postgres_url.rpartition("/")[2]
+    async with node.lifespan():
+        for setting, status in (("SET default_transaction_read_only = on", 503), ("RESET ALL", 401)):
+            postgres.execute(f'ALTER DATABASE "{name}" {setting}')
+            postgres.execute(_CUT.format(name=name))
+            # The first may meet a connection of before.
+            await answer(node, "/auth/login", json=LOGIN)
+            assert await answer(node, "/auth/login", json=LOGIN) == status
+            assert (await node.ready())["database"] is (status == 401)
+    faults = {vars(entry).get("fault") for entry in caplog.records}
+    assert "NoSuchServer target_session_attrs" in faults
+    assert not any(entry.exc_info for entry in caplog.records)
+
+
 @pytest.mark.parametrize(
     ("away", "back"),
     [

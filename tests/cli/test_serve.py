@@ -197,6 +197,9 @@ def test_doctor_tells_a_postgresql_that_takes_no_writes(
     postgres.execute(f'ALTER DATABASE "{postgres_url.rpartition("/")[2]}" SET default_transaction_read_only TO on')
     assert "UNSAFE  database_read_only: " in command.run("doctor", status=1)
     assert "25006: it takes no writes" in command.spawn("serve", "--port", "0", status=1)
+    asking = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": f"{postgres_url}?target_session_attrs=read-write"})
+    why = "NoSuchServer target_session_attrs: no server is of the kind that this asks for"
+    assert f"UNSAFE  database_unavailable: the database does not answer ({why}" in asking.run("doctor", status=1)
 
 
 @pytest.mark.parametrize(

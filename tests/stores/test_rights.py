@@ -8,8 +8,8 @@ import pytest
 
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.stores.engine import open_engine
-from keyturn.stores.migrations import migrate
 from keyturn.stores.feeds import PollingFeed, PostgresFeed
+from keyturn.stores.migrations import migrate
 from keyturn.stores.rights import check_rights, ping_for_writing
 from keyturn.stores.schema import metadata
 from keyturn.stores.sql import SqlSessions
@@ -63,7 +63,9 @@ async def test_rights_that_are_missing(postgres: PostgresServer, role: str, post
         await engine.close()
 
 
-@pytest.mark.parametrize("policy", ["", "CREATE POLICY everything ON {table} USING (true)"], ids=["no policy", "a policy"])
+@pytest.mark.parametrize(
+    "policy", ["", "CREATE POLICY everything ON {table} USING (true)"], ids=["no policy", "a policy"]
+)
 async def test_row_security(postgres: PostgresServer, role: str, postgres_url: str, policy: str) -> None:
     """A session that is hidden is a fault and not one that has gone; the start names each table, and no feed takes it for empty."""
     server_url, database = postgres_url.replace(f"{postgres.user}@", f"{role}@"), postgres_url.rpartition("/")[2]

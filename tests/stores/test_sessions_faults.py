@@ -482,6 +482,7 @@ async def test_url_that_is_not_supported(url: str) -> None:
         ("postgresql://h/d?channel_binding=secret", "channel_binding"),
         ("postgresql://h/d?sslrootcert=/secret", "PGSSLROOTCERT"),
         ("postgresql://h/d?options=secret", "options"),
+        ("postgresql://h/d?service=secret", "service"),
     ],
 )
 async def test_url_with_a_part_that_cannot_be_heeded(url: str, named: str) -> None:
@@ -519,6 +520,19 @@ async def test_channel_binding_that_the_environment_demands(monkeypatch: pytest.
     for harmless in ("disable", "prefer", ""):
         monkeypatch.setenv("PGCHANNELBINDING", harmless)
         normalise("postgresql://h/d?sslmode=require")
+
+
+async def test_certificates_that_the_environment_demands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with it is said as of a URL, which goes before it."""
+    monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / "nowhere"))
+    for mode, wrong in (("verfy", "must be one of"), ("verify-full", "finds no certificates")):
+        monkeypatch.setenv("PGSSLMODE", mode)
+        with pytest.raises(ValueError, match=f"PGSSLMODE.* {wrong}"):
+            normalise("postgresql://h/d")
+        normalise("postgresql://h/d?sslmode=require")
+    for harmless in ("require", ""):
+        monkeypatch.setenv("PGSSLMODE", harmless)
+        normalise("postgresql://h/d")
 
 
 async def test_url_for_the_driver_alone() -> None:

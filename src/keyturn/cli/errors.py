@@ -26,6 +26,7 @@ _MEANINGS = {
     "53300": "PostgreSQL has no connection to spare for this role or database",
     "55000": "the database takes no connections at the moment",
     "55P03": "somebody holds a table that is needed: nothing was changed, try again",
+    "target_session_attrs": "no server is of the kind that this asks for: is the one that answers a standby, or read-only?",
     "SQLITE_CANTOPEN": "the file cannot be opened, or its directory not be written to",
     "SQLITE_READONLY": "this user may not write the file: does a copy that was restored belong to somebody else?",
     "SQLITE_READONLY_DIRECTORY": "this user may not write the directory of the file",

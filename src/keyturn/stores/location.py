@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 
 from keyturn.core.errors import UnsafeSettings
 
+_SSL = frozenset({"ssl", "sslmode"})
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 _VERIFIED = frozenset({"verify-ca", "verify-full"})
 _NAME_THEM = "set PGSSLROOTCERT to the file of the certificates to trust, such as /etc/ssl/certs/ca-certificates.crt"
@@ -32,8 +33,6 @@ _TAKEN = frozenset(
         "passfile",
         "port",
         "prepared_statement_cache_size",
-        "service",
-        "servicefile",
         "ssl",
         "target_session_attrs",
     }
@@ -90,14 +89,11 @@ def _postgresql(parsed: URL) -> URL:
     query: dict[str, str | tuple[str, ...]] = {}
     if "channel_binding" not in parsed.query:
         _refuse_binding("the environment variable PGCHANNELBINDING", os.environ.get("PGCHANNELBINDING") or "prefer")
+    if not parsed.query.keys() & _SSL and (mode := os.environ.get("PGSSLMODE")):
+        _refuse_mode("the environment variable PGSSLMODE", mode)
     for name, value in parsed.query.items():
-        if name in {"ssl", "sslmode"}:
-            if value not in _SSL_MODES:
-                raise ValueError(f"the database URL's {name} must be one of {', '.join(sorted(_SSL_MODES))}")
-            if value in _VERIFIED and not _trusts():
-                raise ValueError(
-                    f"the database URL's {name}={value} finds no certificates to verify with: {_NAME_THEM}"
-                )
+        if name in _SSL:
+            _refuse_mode(f"the database URL's {name}", value)
             query["ssl"] = value
         elif name == "channel_binding":
             _refuse_binding("the database URL's channel_binding", value)
@@ -110,6 +106,14 @@ def _postgresql(parsed: URL) -> URL:
         elif name not in _DROPPED:
             raise ValueError(f"the database URL's parameter {name!r} is not supported")
     return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _refuse_mode(named: str, value: str | tuple[str, ...]) -> None:
+    """Refuse a word about TLS that the driver has no meaning for, or cannot do for want of certificates."""
+    if value not in _SSL_MODES:
+        raise ValueError(f"{named} must be one of {', '.join(sorted(_SSL_MODES))}")
+    if value in _VERIFIED and not _trusts():
+        raise ValueError(f"{named}={value} finds no certificates to verify with: {_NAME_THEM}")
 
 
 def _refuse_binding(named: str, value: str | tuple[str, ...]) -> None:

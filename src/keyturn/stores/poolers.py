@@ -74,6 +74,13 @@ def each_host(url: str) -> list[str]:
     return [f"{before}?{urlencode([*others, *end])}" for end in ends]
 
 
+class NoSuchServer(ConnectionError):
+    """None of the servers that answer is of the kind that was asked for: the database's fault, as a server that is away."""
+
+    sqlstate = "target_session_attrs"
+    """It stands where a log has the driver's code: for this it has none."""
+
+
 async def connect_to_one(urls: list[str], *, seconds: float, **given: Any) -> asyncpg.Connection:
     """Connect to the first host that takes us, each with its share of the time, and have it tried first from then on.
 
@@ -85,10 +92,10 @@ async def connect_to_one(urls: list[str], *, seconds: float, **given: Any) -> as
         seconds: for all of them together.
         given: to the driver.
 
-    Raises: what the last of them did; ConnectionRefusedError: it is not what `target_session_attrs` asks for.
+    Raises: what the last of them did; NoSuchServer: it is not what `target_session_attrs` asks for.
     """
     import asyncpg
-    from asyncpg.exceptions import CannotConnectNowError, InternalClientError
+    from asyncpg.exceptions import CannotConnectNowError, TargetServerAttributeNotMatched
 
     order = tuple(urls)
     for url in order:
@@ -98,9 +105,9 @@ async def connect_to_one(urls: list[str], *, seconds: float, **given: Any) -> as
         except (OSError, CannotConnectNowError):
             if url == order[-1]:
                 raise
-        except InternalClientError as error:
+        except TargetServerAttributeNotMatched as error:
             if url == order[-1]:
-                raise ConnectionRefusedError(str(error)) from error
+                raise NoSuchServer from error
         else:
             urls.sort(key=lambda each: each != url)
             return connection
