@@ -226,6 +226,31 @@ def test_redis_that_takes_no_writes(
             assert redis_server.command(again) == "+OK"
 
 
+@pytest.mark.parametrize(
+    ("lacking", "ready", "finding"),
+    [
+        ("~* &* -@scripting", 503, "UNSAFE  redis_unavailable: Redis does not answer as it should (NoPermissionError)"),
+        (
+            "~* resetchannels",
+            200,
+            "note  redis_not_announcing: Redis takes no message on keyturn:denylist:feed (NoPerm",
+        ),
+    ],
+)
+def test_redis_with_a_user_of_few_rights(
+    sqlite_command: Command, redis_server: RedisServer, redis_url: str, lacking: str, ready: int, finding: str
+) -> None:
+    """Nobody could sign in where attempts are not counted, and no service would hear where nothing is announced."""
+    assert redis_server.command(f"ACL SETUSER few on >secret +@all {lacking}") == "+OK"
+    try:
+        sqlite_command.environment["KEYTURN_REDIS_URL"] = redis_url.replace("redis://", "redis://few:secret@")
+        with sqlite_command.serving() as client:
+            assert client.get("/readyz").status_code == ready
+        assert finding in sqlite_command.run("doctor", status=ready == 503)
+    finally:
+        assert redis_server.command("ACL DELUSER few") == ":1"
+
+
 def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:
     """A database and a Redis that are down are findings, without the password in their URLs."""
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://keyturn:hunter2@127.0.0.1:1/keyturn"

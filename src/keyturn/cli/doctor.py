@@ -282,7 +282,7 @@ async def _redis(settings: Settings) -> list[Finding]:
     if settings.redis_url is None:
         return []
     try:
-        from keyturn.stores.redis import connect, ping
+        from keyturn.stores.redis import CHANNEL, connect, ping, ping_channel
     except ModuleNotFoundError:
         return [Finding("redis_not_installed", "KEYTURN_REDIS_URL is set: install keyturn[redis]", fatal=True)]
     from keyturn.cli.errors import cause_of
@@ -294,6 +294,13 @@ async def _redis(settings: Settings) -> list[Finding]:
         return [Finding("redis_url_malformed", f"KEYTURN_REDIS_URL: {error}", fatal=True)]
     try:
         await ping(client)
+        try:
+            await ping_channel(client)
+        except Unavailable as error:
+            text = (
+                f"Redis takes no message on {CHANNEL}{cause_of(error)}: services that follow it hear of no revocation"
+            )
+            return [Finding("redis_not_announcing", text, fatal=False)]
     except Unavailable as error:
         return [Finding("redis_unavailable", f"Redis does not answer as it should{cause_of(error)}", fatal=True)]
     finally:

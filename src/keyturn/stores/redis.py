@@ -30,6 +30,7 @@ ENTRIES = "keyturn:denylist"
 """Sorted set: id -> expires_at."""
 CHANNEL = "keyturn:denylist:feed"
 _SIGN = "{keyturn}:sign-of-life"
+_SIGN_BY_SCRIPT = "return redis.call('SET', KEYS[1], '', 'EX', 60)"
 _MALFORMED = (
     "the Redis URL is malformed: it looks like redis://user:password@host:6379/0, with `@`, `:` and `/` in the password "
     "percent-encoded"
@@ -78,10 +79,20 @@ def faults() -> Generator[None]:
 async def ping(redis: Redis) -> None:
     """Ask Redis for a sign of life, in writing: a replica, and one without memory to spare, would answer and count nobody.
 
+    Then by a script, as attempts are counted: this user may have no right to one, or the server none to offer.
+
     Raises: Unavailable: it gives none.
     """
     with faults():
+        # By itself, for that a replica refuses it has us connect again, whatever an old one says of a script.
         await redis.set(_SIGN, b"", ex=60)
+        await redis.register_script(_SIGN_BY_SCRIPT)(keys=[_SIGN])
+
+
+async def ping_channel(redis: Redis) -> None:
+    """Tell those who listen nothing. Raises: Unavailable: this user may not, or Redis is at fault."""
+    with faults():
+        await redis.publish(CHANNEL, b"")
 
 
 async def publish(redis: Redis, entries: Collection[Denied], now: float) -> None:
