@@ -13,7 +13,7 @@ from os import urandom
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select, update
 
 from keyturn.apart import InTurn
 from keyturn.core.login import Limit, Login, admit
@@ -21,6 +21,7 @@ from keyturn.core.model import RevokeReason, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Outcome
 from keyturn.ports import Admit, Attempts
+from keyturn.stores import revoking
 from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.migrations import migrate
@@ -175,6 +176,21 @@ async def test_work_does_not_grow_with_ended_sessions(site: Site, statistics: bo
     taken = {name: await site.most(act) for name, act in acts.items()}
     # A row takes SQLite several steps, and a login on its own hundreds.
     assert {name: work for name, work in taken.items() if work > ENDED // 2} == {}
+
+
+async def test_password_change_of_a_user_with_very_many_sessions(empty: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes no more rows than it has time for: those that are live, and then the newest."""
+    monkeypatch.setattr(revoking, "FORGOTTEN", 10)
+    await fill(empty.engine, empty.sessions, empty.user.id)
+    live = await sign_in(empty.sessions, empty.user.id, device_id=b"live")
+    async with empty.engine.transaction() as connection:
+        await connection.execute(update(sessions).where(sessions.c.id == live.session_id).values(created_at=0.0))
+    ended = await empty.sessions.revoke(empty.user.id, RevokeReason.PASSWORD_CHANGED)
+    assert ended == [live.session_id]
+    assert await empty.sessions.knows_device(empty.user.id, b"live") is False
+    async with empty.engine.autocommit() as connection:
+        left = select(func.count()).where(sessions.c.user_id == empty.user.id, sessions.c.device_id == DEVICE_ID)
+        assert (await connection.execute(left)).scalar_one() == ENDED - 9
 
 
 @pytest.mark.parametrize("ended", [ENDED, 0], ids=["ended sessions", "few sessions"])
