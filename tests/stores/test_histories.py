@@ -23,6 +23,7 @@ from keyturn.stores.schema import denylist, events, sessions
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.users import SqlUsers
 from keyturn.testing import CONTACT, FrozenClock, Holder, sign_in
+from tests.stores.support import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +57,8 @@ class History:
     def __init__(self, url: str, seed: int) -> None:
         self.random = Random(seed)
         self.clock = FrozenClock()
-        self.engines = [open_engine(url) for _ in range(NODES)]
+        # Patient, as a node that a busy machine keeps from its next statement would lose its transaction.
+        self.engines = [open_engine(url, connect_timeout=PATIENCE, command_timeout=2 * PATIENCE) for _ in range(NODES)]
         options: dict[str, Any] = {"denylist_lifetime": 1e6, "clock": self.clock}
         self.stores = [SqlSessions(engine, heal_time=900.0, touch_period=0.0, **options) for engine in self.engines]
         self.users = [SqlUsers(engine, **options) for engine in self.engines]
