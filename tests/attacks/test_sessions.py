@@ -10,7 +10,7 @@ import time
 import anyio
 import pytest
 
-from keyturn.core.model import RevokeReason
+from keyturn.core.model import RevokeReason, SessionId
 from keyturn.runtime import Keyturn
 from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock
@@ -471,6 +471,22 @@ async def test_log_out_everywhere_racing_a_refresh_leaves_no_survivor(
         if REFRESH in other.jar:
             assert (await ended(other)).startswith("session_ended:")
         assert (await other.me()).code == "invalid_token"
+
+
+async def test_flood_of_one_user_who_ends_sessions(node: Keyturn, ada: Browser, eve: Browser) -> None:
+    """Hundreds of requests of one user take turns among themselves: whoever comes after them waits for one of them."""
+    done: list[str] = []
+
+    async def end(browser: Browser) -> None:
+        await node.sessions.revoke(
+            browser.user_id, RevokeReason.REVOKED, keep=SessionId(bytes.fromhex(browser.session_id))
+        )
+        done.append(browser.user_id)
+
+    async with anyio.create_task_group() as tasks:
+        for browser in (*[eve] * 100, ada):
+            tasks.start_soon(end, browser)
+    assert done.index(ada.user_id) < 50
 
 
 async def test_another_users_session_cannot_be_listed_or_ended(ada: Browser, eve: Browser) -> None:

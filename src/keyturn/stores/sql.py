@@ -8,22 +8,24 @@ admission mean (`core/`), the hot path (`presenting.py`), statements of it (`ses
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from weakref import WeakValueDictionary
 
 from sqlalchemy import select
 
 from keyturn.core.events import Event
 from keyturn.core.login import Admission
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
+from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.core.rotation import Decision
 from keyturn.ports import Admit, Attempt, Clock, Judge, Listing, Opened, Presented
 from keyturn.stores.counters import keyed
 from keyturn.stores.counting import STATEMENTS, TOGETHER
-from keyturn.stores.engine import AsyncConnection, Engine, until_won
+from keyturn.stores.engine import AsyncConnection, Engine, faults, until_won
 from keyturn.stores.event_log import recording, write_events
 from keyturn.stores.failover import Failover
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.joining import Joined, Joining, join, joining
-from keyturn.stores.lanes import Work
+from keyturn.stores.lanes import Turn, Work
 from keyturn.stores.opening import Opening, Terms, open_at_once, opening
 from keyturn.stores.presenting import Presentation, Presenter
 from keyturn.stores.revocations import Denied
@@ -65,6 +67,8 @@ class SqlSessions:
         self._denylist_lifetime = denylist_lifetime
         self._on_revoked = on_revoked
         self._clock = clock
+        self._turns: WeakValueDictionary[UserId, Turn] = WeakValueDictionary()
+        """At ending sessions, of the users who do at the moment."""
         self._touches = Touches(engine, touch_period)
         self.failover = Failover(engine, heal_time=heal_time, clock=clock)
         presenter = Presenter(
@@ -166,7 +170,11 @@ class SqlSessions:
                 keep=keep,
             )
 
-        ended, denied = await self._engine.run(work)
+        # Why: each would hold a connection while it waits for the one before. Who asks hundreds of times waits for nobody but themselves.
+        turn = self._turns.setdefault(user_id, Turn(REQUEST_LIMIT))
+        with faults():
+            async with turn:
+                ended, denied = await self._engine.run(work)
         tell_denied(self._on_revoked, denied)
         return ended
 
