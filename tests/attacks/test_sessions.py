@@ -473,19 +473,21 @@ async def test_log_out_everywhere_racing_a_refresh_leaves_no_survivor(
         assert (await other.me()).code == "invalid_token"
 
 
-async def test_flood_of_one_user_who_ends_sessions(node: Keyturn, ada: Browser, eve: Browser) -> None:
+@pytest.mark.parametrize("asked", ["to end", "to list"])
+async def test_flood_of_one_user_who_asks_for_sessions(node: Keyturn, ada: Browser, eve: Browser, asked: str) -> None:
     """Hundreds of requests of one user take turns among themselves: whoever comes after them waits for one of them."""
     done: list[str] = []
 
-    async def end(browser: Browser) -> None:
-        await node.sessions.revoke(
-            browser.user_id, RevokeReason.REVOKED, keep=SessionId(bytes.fromhex(browser.session_id))
-        )
-        done.append(browser.user_id)
+    async def ask(user_id: str) -> None:
+        if asked == "to list":
+            await node.sessions.list_live(user_id)
+        else:
+            await node.sessions.revoke(user_id, RevokeReason.REVOKED, only=SessionId(bytes(16)))
+        done.append(user_id)
 
     async with anyio.create_task_group() as tasks:
-        for browser in (*[eve] * 100, ada):
-            tasks.start_soon(end, browser)
+        for user_id in (*[eve.user_id] * 100, ada.user_id):
+            tasks.start_soon(ask, user_id)
     assert done.index(ada.user_id) < 50
 
 

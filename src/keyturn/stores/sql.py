@@ -7,7 +7,8 @@ admission mean (`core/`), the hot path (`presenting.py`), statements of it (`ses
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from sqlalchemy import select
@@ -68,7 +69,7 @@ class SqlSessions:
         self._on_revoked = on_revoked
         self._clock = clock
         self._turns: WeakValueDictionary[UserId, Turn] = WeakValueDictionary()
-        """At ending sessions, of the users who do at the moment."""
+        """Of the users whose sessions are listed or ended at the moment."""
         self._touches = Touches(engine, touch_period)
         self.failover = Failover(engine, heal_time=heal_time, clock=clock)
         presenter = Presenter(
@@ -149,7 +150,7 @@ class SqlSessions:
 
     async def list_live(self, user_id: UserId) -> Listing:
         """List the user's live sessions, newest first. Raises: Unavailable: the database is at fault."""
-        async with self._engine.autocommit() as connection:
+        async with self._turn(user_id), self._engine.autocommit() as connection:
             live, now = await self._live(connection, user_id)
         return Listing(sorted(live, key=lambda session: (-session.created_at, session.id)), now)
 
@@ -170,13 +171,21 @@ class SqlSessions:
                 keep=keep,
             )
 
-        # Why: each would hold a connection while it waits for the one before. Who asks hundreds of times waits for nobody but themselves.
+        async with self._turn(user_id):
+            ended, denied = await self._engine.run(work)
+        tell_denied(self._on_revoked, denied)
+        return ended
+
+    @asynccontextmanager
+    async def _turn(self, user_id: UserId) -> AsyncGenerator[None]:
+        """Wait until no other request of this user lists or ends sessions. Raises: Unavailable: they do not end.
+
+        Why: each holds a connection, and those that end sessions wait for one another: hundreds of one user's left none for others.
+        """
         turn = self._turns.setdefault(user_id, Turn(REQUEST_LIMIT))
         with faults():
             async with turn:
-                ended, denied = await self._engine.run(work)
-        tell_denied(self._on_revoked, denied)
-        return ended
+                yield
 
     async def owners(self) -> Sequence[UserId]:
         """List the users with a session that nobody has ended. Raises: Unavailable: the database is at fault."""
