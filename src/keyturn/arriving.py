@@ -174,6 +174,8 @@ class BoundedProtocol(HttpToolsProtocol):
             # Not an offer that may be passed over: uvicorn's parser would take the body for the next request.
             raise ValueError("an offer to leave HTTP/1.1 with a body")
         super().on_headers_complete()
+        # Trailers go elsewhere: uvicorn would add them to the headers of the request, behind those of our proxies.
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body, which has a limit of its own."""

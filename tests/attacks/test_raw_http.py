@@ -23,7 +23,7 @@ from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from tests.attacks.conftest import Server, start_servers, stop_servers
 from tests.attacks.support import ORIGIN, SAFE
-from tests.services import sqlite_url
+from tests.services import sqlite_url, wait_until
 
 BODY = b'{"email":"a@example.com","password":"x"}'
 HEAD = (
@@ -232,6 +232,18 @@ def test_requests_sent_without_waiting(server: Server) -> None:
     many = exchange(server, request * 10_000 + last, until_closed=True)
     assert many.count(b"HTTP/1.1 ") <= WAITING_LIMIT
     assert alive(server)
+
+
+def test_trailers_are_no_headers(server: Server) -> None:
+    """What stands behind a body opens nothing, and names no address: some proxies pass it on as it is, behind their own headers.
+
+    Spec: RFC 9110 6.5.1.
+    """
+    head = b"POST /auth/refresh HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 198.51.100.77\r\n"
+    trailers = b"X-Keyturn: 1\r\nOrigin: %s\r\nX-Forwarded-For: 203.0.113.77\r\n\r\n" % ORIGIN.encode()
+    assert status(exchange(server, head + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + trailers)) == 403
+    wait_until(lambda: "198.51.100.77" in server.log.read_text(), 30, "the line in the log")
+    assert "203.0.113.77" not in server.log.read_text()
 
 
 @pytest.mark.parametrize(
