@@ -218,6 +218,19 @@ class Metrics:
         yield from (requests, seconds, events, refreshes, in_order)
 
 
+def open_metrics(*, wanted: bool) -> Metrics | None:
+    """Return what counts; None in an embedding without the `server` extra, which counts nothing.
+
+    Raises: ModuleNotFoundError: it cannot count, and somebody wants figures.
+    """
+    try:
+        return Metrics()
+    except ModuleNotFoundError:
+        if wanted:
+            raise
+        return None
+
+
 class _Times:
     """Times of one route, counted by bucket."""
 

@@ -24,7 +24,7 @@ from keyturn.core.model import Principal
 from keyturn.core.policy import Policy
 from keyturn.devices import describe, warm_up
 from keyturn.master_secret import secret_ring
-from keyturn.observability import LogSink, Metrics
+from keyturn.observability import LogSink, open_metrics
 from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
 from keyturn.ports import ClaimsHook, Clock, EventSink, Throttle, UserDirectory
 from keyturn.settings import Settings
@@ -130,7 +130,7 @@ class Keyturn:
             self.engine, denylist_lifetime=policy.denylist_lifetime, on_revoked=on_revoked, clock=database_clock
         )
         self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
-        self.metrics = _metrics(settings)
+        self.metrics = open_metrics(wanted=bool(settings.metrics_token or settings.metrics_port))
         self._has_own_sinks = bool(sinks)
         self._sinks = (*sinks, LogSink()) if self.metrics is None else (*sinks, LogSink(), self.metrics)
         self.breaches = (
@@ -369,15 +369,6 @@ class Keyturn:
     async def _record(self, event: Event) -> None:
         await self.sessions.record(event)
         await tell(self._sinks, event)
-
-
-def _metrics(settings: Settings) -> Metrics | None:
-    try:
-        return Metrics()
-    except ImportError:  # an embedding without the `server` extra counts nothing, and says so to whoever wants figures
-        if settings.metrics_token or settings.metrics_port:
-            raise
-        return None
 
 
 def _password_pool(settings: Settings, screen: Callable[[str], Awaitable[None]]) -> PasswordPool:
