@@ -93,12 +93,12 @@ def test_server_of_a_killed_run_is_removed() -> None:
 
 @pytest.mark.services
 def test_program_that_one_target_needs_besides(capsys: pytest.CaptureFixture[str]) -> None:
-    """`make chaos` and `make prove` need one more each; where it is missing, that and what to install is said."""
+    """`make chaos` and `make prove` need more; where one is missing, that and what to install is said."""
     assert main() == 0
     assert main(["no-such-program"]) == 1
     said = capsys.readouterr().err
     assert "no-such-program is not installed; on Debian or Ubuntu: apt-get install " in said
-    assert "pgbouncer for `make chaos`, firefox-esr for `make prove`" in said
+    assert "pgbouncer, nginx and haproxy for `make chaos`, firefox-esr for `make prove`" in said
 
 
 def test_server_of_a_living_run_is_kept(postgres: PostgresServer) -> None:
