@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from keyturn.access import _LATE
-from keyturn.arriving import ARRIVAL_TIME, HEAD_LIMIT, WAITING_LIMIT
+from keyturn.arriving import ARRIVAL_TIME, CONNECTIONS_LIMIT, HEAD_LIMIT, HEADERS_LIMIT, WAITING_LIMIT
 from keyturn.breaches import LIMIT
 from keyturn.client.flow import STREAM_SPARE
 from keyturn.client.session import LOCK_LIMIT
@@ -63,7 +63,8 @@ SAID = {
         f"of at most {MAX_BODY_BYTES // 1024} KiB with `Content-Type",
         f"nesting deeper than {MAX_JSON_DEPTH},",
         f"a body that takes longer than {WebConfig().body_timeout:g} s to arrive",
-        f"holds more than {HEAD_LIMIT // 1024} KiB beside its body",
+        f"holds more than {HEAD_LIMIT // 1024} KiB, or {HEADERS_LIMIT} headers, beside its body",
+        f"Beyond {CONNECTIONS_LIMIT:,} connections of a process".replace(",", " "),
         f"is not complete {ARRIVAL_TIME:g} s after its first byte",
         f"more than {WAITING_LIMIT} requests wait",
         f"takes nothing of an answer for {UNREAD_TIME:g} s",
