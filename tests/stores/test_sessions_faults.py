@@ -483,6 +483,9 @@ async def test_url_that_is_not_supported(url: str) -> None:
         ("postgresql://h/d?sslrootcert=/secret", "PGSSLROOTCERT"),
         ("postgresql://h/d?options=secret", "options"),
         ("postgresql://h/d?service=secret", "service"),
+        ("sqlite:////var/lib/what?.db", "'.db' is not supported; .*%3F"),
+        ("sqlite:////var/lib/keyturn.db?immutable=secret", "immutable"),
+        ("sqlite:///file:/var/lib/keyturn.db?uri=true&nolock=secret", "nolock"),
     ],
 )
 async def test_url_with_a_part_that_cannot_be_heeded(url: str, named: str) -> None:

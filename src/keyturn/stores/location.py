@@ -13,7 +13,7 @@ import re
 import stat
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote, urlencode
+from urllib.parse import unquote
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -37,6 +37,7 @@ _TAKEN = frozenset(
         "target_session_attrs",
     }
 )
+_TAKEN_BY_SQLITE = frozenset({"", "mode", "uri"})
 # Of libpq, and of no consequence: Keyturn has a timeout and a name of its own.
 _DROPPED = frozenset({"application_name", "connect_timeout"})
 # The user, who may have a comma in the password; hosts; the path; the query.
@@ -71,6 +72,12 @@ def normalise(url: str) -> URL:
             )
         if parsed.database in _IN_MEMORY or parsed.query.get("mode") == "memory":
             raise ValueError("SQLite must be a file: one in memory is lost with the process")
+        # Not as it was parsed: that leaves out what has no value, such as the end of a path.
+        for name in sorted({part.partition("=")[0] for part in url.partition("?")[2].split("&")} - _TAKEN_BY_SQLITE):
+            raise ValueError(
+                f"the database URL's parameter {name!r} is not supported; where the path has a `?`, write "
+                "sqlite:///file:/path?uri=true with %3F in its place"
+            )
         return parsed.set(drivername="sqlite+aiosqlite")
     raise ValueError(f"the database {kind!r} is not supported: use sqlite or postgresql")
 
@@ -152,9 +159,7 @@ def file_of(url: URL) -> Path:
 
 def address_of(url: URL) -> str:
     """Return the URI by which SQLite opens the file of a URL, which has to be there: a connection must not make one."""
-    mode = {"mode": "ro" if url.query.get("mode") == "ro" else "rw"}
-    parameters = {**url.query, **mode} if "uri" in url.query else mode
-    return f"{file_of(url).as_uri()}?{urlencode(parameters, doseq=True)}"
+    return f"{file_of(url).as_uri()}?mode={'ro' if url.query.get('mode') == 'ro' else 'rw'}"
 
 
 def create_private_file(path: Path) -> None:
