@@ -160,8 +160,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Pass a head on, unless it is too large, too many wait already, or nobody can tell what it asks for or where its body ends."""
-        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT or len(self.headers) > HEADERS_LIMIT:
-            self._weigh()
+        self._weigh()
         if len(self.pipeline) >= WAITING_LIMIT:
             self._give_up()
         hosts = [name for name, _ in self.headers].count(b"host")
@@ -184,8 +183,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that a request is here, unless its trailers are too large."""
-        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT or len(self.headers) > HEADERS_LIMIT:
-            self._weigh()
+        self._weigh()
         self._connection.arriving = False
         self._size = 0
         self._rest()
@@ -211,10 +209,13 @@ class BoundedProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _weigh(self) -> None:
-        # A read may hold a whole request, or several: how much of it is head, only what was found in it tells.
-        lines = sum(len(name) + len(value) + _LINE for name, value in self.headers)
-        if len(self.url) + lines > HEAD_LIMIT or len(self.headers) > HEADERS_LIMIT:
+        if len(self.headers) > HEADERS_LIMIT:
             self._give_up()
+        if self._read > HEAD_LIMIT or self._size > HEAD_LIMIT:
+            # A read may hold a whole request, or several: how much of it is head, only what was found in it tells.
+            lines = sum(len(name) + len(value) + _LINE for name, value in self.headers)
+            if len(self.url) + lines > HEAD_LIMIT:
+                self._give_up()
 
     def _give_up(self) -> NoReturn:
         self._refuse()
