@@ -30,7 +30,7 @@ from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, SESSION_NAMES, session_of, values_of
 from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, credential_of
 
-# The reason is there for the index: see `revoking.unrevoked`. The user is a subquery, so that PostgreSQL plans for any user:
+# The reason is there for the index: see `revoking.UNREVOKED`. The user is a subquery, so that PostgreSQL plans for any user:
 # for one with very many ended sessions it would expect as many live ones, and take the index by absolute end, which holds
 # everybody's.
 LIVE = (

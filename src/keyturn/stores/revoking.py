@@ -86,13 +86,17 @@ async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
         await connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (lock,))
 
 
-def unrevoked(user_id: UserId) -> ColumnElement[bool]:
-    """Return the condition on a user's sessions that nobody has ended, for which there is an index.
+UNREVOKED = and_(sessions.c.revoked_at.is_(None), sessions.c.revoked_reason.is_(None))
+"""The condition on sessions that nobody has ended, for which there is an index by user.
 
-    Why the reason too, though it is null whenever the time is: the partial index is on it. Were it on the time, for which the
-    hot path asks as well, PostgreSQL might go through the whole index for one session, where it believes that few are live.
-    """
-    return and_(sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None), sessions.c.revoked_reason.is_(None))
+Why the reason too, though it is null whenever the time is: the partial index is on it. Were it on the time, for which the
+hot path asks as well, PostgreSQL might go through the whole index for one session, where it believes that few are live.
+"""
+
+
+def unrevoked(user_id: UserId) -> ColumnElement[bool]:
+    """Return the condition on a user's sessions that nobody has ended."""
+    return and_(sessions.c.user_id == user_id, UNREVOKED)
 
 
 async def revoke_sessions(

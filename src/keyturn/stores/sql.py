@@ -30,7 +30,7 @@ from keyturn.stores.lanes import Turn, Work
 from keyturn.stores.opening import Opening, Terms, open_at_once, opening
 from keyturn.stores.presenting import Presentation, Presenter
 from keyturn.stores.revocations import Denied
-from keyturn.stores.revoking import OnRevoked, lock_user, revoke_sessions, tell_denied, unrevoked, user_lock
+from keyturn.stores.revoking import UNREVOKED, OnRevoked, lock_user, revoke_sessions, tell_denied, unrevoked, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
 from keyturn.stores.touches import PERIOD, Touches
@@ -189,9 +189,8 @@ class SqlSessions:
 
     async def owners(self) -> Sequence[UserId]:
         """List the users with a session that nobody has ended. Raises: Unavailable: the database is at fault."""
-        live = (sessions.c.revoked_at.is_(None), sessions.c.revoked_reason.is_(None))
         async with self._engine.autocommit() as connection:
-            found = await connection.execute(select(sessions.c.user_id).where(*live).distinct())
+            found = await connection.execute(select(sessions.c.user_id).where(UNREVOKED).distinct())
             return [UserId(row[0]) for row in found]
 
     async def knows_device(self, user_id: UserId, device_id: bytes) -> bool:
