@@ -163,9 +163,13 @@ class Server(ABC):
     def _command(self) -> list[str]:
         """Return the command line of the server in the foreground."""
 
-    @abstractmethod
     def _ready(self) -> bool:
         """Say whether the running process takes connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return self.running
 
     @property
     def running(self) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 from collections import Counter
@@ -134,13 +133,6 @@ class PgBouncer(Server):
         file = self.directory / "pgbouncer.ini"
         file.write_text("\n".join(lines) + "\n")
         return [str(find_program("pgbouncer")), str(file)]
-
-    def _ready(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except OSError:
-            return False
-        return self.running
 
 
 def every_process(server: PostgresServer) -> list[psutil.Process]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,13 +53,6 @@ class Proxy(Server):
             text, changed = re.subn(rf"(?m)^(\s*{name}) .*$", rf"\g<1> {value}", text)
             assert changed == 1
         return text
-
-    def _ready(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except OSError:
-            return False
-        return self.running
 
 
 class Nginx(Proxy):
