@@ -20,6 +20,9 @@ from typing import Any, ClassVar, Final, NoReturn, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from keyturn.leaving import send_whole
+from keyturn.web.asgi import SEND_WHOLE
+
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of a request that are not its body: eight times what common proxies let through."""
 HEADERS_LIMIT: Final = 256
@@ -157,6 +160,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Note that a request begins."""
         self._connection.arriving = True
         super().on_message_begin()
+        self.scope[SEND_WHOLE] = send_whole  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         """Pass a head on, unless it is too large, too many wait already, or nobody can tell what it asks for or where its body ends."""

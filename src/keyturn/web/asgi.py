@@ -26,6 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
 
+SEND_WHOLE: Final = "keyturn.send_whole"
+"""Where a scope holds what sends a whole answer without messages, as `keyturn serve` does (`keyturn/leaving.py`)."""
 NEVER_FOUND: Final = "\0"
 """The path of a request whose path is spelled in a way that is not the contract's."""
 _METRICS_METHODS: Final = "GET, HEAD, OPTIONS"
@@ -161,7 +163,7 @@ def read_request(scope: Scope, receive: Receive, body_timeout: float, *, paramet
         scope["method"],
         path,
         scope["headers"],
-        body_reader(scope["headers"], receive, body_timeout),
+        _arrived(receive) or body_reader(scope["headers"], receive, body_timeout),
         peer=None if client is None else client[0],
         scheme=scope.get("scheme", "http"),
         ensure_awaited=ensure_awaited_by(receive),
@@ -200,25 +202,21 @@ def ensure_awaited_by(receive: object, monotonic: Callable[[], float] = time.mon
 
 
 def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeout: float) -> ReadBody:
-    """Return a function that reads the body once and then remembers it.
+    """Return a function that reads the body, once.
 
     Why a limit and a time: whoever may call may also send without end, or one byte a minute.
     Spec: OWASP ASVS 5.0 4.2.5, 15.1.3.
     """
-    content: bytes | None = None
 
     async def read() -> bytes:
-        nonlocal content
-        if content is None and _has_arrived(receive):
-            content = await _read_limited(receive)
-        elif content is None:
-            refuse_announced(headers)
-            try:
-                async with asyncio.timeout(timeout):
-                    content = await _read_limited(receive)
-            except TimeoutError:
-                raise BodyTooSlow("the body did not arrive in time") from None
-        return content
+        if _has_arrived(receive):
+            return await _read_limited(receive)
+        refuse_announced(headers)
+        try:
+            async with asyncio.timeout(timeout):
+                return await _read_limited(receive)
+        except TimeoutError:
+            raise BodyTooSlow("the body did not arrive in time") from None
 
     return read
 
@@ -226,6 +224,18 @@ def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeou
 def _has_arrived(receive: object) -> bool:
     """Say whether the whole body is here, so that nobody has to be timed; uvicorn notes that beside `disconnected`."""
     return getattr(getattr(receive, "__self__", None), "more_body", True) is False
+
+
+def _arrived(receive: object) -> bytes:
+    """Return the body if all of it is here, as nearly always, and uvicorn holds it beside those two; else nothing.
+
+    Why: a message takes three coroutines, a fortieth of a refresh.
+    """
+    cycle = getattr(receive, "__self__", None)
+    if not _has_arrived(receive) or getattr(cycle, "disconnected", True):
+        return b""
+    body = getattr(cycle, "body", b"")
+    return bytes(body) if isinstance(body, bytes | bytearray) and len(body) <= MAX_BODY_BYTES else b""
 
 
 def refuse_announced(headers: Sequence[tuple[bytes, bytes]]) -> int:
@@ -266,5 +276,8 @@ async def write_response(response: Response, scope: Scope, send: Send) -> None:
     # HTTP/2 has no such header and must not see it.
     if response.close and scope.get("http_version", "1.1").startswith("1"):
         headers.append(_CONNECTION_CLOSE)
+    send_whole = scope.get(SEND_WHOLE)
+    if send_whole is not None and send_whole(send, response.status, headers, response.body):
+        return
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

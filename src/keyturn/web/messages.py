@@ -53,7 +53,7 @@ class Request:
         method: upper case, as sent; no header overrides it.
         path: decoded, without the query, which no route of ours reads.
         headers: names in lower case, raw values, in order.
-        read: reads the body, once.
+        body: the body, or what reads it.
         peer: the address of the TCP peer, or None for a local socket.
         scheme: `http` or `https`, as the server saw it.
         ensure_awaited: raises ClientGone when nobody waits for the answer any more.
@@ -62,14 +62,14 @@ class Request:
         parameter: the value of the route's one path parameter.
     """
 
-    __slots__ = ("_all", "_headers", "_read", "ensure_awaited", "id", "method", "parameter", "path", "peer", "scheme")
+    __slots__ = ("_all", "_body", "_headers", "ensure_awaited", "id", "method", "parameter", "path", "peer", "scheme")
 
     def __init__(
         self,
         method: str,
         path: str,
         headers: Sequence[Header],
-        read: ReadBody,
+        body: bytes | ReadBody,
         *,
         peer: str | None = None,
         scheme: str = "https",
@@ -81,7 +81,7 @@ class Request:
         self._headers: Final = dict(headers)
         # A header that stands there twice is rare, and then the dictionary has forgotten one.
         self._all: Final = headers if len(self._headers) < len(headers) else None
-        self._read: Final = read
+        self._body = body
         self.peer: Final = peer
         self.scheme: Final = scheme
         self.ensure_awaited: Final = ensure_awaited
@@ -148,7 +148,9 @@ class Request:
         types = self.values(b"content-type")
         if types and types != _PLAIN_JSON and (len(types) != 1 or _JSON_TYPE.fullmatch(types[0].strip()) is None):
             raise UnsupportedMediaType
-        content = await self._read()
+        if not isinstance(self._body, bytes):
+            self._body = await self._body()
+        content = self._body
         if content and not types:
             raise UnsupportedMediaType
         return content
