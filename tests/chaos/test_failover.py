@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.browser import COOKIE, Browser, Link
 from tests.chaos.cluster import HARMLESS_EVENTS
 from tests.chaos.conftest import Keep, Scale
 from tests.chaos.databases import DATABASE, Standby, postgres_events, postgres_rows, snapshot
@@ -143,3 +145,40 @@ def test_a_restore_signs_nobody_out_and_is_healed_on_the_operators_word(
             fault=f"{figures.fault} ({ahead} sessions ahead, {behind} x `session_behind`, {events['healed']} healed)"
         )
     )
+
+
+def test_a_standby_that_lags_signs_nobody_out(
+    primary: PostgresServer, environment: dict[str, str], thread: LoopThread, pace: Pace, tmp_path: Path
+) -> None:
+    """An address that leads to it before it is promoted: a session it does not know yet is 503, and no sign-out is said to be done."""
+    wire, counts = Wire(thread, primary.port), Counter[str]()
+    standby = Standby(primary, primary.port)
+    environment["KEYTURN_DATABASE_URL"] = f"postgresql://{primary.user}@127.0.0.1:{wire.port}/{DATABASE}"
+    node = Node(tmp_path / "node", environment)
+    try:
+        node.start()
+        standby.start()
+        wait_until(lambda: primary.execute(_POSITION) == "t", _CATCH_UP_TIMEOUT, "a standby that has everything")
+        standby.execute("SELECT pg_wal_replay_pause()")
+        browser = Browser(0, [node.port], pace, counts)
+        thread.run(browser.sign_up())
+        wire.lead_to(standby.port)
+
+        async def told() -> list[int]:
+            link, statuses = Link(node.port), []
+            for path in ("/auth/refresh", "/auth/logout"):
+                await link.send("POST", path, f"Cookie: {COOKIE}={browser.cookie}\r\n", b"")
+                answer = await link.receive()
+                statuses.append(answer.status)
+                assert answer.status != 503 or answer.cookie() is None
+            link.drop()
+            return statuses
+
+        assert thread.run(told()) == [503, 503]
+        standby.execute("SELECT pg_wal_replay_resume()")
+        standby.promote()
+        wait_until(node.ready, _CATCH_UP_TIMEOUT, "a node that is ready")
+        assert thread.run(told()) == [200, 204]
+    finally:
+        node.kill9()
+        standby.close()

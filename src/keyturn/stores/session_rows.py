@@ -66,7 +66,7 @@ def _later(name: str, s: str = "s", later: str = "GREATEST") -> str:
 _SELECT = f"SELECT {', '.join('s.' + name for name in COLUMNS)}, {USER_COLUMNS}, {{place}}, clock.now"
 _JOIN_USER = f"LEFT JOIN {users.name} ON {users.name}.id = s.user_id"
 _READ_POSTGRES = (
-    f"{_SELECT.format(place='s.ctid')} FROM (SELECT {POSTGRES_NOW} AS now) clock "
+    f"{_SELECT.format(place='s.ctid')} FROM (SELECT {POSTGRES_NOW} AS now WHERE NOT pg_is_in_recovery()) clock "
     f"LEFT JOIN {table.name} s ON s.id = ANY($1::bytea[]) {_JOIN_USER}"
 )
 _TOUCH_POSTGRES = (
@@ -203,6 +203,10 @@ Place = Any
 """Where a row is, until it is changed or its table is rewritten: a `ctid` of PostgreSQL, a `rowid` of SQLite."""
 
 
+class ReadFromStandby(ConnectionError):
+    """The server follows another one. Not a word of it counts, and the way to it is to be left."""
+
+
 class Read(NamedTuple):
     """A group as read, all of it at one moment."""
 
@@ -220,8 +224,11 @@ async def read_group(lane: Lane, ids: Collection[SessionId]) -> Read:
     """Read sessions by id, their users and the database's clock, in one statement.
 
     Args: ids: distinct, at least one.
+    Raises: ReadFromStandby: it may lag. A session opened a moment ago would be none, and its browser would lose its cookie.
     """
     rows = await lane.fetch((_READ_POSTGRES, (list(ids),)) if lane.postgres else _read_sqlite(tuple(ids)))
+    if not rows:
+        raise ReadFromStandby
     found = [row for row in rows if row[0] is not None]
     users = {row[_USER]: user_of(row[_USER:]) for row in found if row[_USER] is not None}
     places = {row[0]: row[-2] for row in found}
