@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Final, ParamSpec, cast
+from typing import Any, Final, TypeVar, cast
 
 from flask import Flask, Response, current_app, request
 from werkzeug.local import LocalProxy
@@ -28,7 +28,7 @@ from keyturn.wire import Response as Answer
 
 __all__ = ["TokenAuth", "current_principal", "requires"]
 
-Parameters = ParamSpec("Parameters")
+View = TypeVar("View", bound=Callable[..., Any])
 
 _KEY: Final = "keyturn.tokens"
 
@@ -57,9 +57,7 @@ class TokenAuth:
         app.register_error_handler(Refused, _answer_refusal)
 
 
-def requires(
-    *scopes: str, max_age: int | None = None, amr: Sequence[str] = ()
-) -> Callable[[Callable[Parameters, Any]], Callable[Parameters, Any]]:
+def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) -> Callable[[View], View]:
     """Let a view run only for a valid token with these scopes; below `@app.route`.
 
     Args:
@@ -68,13 +66,13 @@ def requires(
     """
     requirement = Requirement(scopes, max_age, amr)
 
-    def decorate(view: Callable[Parameters, Any]) -> Callable[Parameters, Any]:
+    def decorate(view: View) -> View:
         @wraps(view)
-        def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
             _identified().demand(requirement)
             return current_app.ensure_sync(view)(*args, **kwargs)
 
-        return guarded
+        return cast("View", guarded)
 
     return decorate
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any, Final, ParamSpec
+from typing import Any, Final, TypeVar, cast
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
 from starlette.middleware import Middleware
@@ -33,7 +33,7 @@ from keyturn.wire import values_of
 
 __all__ = ["TokenBackend", "TokenRefused", "TokenUser", "on_error", "requires", "token_middleware"]
 
-Parameters = ParamSpec("Parameters")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class TokenRefused(AuthenticationError):
@@ -107,9 +107,7 @@ def token_middleware(source: PrincipalSource, *, clock: Clock | None = None) -> 
     return Middleware(AuthenticationMiddleware, backend=TokenBackend(source, clock=clock), on_error=on_error)
 
 
-def requires(
-    *scopes: str, max_age: int | None = None, amr: Sequence[str] = ()
-) -> Callable[[Callable[Parameters, Any]], Callable[Parameters, Any]]:
+def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) -> Callable[[Endpoint], Endpoint]:
     """Let an endpoint run only for a valid token with these scopes; answer everybody else as `keyturn.wire` does.
 
     Args:
@@ -120,9 +118,9 @@ def requires(
     """
     requirement = Requirement(scopes, max_age, amr)
 
-    def decorate(endpoint: Callable[Parameters, Any]) -> Callable[Parameters, Any]:
+    def decorate(endpoint: Endpoint) -> Endpoint:
         @wraps(endpoint)
-        async def guarded_async(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
+        async def guarded_async(*args: Any, **kwargs: Any) -> Any:
             connection = _connection_among((*args, *kwargs.values()))
             refused = _refused(connection, requirement)
             if refused is None:
@@ -132,12 +130,12 @@ def requires(
             return _answer(connection, refused)
 
         @wraps(endpoint)
-        def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
             connection = _connection_among((*args, *kwargs.values()))
             refused = _refused(connection, requirement)
             return endpoint(*args, **kwargs) if refused is None else _answer(connection, refused)
 
-        return guarded_async if iscoroutinefunction(endpoint) else guarded
+        return cast("Endpoint", guarded_async if iscoroutinefunction(endpoint) else guarded)
 
     return decorate
 
