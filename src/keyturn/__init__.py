@@ -48,11 +48,14 @@ _HOMES = {
     "UnsafeSettings": "keyturn.core.errors",
     "User": "keyturn.core.model",
 }
+_NEEDS_WEB = frozenset({"Keyturn", "Settings"})
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _NEEDS_WEB:
+        import_module("keyturn.web")  # which says what to install
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -44,3 +46,36 @@ def test_names_that_are_imported_late() -> None:
     assert lately == seen_by_type_checkers()
     with pytest.raises(AttributeError, match="no attribute 'Policy'"):
         _ = keyturn.Policy
+
+
+NODES = [
+    "from keyturn import Keyturn",
+    "from keyturn import Settings",
+    *(
+        f"import keyturn.{name}"
+        for name in ("fastapi", "starlette", "litestar", "flask", "django", "web.asgi", "web.wsgi")
+    ),
+]
+PACKAGES = ("argon2", "email_validator", "pydantic_settings", "sqlalchemy")
+# What is None there is not installed.
+PROGRAM = f"""
+import sys
+
+for package in {PACKAGES}:
+    sys.modules[package] = None
+    for statement in {NODES}:
+        try:
+            exec(statement)
+        except ModuleNotFoundError as error:
+            told = (error.name, str(error)) == (package, f"No module named {{package!r}}: install keyturn[embedded]")
+            print(f"{{statement}}: {{error}}" if not told else "told")
+        else:
+            print(f"{{statement}} needs no {{package}}")
+    del sys.modules[package]
+"""
+
+
+def test_extra_that_is_missing() -> None:
+    """Where a framework's extra is installed without `embedded`, whoever asks for a node is told that name."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert set(done.stdout.splitlines()) == {"told"}
