@@ -465,6 +465,16 @@ def test_cause_of_a_fault_of_the_database_is_named(
     assert " 3F000: no schema of the role's search_path exists" in sqlite_command.run("migrate", status=1)
 
 
+def test_user_whom_a_table_of_the_application_refers_to(migrated: Command) -> None:
+    """Nobody is deleted, and a line says why."""
+    create_user(migrated)
+    change(migrated, text("CREATE TABLE own (user_id text REFERENCES keyturn_users (id))"))
+    change(migrated, text("INSERT INTO own SELECT id FROM keyturn_users"))
+    error = migrated.run("users", "delete", EMAIL, "--yes", status=1)
+    assert "a table of the application refers to what is to be deleted" in error
+    assert EMAIL in migrated.run("users", "list")
+
+
 def test_role_without_rights_is_a_known_error(
     sqlite_command: Command, postgres: PostgresServer, postgres_url: str
 ) -> None:

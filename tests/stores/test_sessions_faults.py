@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.core.events import Event, EventType
-from keyturn.core.model import RevokeReason, SessionId
+from keyturn.core.model import RevokeReason, SessionId, UserId
 from keyturn.core.rotation import Outcome
 from keyturn.stores.engine import AsyncConnection, Engine, check_durability, faults, open_engine, ping
 from keyturn.stores.location import normalise, without_sqlalchemy
@@ -30,8 +30,10 @@ from keyturn.stores.revoking import deny_ids
 from keyturn.stores.rights import ping_for_writing
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.touches import Touches
+from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
+from keyturn.wire import name_of
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer, wait_until
 from tests.stores.support import PATIENCE, eventually, open_empty
@@ -39,6 +41,7 @@ from tests.stores.support import PATIENCE, eventually, open_empty
 pytestmark = pytest.mark.anyio
 
 BACKEND = "SELECT pg_backend_pid()"
+_EVENT = Event(EventType.SIGNED_IN, 0.0, UserId("user-1"))
 
 
 def store_on(engine: Engine, clock: FrozenClock | None = None) -> SqlSessions:
@@ -320,6 +323,64 @@ async def test_mistake_of_ours_in_what_the_driver_is_given(engine: Engine) -> No
     with pytest.raises((InterfaceError, sqlite3.ProgrammingError)):
         async with engine.lane() as lane:
             await lane.fetch(("SELECT 1", (1,)))
+
+
+_RAISE = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{}'; END $$"
+_REFUSE = "CREATE TRIGGER own BEFORE INSERT ON keyturn_events FOR EACH ROW EXECUTE FUNCTION refuse()"
+_ADDED = {
+    "a column": ["ALTER TABLE keyturn_events ADD COLUMN own text NOT NULL"],
+    "a check": ["ALTER TABLE keyturn_events ADD CHECK (user_id IS NULL)"],
+    "a foreign key": [
+        "CREATE TABLE own (id text PRIMARY KEY)",
+        "ALTER TABLE keyturn_events ADD FOREIGN KEY (user_id) REFERENCES own",
+    ],
+    "a trigger": [_RAISE.format("P0001"), _REFUSE],
+    "a bound": [_RAISE.format("54000"), _REFUSE],
+    "ids of a sequence that was left behind": [
+        "INSERT INTO keyturn_events (id, at, type, data) SELECT i, 0, '', '' FROM generate_series(1, 9) AS i"
+    ],
+}
+
+
+@pytest.mark.parametrize("added", _ADDED.values(), ids=_ADDED)
+async def test_what_somebody_has_added_to_the_tables(postgres_url: str, added: Sequence[str]) -> None:
+    """A row that is refused for it is a fault of the database: the text of the error, which quotes the row, is in no log."""
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    async with engine.autocommit() as connection:
+        for statement in added:
+            await connection.exec_driver_sql(statement)
+    with pytest.raises(Unavailable) as raised:
+        await store_on(engine).record(_EVENT)
+    assert name_of(raised.value).split()[1][:2] in {"23", "P0", "54"}
+    await engine.close()
+
+
+async def test_trigger_that_somebody_has_added_to_sqlite(sqlite_database_url: str) -> None:
+    """The same for SQLite."""
+    engine = open_engine(sqlite_database_url)
+    await migrate(engine)
+    async with engine.autocommit() as connection:
+        await connection.exec_driver_sql(
+            "CREATE TRIGGER own BEFORE INSERT ON keyturn_events BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    with pytest.raises(Unavailable):
+        await store_on(engine).record(_EVENT)
+    await engine.close()
+
+
+async def test_column_that_gets_another_type(postgres_url: str) -> None:
+    """What was prepared before is prepared anew, and nobody notices: neither in a transaction nor outside one."""
+    engine = open_engine(postgres_url)
+    await migrate(engine)
+    users = SqlUsers(engine, denylist_lifetime=610.0)
+    for number, kind in enumerate(("text", "varchar", "text")):
+        async with engine.autocommit() as connection:
+            await connection.exec_driver_sql(f"ALTER TABLE keyturn_users ALTER id TYPE {kind}")
+        user = await users.create(f"person{number}@example.com", None, "hash")
+        assert user is not None
+        assert await users.get(user.id) == user
+    await engine.close()
 
 
 async def test_deadlock(postgres_url: str) -> None:

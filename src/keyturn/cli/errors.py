@@ -13,9 +13,12 @@ from typing import NamedTuple
 from keyturn.core.errors import KeyturnError, Refused, Unavailable, UnsafePolicy, UnsafeSettings
 from keyturn.wire import behind, name_of
 
+_REFERRED = "a table of the application refers to what is to be deleted: delete there first"
 _MEANINGS = {
     "28P01": "PostgreSQL refuses the password in KEYTURN_DATABASE_URL",
     "28000": "PostgreSQL refuses the user in KEYTURN_DATABASE_URL",
+    "23503": _REFERRED,
+    "23505": "an id is there already: do the ids of keyturn_events lag behind its rows, as after a replication?",
     "25006": "it takes no writes: is it a standby, or has the role or database default_transaction_read_only?",
     "3D000": "there is no such database: create it first",
     "3F000": "no schema of the role's search_path exists",
@@ -28,6 +31,7 @@ _MEANINGS = {
     "55P03": "somebody holds a table that is needed: nothing was changed, try again",
     "target_session_attrs": "no server is of the kind that this asks for: is the one that answers a standby, or read-only?",
     "SQLITE_CANTOPEN": "the file cannot be opened, or its directory not be written to",
+    "SQLITE_CONSTRAINT_FOREIGNKEY": _REFERRED,
     "SQLITE_READONLY": "this user may not write the file: does a copy that was restored belong to somebody else?",
     "SQLITE_READONLY_DIRECTORY": "this user may not write the directory of the file",
     "SQLITE_NOTADB": "the file is no database of SQLite",

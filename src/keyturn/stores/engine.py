@@ -44,12 +44,16 @@ _TRYING = 5.0
 POSTGRES_NOW = "extract(epoch from clock_timestamp())::float8"
 SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
-# Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes".
-_FAULT_CLASSES = ("08", "28", "40", "53", "57", "58", "F0", "XX")
+# Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes". So does what somebody
+# has added, a constraint (23) or a trigger (P0): none of ours is ever met, and the text of such an error, which quotes whole rows, is
+# not to be logged. 54: no transaction is left before a wraparound, or no room for a notification.
+_FAULT_CLASSES = ("08", "23", "28", "40", "53", "54", "57", "58", "F0", "P0", "XX")
 # No such database; it takes no connections; no schema; a right was taken away; read-only after a failover; lock not available; no
-# such table; no such column.
-_FAULT_STATES = frozenset({"3D000", "55000", "3F000", "42501", READ_ONLY, "55P03", "42P01", "42703"})
-_CONFLICT_STATES = frozenset({"40001", "40P01"})
+# such table; no such column; no such index, of an upsert; a transaction took too long, idle or not; a column has got another type.
+_FAULT_STATES = frozenset(
+    {"3D000", "55000", "3F000", "42501", READ_ONLY, "55P03", "42P01", "42703", "42P10", "25P03", "25P04", "0A000"}
+)
+_CONFLICT_STATES = frozenset({"40001", "40P01", "0A000"})
 _SQLITE_CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
     sqlite3.SQLITE_NOMEM,
@@ -61,10 +65,11 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CONSTRAINT,
 }
 # No room, a disk that fails, a file system that was mounted anew to be read alone.
 _SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
-_SQLITE_VANISHED = re.compile(r"\bno such (table|column): ")
+_SQLITE_VANISHED = re.compile(r"\bno such (table|column|index): ")
 
 
 class Engine:
@@ -390,5 +395,6 @@ def _lost(error: BaseException | None) -> bool:
 
 def _codes(error: BaseException | None) -> tuple[str | None, int | None]:
     """Return what the driver says: an SQLSTATE of PostgreSQL, or a result code of SQLite."""
-    origin = error.orig if isinstance(error, DBAPIError) else error
+    # SQLAlchemy's own error for a statement from before a column got another type has no code.
+    origin = (error.orig and error.orig.__cause__) or error.orig if isinstance(error, DBAPIError) else error
     return getattr(origin, "sqlstate", None), getattr(origin, "sqlite_errorcode", None)
