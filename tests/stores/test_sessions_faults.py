@@ -442,6 +442,19 @@ async def test_synchronous_commit_off(postgres: PostgresServer, postgres_url: st
         await engine.close()
 
 
+@pytest.mark.parametrize(("later", "ours"), [("off", "on"), ("remote_write", "remote_write"), ("local", "local")])
+async def test_synchronous_commit_that_is_changed_later(
+    postgres: PostgresServer, postgres_url: str, later: str, ours: str
+) -> None:
+    """A node that runs goes on writing what it acknowledges; whatever else is chosen holds for its new connections."""
+    postgres.execute(f"ALTER DATABASE {postgres_url.rpartition('/')[2]} SET synchronous_commit = {later}")
+    engine = open_engine(postgres_url)
+    async with engine.autocommit() as connection:
+        kept = await connection.exec_driver_sql("SELECT current_setting('synchronous_commit')")
+        assert kept.scalar_one() == ours
+    await engine.close()
+
+
 @pytest.mark.parametrize(("encoding", "refused"), [("LATIN1", True), ("SQL_ASCII", False)])
 async def test_database_of_another_encoding(postgres: PostgresServer, encoding: str, refused: bool) -> None:
     """One that has no letters for a name is refused at the start, and not the person."""

@@ -78,7 +78,10 @@ class _Beginning:
             # Where rows are hidden from this role, sessions would be no more: a statement that may not see all of them fails.
             "row_security": "off",
         }
-        self._setup = "SELECT " + ", ".join(f"set_config('{name}', '{n}', false)" for name, n in settings.items())
+        values = {name: f"'{value}'" for name, value in settings.items()}
+        # Refused at the start, and set later for somebody's bulk load: a crash would lose what we have acknowledged.
+        values["synchronous_commit"] = "replace(current_setting('synchronous_commit'), 'off', 'on')"
+        self._setup = "SELECT " + ", ".join(f"set_config('{name}', {value}, false)" for name, value in values.items())
         self._in_session_mode = False
 
     async def begin(self, connection: asyncpg.Connection) -> None:

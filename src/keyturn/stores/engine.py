@@ -305,7 +305,7 @@ async def check_durability(engine: Engine) -> None:
     """Refuse a database that acknowledges what it has not written, lets nothing be written, or not every text.
 
     Why: with `synchronous_commit=off` a killed PostgreSQL loses acknowledged rotations, and the next refresh of each
-    looks like reuse. The effective setting is read: a role or a database may override the server's.
+    looks like reuse. What a connection begins with is read: a role or a database may override the server's.
 
     Raises:
         UnsafeSettings: the database is not durable, is a SQLite file that may only be read, or has another encoding.
@@ -315,7 +315,7 @@ async def check_durability(engine: Engine) -> None:
     async with engine.autocommit() as connection:
         if engine.postgres:
             for name in ("synchronous_commit", "fsync"):
-                setting = await connection.exec_driver_sql("SELECT current_setting($1)", (name,))
+                setting = await connection.exec_driver_sql("SELECT reset_val FROM pg_settings WHERE name = $1", (name,))
                 if setting.scalar_one() == "off":
                     problems.append(f"database_not_durable: PostgreSQL has {name}=off for this role or database")
             encoding = await connection.exec_driver_sql("SELECT current_setting('server_encoding')")
