@@ -41,6 +41,7 @@ from keyturn.stores.signing_keys import SqlSigningKeys
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import RedisThrottle, SqlThrottle
 from keyturn.stores.users import SqlUsers
+from keyturn.stores.whole import check_whole
 from keyturn.tokens.device_token import DeviceTokens
 from keyturn.tokens.imported_hash import ImportCosts
 from keyturn.tokens.password import PasswordHasher
@@ -220,6 +221,7 @@ class Keyturn:
             raise UnsafeSettings([f"database_not_migrated: {obstacle}"])
         await check_durability(self.engine)
         await check_rights(self.engine)
+        await check_whole(self.engine)
         await self.sessions.failover.check()
         await self._time.follow()
         await self.signing.refresh()

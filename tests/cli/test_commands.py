@@ -84,6 +84,18 @@ def test_database_that_was_restored_in_part_is_a_known_error(migrated: Command) 
     assert f"UNSAFE  {told}" in migrated.run("doctor", status=1)
 
 
+def test_restore_that_was_interrupted_later_is_a_known_error(sqlite_command: Command, postgres_url: str) -> None:
+    """The tables have their level by then and no keys; no server starts, and the doctor says so. A slow index is a note."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = postgres_url
+    sqlite_command.run("migrate")
+    change(sqlite_command, text("DROP INDEX keyturn_events_at"))
+    assert sqlite_command.json("doctor")["findings"][0]["code"] == "database_index_missing"
+    change(sqlite_command, text("ALTER TABLE keyturn_sessions DROP CONSTRAINT keyturn_sessions_pkey"))
+    told = "database_incomplete: no index keeps keyturn_sessions (id) unique: was a restore interrupted?"
+    assert told in sqlite_command.spawn("serve", "--port", "0", status=1)
+    assert f"UNSAFE  {told}" in sqlite_command.run("doctor", status=1)
+
+
 def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:
     """From an empty database to a deleted user, each step as the installed script runs it."""
     assert command.spawn("migrate").startswith("the database is at level ")

@@ -175,17 +175,22 @@ async def _fitness(engine: Engine) -> list[Finding]:
     from keyturn.core.errors import UnsafeSettings
     from keyturn.settings import Finding
     from keyturn.stores.engine import check_durability
+    from keyturn.stores.migrations import current_level, expected_level
     from keyturn.stores.rights import check_rights, may_only_read
+    from keyturn.stores.whole import check_whole, missing_indexes
 
     found: list[Finding] = []
     if engine.postgres and await may_only_read(engine):
         text = "PostgreSQL takes no writes: it is a standby, or the role or database has default_transaction_read_only"
         found.append(Finding("database_read_only", text, fatal=True))
-    for check in (check_durability, check_rights):
+    for check in (check_durability, check_rights, check_whole):
         try:
             await check(engine)
         except UnsafeSettings as fault:
             found += _told(fault)
+    if await current_level(engine) == expected_level() and (names := await missing_indexes(engine)):
+        text = f"{', '.join(names)} is missing or INVALID: make it anew, as keyturn.stores.schema has it"
+        found.append(Finding("database_index_missing", text, fatal=False))
     return found
 
 

@@ -1,0 +1,114 @@
+"""Tables of PostgreSQL that a restore, a replication or a hand has left in part."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+import pytest
+
+from keyturn.core.errors import UnsafeSettings
+from keyturn.stores.engine import open_engine
+from keyturn.stores.migrations import migrate
+from keyturn.stores.whole import check_whole, missing_indexes
+from tests.services import PostgresServer, find_program
+from tests.stores.support import open_database
+
+pytestmark = [pytest.mark.anyio, pytest.mark.services]
+
+_OWN = "CREATE UNIQUE INDEX own ON keyturn_users (email_key)"
+
+
+async def found_in(url: str) -> str:
+    """Return what is refused; nothing when all is well."""
+    async with open_database(url, create=False) as engine:
+        try:
+            await check_whole(engine)
+        except UnsafeSettings as refused:
+            return "\n".join(refused.problems)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("done", "found"),
+    [
+        (["ALTER TABLE keyturn_sessions SET UNLOGGED"], "database_not_durable: keyturn_sessions is UNLOGGED"),
+        (
+            ["ALTER TABLE keyturn_sessions DROP CONSTRAINT keyturn_sessions_pkey", "DROP INDEX keyturn_users_email"],
+            "database_incomplete: no index keeps keyturn_sessions (id), keyturn_users (email_key) unique",
+        ),
+        (
+            ["INSERT INTO keyturn_events (id, at, type, data) VALUES (7, 0, '', '')"],
+            "database_incomplete: the ids of keyturn_events lag behind its rows",
+        ),
+        (
+            [
+                "ALTER TABLE keyturn_events ALTER id DROP DEFAULT, ALTER id ADD GENERATED ALWAYS AS IDENTITY",
+                "INSERT INTO keyturn_events (id, at, type, data) OVERRIDING SYSTEM VALUE VALUES (7, 0, '', '')",
+            ],
+            "database_incomplete: the ids of keyturn_events lag behind its rows",
+        ),
+        ([_OWN, "DROP INDEX keyturn_users_email"], ""),
+        (["ALTER TABLE keyturn_events ALTER id DROP DEFAULT", "DROP SEQUENCE keyturn_events_id_seq"], ""),
+    ],
+    ids=["unlogged", "no keys", "a sequence", "an identity", "an index by another name", "ids of somebody else"],
+)
+async def test_what_a_hand_has_changed(
+    postgres: PostgresServer, postgres_url: str, done: Sequence[str], found: str
+) -> None:
+    """What harms is refused and named; an index that does the same by another name is the operator's affair."""
+    assert await found_in(postgres_url) == ""  # before there is any table
+    await migrate(postgres_url)
+    assert await found_in(postgres_url) == ""
+    for statement in done:
+        postgres.execute(statement, postgres_url.rpartition("/")[2])
+    told = await found_in(postgres_url)
+    assert told.startswith(found)
+    assert bool(told) == bool(found)
+
+
+async def test_statement_that_is_told_for_the_ids(postgres: PostgresServer, postgres_url: str) -> None:
+    """It mends what it was told for."""
+    database = postgres_url.rpartition("/")[2]
+    await migrate(postgres_url)
+    postgres.execute("INSERT INTO keyturn_events (id, at, type, data) VALUES (7, 0, '', '')", database)
+    postgres.execute((await found_in(postgres_url)).partition(": say ")[2], database)
+    assert await found_in(postgres_url) == ""
+
+
+@pytest.mark.parametrize("before", ["COPY public.keyturn_users", "ADD CONSTRAINT", "CREATE UNIQUE INDEX"])
+async def test_restore_that_was_interrupted(postgres: PostgresServer, postgres_url: str, before: str) -> None:
+    """However far it came: the level is among the first that it writes, the keys are the last."""
+    database = postgres_url.rpartition("/")[2]
+    await migrate(postgres_url)
+    server = ["-h", "127.0.0.1", "-p", str(postgres.port), "-U", postgres.user]
+    dumped = subprocess.run(
+        [str(find_program("pg_dump")), *server, database], capture_output=True, text=True, check=True
+    ).stdout
+    postgres.empty_database(database)
+    part = dumped.partition(before)[0].rpartition(";")[0] + ";"
+    restore = [str(find_program("psql")), "-q", *server, "-d", database]
+    subprocess.run(restore, input=part, capture_output=True, text=True, check=True)
+    assert "keyturn_users (email_key)" in await found_in(postgres_url)
+
+
+async def test_indexes_that_are_missing(postgres: PostgresServer, postgres_url: str) -> None:
+    """They are named, also one that is there and not valid, as CREATE INDEX CONCURRENTLY leaves it when it fails."""
+    await migrate(postgres_url)
+    engine = open_engine(postgres_url)
+    assert await missing_indexes(engine) == []
+    database = postgres_url.rpartition("/")[2]
+    postgres.execute("DROP INDEX keyturn_events_at", database)
+    postgres.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'keyturn_sessions_device'::regclass", database
+    )
+    assert await missing_indexes(engine) == ["keyturn_events_at", "keyturn_sessions_device"]
+    await check_whole(engine)
+    await engine.close()
+
+
+async def test_sqlite(sqlite_database_url: str) -> None:
+    """It has nothing of the kind, and is not asked."""
+    async with open_database(sqlite_database_url) as engine:
+        await check_whole(engine)
+        assert await missing_indexes(engine) == []
