@@ -42,6 +42,13 @@ _KEEP_NO_HASH = {
     ),
 }
 """For SQLite and for PostgreSQL: nobody's hash can be replaced."""
+_OPEN_NO_SESSION = {
+    where: tuple(
+        each.replace("UPDATE OF password_hash ON keyturn_users", "INSERT ON keyturn_sessions") for each in statements
+    )
+    for where, statements in _KEEP_NO_HASH.items()
+}
+"""The same for sessions."""
 
 
 class GatedHasher(PasswordHasher):
@@ -186,6 +193,17 @@ async def test_right_password_whose_new_hash_cannot_be_kept(subject: Subject) ->
     await subject.sign_up()
     subject.use(GatedHasher(PasswordProfile(memory_kib=128, passes=1)))
     for statement in _KEEP_NO_HASH[subject.node.engine.postgres]:
+        await query(subject.node, statement)
+    for _ in range(12):
+        with pytest.raises(Unavailable):
+            await subject.log_in(PASSWORD)
+    assert await subject.guesses_left() == subject.node.policy.account_failures
+
+
+async def test_right_password_whose_session_cannot_be_opened(subject: Subject) -> None:
+    """The same, where the database takes counters and no session: it has no room for another page, or a trigger refuses."""
+    await subject.sign_up()
+    for statement in _OPEN_NO_SESSION[subject.node.engine.postgres]:
         await query(subject.node, statement)
     for _ in range(12):
         with pytest.raises(Unavailable):

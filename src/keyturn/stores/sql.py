@@ -7,12 +7,15 @@ admission mean (`core/`), the hot path (`presenting.py`), statements of it (`ses
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 from sqlalchemy import select
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event
 from keyturn.core.login import Admission
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
@@ -33,11 +36,15 @@ from keyturn.stores.revocations import Denied
 from keyturn.stores.revoking import UNREVOKED, OnRevoked, lock_user, revoke_sessions, tell_denied, unrevoked, user_lock
 from keyturn.stores.schema import sessions
 from keyturn.stores.session_rows import has_device, read_group, session_of
+from keyturn.stores.throttle import SqlThrottle
 from keyturn.stores.touches import PERIOD, Touches
 
 _GROUPS_AT_ONCE = 3
 """With three, a node with 64 connections to PostgreSQL is busy to 97 % (`bench/README.md`). SQLite has one writer, and what is
 read beside it misses that connection's cache: there, one is faster."""
+
+_GIVING_BACK = 1.0
+"""Seconds that who was right waits for a fault's answer longer, so that the attempt does not count."""
 
 
 class SqlSessions:
@@ -111,7 +118,15 @@ class SqlSessions:
 
     async def open_after_attempt(self, user: User, admit: Admit, attempt: Attempt | None, room: int) -> Opened:
         """Do as `open_with_user`, and give back what the attempt took. For counters of this database; raises as `open`."""
-        return await self._open(user.id, admit, attempt, room)
+        try:
+            return await self._open(user.id, admit, attempt, room)
+        except Unavailable as fault:
+            # Undone with all the rest. A database that said nothing, or was busy until now, is not asked for more.
+            if attempt is not None and not isinstance(fault.__cause__, OSError | PoolTimeoutError):
+                with suppress(Unavailable, TimeoutError):
+                    async with asyncio.timeout(_GIVING_BACK):
+                        await SqlThrottle(self._engine, self._clock).give_back(attempt.taken, proven=False)
+            raise
 
     async def _open(
         self, user_id: UserId, admit: Admit, attempt: Attempt | None = None, room: int = 0, *, own: bool = True
