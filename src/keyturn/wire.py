@@ -161,7 +161,7 @@ def behind(error: BaseException) -> tuple[BaseException, str | None]:
     if code is None and isinstance(origin.__context__, OSError):
         # Redis' library has one name for all that can be wrong with the way to a server.
         origin = origin.__context__
-    return origin, origin.reason if isinstance(origin, SSLError) else code
+    return origin, getattr(origin, "reason", None) if isinstance(origin, SSLError) else code
 
 
 def name_of(error: BaseException) -> str:

@@ -287,7 +287,7 @@ async def _redis(settings: Settings) -> list[Finding]:
     if settings.redis_url is None:
         return []
     try:
-        from keyturn.stores.redis import CHANNEL, connect, ping, ping_channel
+        from keyturn.stores.redis import CHANNEL, connect, evicts, is_cluster, ping, ping_feed
     except ModuleNotFoundError:
         return [Finding("redis_not_installed", "KEYTURN_REDIS_URL is set: install keyturn[redis]", fatal=True)]
     from keyturn.cli.errors import cause_of
@@ -297,20 +297,28 @@ async def _redis(settings: Settings) -> list[Finding]:
         client = connect(settings.redis_url.get_secret_value())
     except ValueError as error:
         return [Finding("redis_url_malformed", f"KEYTURN_REDIS_URL: {error}", fatal=True)]
-    try:
-        await ping(client)
+    counts, found = False, []
+    async with client:
         try:
-            await ping_channel(client)
+            await ping(client)
+            counts = True
+            if await evicts(client):
+                text = (
+                    "Redis evicts keys where it lacks memory, and attempts with them: set maxmemory-policy noeviction"
+                )
+                found.append(Finding("redis_evicts", text, fatal=False))
+            await ping_feed(client)
         except Unavailable as error:
-            text = (
-                f"Redis takes no message on {CHANNEL}{cause_of(error)}: services that follow it hear of no revocation"
-            )
-            return [Finding("redis_not_announcing", text, fatal=False)]
-    except Unavailable as error:
-        return [Finding("redis_unavailable", f"Redis does not answer as it should{cause_of(error)}", fatal=True)]
-    finally:
-        await client.aclose()
-    return []
+            if is_cluster(error):
+                text = f"Redis is a cluster{cause_of(error)}, which is not followed: take a server that has all keys"
+                found.append(Finding("redis_cluster", text, fatal=True))
+            elif counts:
+                text = f"Redis passes nothing on over {CHANNEL}{cause_of(error)}: services that follow it hear of no revocation"
+                found.append(Finding("redis_not_announcing", text, fatal=False))
+            else:
+                text = f"Redis does not answer as it should{cause_of(error)}"
+                found.append(Finding("redis_unavailable", text, fatal=True))
+    return found
 
 
 def _numbers(settings: Settings) -> list[dict[str, object]]:

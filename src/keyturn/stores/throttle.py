@@ -150,9 +150,9 @@ class RedisThrottle:
         Args:
             redis: a client made by `stores.redis.connect`; its owner closes it.
         """
-        from keyturn.stores.redis import faults
+        from keyturn.stores.redis import answering
 
-        self._faults = faults
+        self._answering = answering
         self._take = redis.register_script(_TAKE)
         self._give_back = redis.register_script(_GIVE_BACK)
 
@@ -164,10 +164,10 @@ class RedisThrottle:
         """
         due = keyed(limits)
         numbers = [number for _, limit in due for number in (limit.amount, ceil(lifetime(limit) * 1000))]
-        with self._faults():
-            rests = await self._take(keys=_names(due), args=numbers)
-        waits = [waiting(limit, rest / 1000) for (_, limit), rest in zip(due, rests, strict=False) if rest >= 0]
-        return max(waits, default=None)
+        async with self._answering():
+            rests = _rests(await self._take(keys=_names(due), args=numbers), len(due))
+        held = [(limit, min(rest, lifetime(limit))) for (_, limit), rest in zip(due, rests, strict=True) if rest >= 0]
+        return max((waiting(*each) for each in held), default=None)
 
     async def give_back(self, limits: Sequence[Limit], *, proven: bool = True) -> None:
         """Undo one `take`; after a success reset a limit without a window. See `ports.Throttle`.
@@ -176,8 +176,15 @@ class RedisThrottle:
             Unavailable: Redis is at fault.
         """
         due = keyed(limits)
-        with self._faults():
+        async with self._answering():
             await self._give_back(keys=_names(due), args=[int(proven and limit.window is None) for _, limit in due])
+
+
+def _rests(answer: object, count: int) -> Sequence[float]:
+    """Return the seconds that each full counter lasts, less than 0 for one with room. Raises: ValueError: nobody has counted."""
+    if not isinstance(answer, list) or len(answer) != count or any(type(rest) is not int for rest in answer):
+        raise ValueError("no answer of the script")
+    return [rest / 1000 for rest in answer]
 
 
 def _names(due: Keyed) -> list[str]:
@@ -185,13 +192,18 @@ def _names(due: Keyed) -> list[str]:
     return [f"{{keyturn}}:count:{key.hex()}" for key, _ in due]
 
 
-_TAKE = """
-local over, rests = false, {}
+_TAKE = f"""
+local over, rests = false, {{}}
 for i, key in ipairs(KEYS) do
   rests[i] = -1
   if tonumber(redis.call('GET', key) or '0') >= tonumber(ARGV[2 * i - 1]) then
     over = true
-    rests[i] = math.max(redis.call('PTTL', key), 0)
+    rests[i] = redis.call('PTTL', key)
+    -- Without an end, or made while the clock was ahead: nobody is to wait for longer than a window.
+    if rests[i] < 0 or rests[i] > ARGV[2 * i] + {int(SPARE * 1000)} then
+      redis.call('PEXPIRE', key, ARGV[2 * i])
+      rests[i] = tonumber(ARGV[2 * i])
+    end
   end
 end
 if not over then
