@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
+import re
 import socket
 import ssl
 import stat
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
+from redis.exceptions import ResponseError
 
+from keyturn.core.errors import Unavailable
+from keyturn.core.login import Limit
 from keyturn.serving import CannotListen, bind
+from keyturn.stores.redis import RedisFeed, connect, ping, ping_feed
+from keyturn.stores.throttle import RedisThrottle
 from tests.auth.corpus import Corpus, certify
 from tests.cli.conftest import SAFE, SECRET, Command
 from tests.cli.storm import Storm
 from tests.services import PostgresServer, RedisServer, free_port, wait_until
 
+ROOT = Path(__file__).parents[2]
 UNSAFE = {
     "secret_missing": {"KEYTURN_SECRET": ""},
     "secret_weak": {"KEYTURN_SECRET": "1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
@@ -233,8 +242,10 @@ def test_redis_that_takes_no_writes(
         (
             "~* resetchannels",
             200,
-            "note  redis_not_announcing: Redis takes no message on keyturn:denylist:feed (NoPerm",
+            "note  redis_not_announcing: Redis passes nothing on over keyturn:denylist:feed (NoPerm",
         ),
+        ("~* &* -zscan", 200, "note  redis_not_announcing: "),
+        ("~{keyturn}:* &*", 200, "note  redis_not_announcing: "),
     ],
 )
 def test_redis_with_a_user_of_few_rights(
@@ -249,6 +260,90 @@ def test_redis_with_a_user_of_few_rights(
         assert finding in sqlite_command.run("doctor", status=ready == 503)
     finally:
         assert redis_server.command("ACL DELUSER few") == ":1"
+
+
+def _rights(guide: str, user: str) -> list[str]:
+    """Read the rights of a user in the guide."""
+    line = re.search(rf"^ACL SETUSER {user} ([^`]+?)(?=^ACL|^```)", guide, re.MULTILINE)
+    assert line is not None
+    return line[1].split()
+
+
+def test_redis_with_a_user_of_the_guide(sqlite_command: Command, redis_server: RedisServer, redis_url: str) -> None:
+    """The rights of a server in the operator's guide are what it takes, and each is needed; those of a service are among them."""
+    guide = (ROOT / "docs" / "guides" / "operating.md").read_text()
+    rights, service = _rights(guide, "keyturn"), _rights(guide, "service")
+    url = redis_url.replace("redis://", "redis://few:password@").replace("/0", "/1")
+    sqlite_command.environment["KEYTURN_REDIS_URL"] = url
+    commands = [right for right in rights if right.startswith("+")]
+    try:
+        assert redis_server.command(f"ACL SETUSER few {' '.join(rights)}") == "+OK"
+        assert "  redis_" not in sqlite_command.run("doctor")
+        assert asyncio.run(_all_that_is_asked(url, node=True)) is None
+        for right in commands:
+            lacking = " ".join(each for each in rights if each != right)
+            redis_server.flush()
+            assert redis_server.command("SCRIPT FLUSH") == "+OK"
+            assert redis_server.command(f"ACL SETUSER few reset {lacking}") == "+OK"
+            fault = asyncio.run(_all_that_is_asked(url, node=True))
+            assert isinstance(fault, ResponseError), right
+        assert redis_server.command(f"ACL SETUSER few reset {' '.join(service)}") == "+OK"
+        assert asyncio.run(_all_that_is_asked(url, node=False)) is None
+        assert {right for right in service if right.startswith("+")} < set(commands)
+    finally:
+        assert redis_server.command("ACL DELUSER few") == ":1"
+
+
+async def _all_that_is_asked(url: str, *, node: bool) -> BaseException | None:
+    """Count, give back, announce and follow, as a node does, or only follow; return the fault."""
+    limits = [Limit(("right",), 3, 60.0), Limit(("rights",), 3, None)]
+    try:
+        async with connect(url) as redis:
+            if node:
+                throttle = RedisThrottle(redis)
+                await ping(redis)
+                await throttle.take(limits)
+                await throttle.take(limits)
+                await throttle.give_back(limits)
+                await throttle.give_back(limits)
+                await ping_feed(redis)
+            async with aclosing(RedisFeed(url, heartbeat=0.05)()) as batches:
+                for _ in range(3):
+                    await anext(batches)
+    except Unavailable as fault:
+        return fault.__cause__
+    return None
+
+
+def test_doctor_tells_a_redis_that_evicts(sqlite_command: Command, redis_server: RedisServer, redis_url: str) -> None:
+    """Attempts would be forgotten with the keys; without a limit of memory nothing is evicted, whatever the policy."""
+    sqlite_command.environment["KEYTURN_REDIS_URL"] = redis_url
+    try:
+        assert redis_server.command("CONFIG SET maxmemory-policy volatile-lru") == "+OK"
+        assert "redis_evicts" not in sqlite_command.run("doctor")
+        assert redis_server.command("CONFIG SET maxmemory 1gb") == "+OK"
+        assert "note  redis_evicts: " in sqlite_command.run("doctor")
+    finally:
+        assert redis_server.command("CONFIG SET maxmemory 0") == "+OK"
+        assert redis_server.command("CONFIG SET maxmemory-policy noeviction") == "+OK"
+
+
+def test_doctor_tells_a_cluster(sqlite_command: Command, tmp_path: Path) -> None:
+    """It would send every question on to another server."""
+    server = _Cluster()
+    try:
+        server.start()
+        sqlite_command.environment["KEYTURN_REDIS_URL"] = server.url
+        assert "UNSAFE  redis_cluster: Redis is a cluster (" in sqlite_command.run("doctor", status=1)
+    finally:
+        server.close()
+
+
+class _Cluster(RedisServer):
+    """A server of a cluster, which has none of the keys."""
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "--cluster-enabled", "yes", "--cluster-port", str(free_port())]
 
 
 def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:
