@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -26,10 +24,11 @@ from functools import partial
 from random import uniform
 from typing import Any, Final, ParamSpec, TypeVar
 
+from keyturn.allotted import cores, memory
 from keyturn.background import is_cancelled
 from keyturn.core.device import network
 from keyturn.core.errors import Unavailable
-from keyturn.tokens.password import PasswordHasher, Verified, why_not_checked
+from keyturn.tokens.password import OWASP, PasswordHasher, Verified, why_not_checked
 from keyturn.yielding import yield_to_others
 
 _logger = logging.getLogger(__name__)
@@ -38,6 +37,9 @@ DEFAULT_QUEUE_LIMIT: Final = 64
 """Waiting hashes: about a second and a half on one core."""
 TOGETHER: Final = 4
 """Results that are handed over at once, at most. More keep the event loop from refreshes (decision 0020), and the first waits for the last."""
+HASH_MEMORY: Final = OWASP.memory_kib * 1024
+PROCESS_MEMORY: Final = 100_000_000
+"""Bytes of a process that serves, without its hashes."""
 _DEPENDENCY: Final = "password_hashing"
 
 _Job = tuple[Future[Any], Callable[[], Any]]
@@ -57,7 +59,7 @@ class PasswordPool:
 
     Args:
         hasher: does the work.
-        threads: how many run at once; the number of cores that this process may use when None.
+        threads: how many run at once; as many as there are cores and memory for when None.
         queue_limit: how many may wait beyond those that run.
         retry_after: seconds that a refused caller is told to wait, at least; at most three times that.
         screen: raises when a password must not be chosen.
@@ -74,7 +76,7 @@ class PasswordPool:
         retry_after: float = 2.0,
         screen: Callable[[str], Awaitable[None]] = pass_all,
     ) -> None:
-        count = threads if threads is not None else _cores()
+        count = threads if threads is not None else default_threads()
         if count < 1 or queue_limit < 0:
             raise ValueError("a pool has at least one thread and a queue of no negative size")
         self._hasher: Final = hasher
@@ -224,11 +226,19 @@ class PasswordPool:
             hand_over()
 
 
-def _cores() -> int:
-    """Count the cores that this process may use. Why not all: a container often has few of a machine's many, and little memory."""
-    if sys.platform.startswith("linux"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def default_threads(processes: int = 1, *, most: int | None = None, limit: float | None = None) -> int:
+    """Return how many hashes run at once: one for each core that we may use, and no more than half of the memory that is left has room for.
+
+    Why: whoever signs in may come often enough to fill all threads, and a process that takes more memory than it may have is killed.
+
+    Args:
+        processes: how many of us share that memory. The cores they do not share: what hashes gives way.
+        most: the cores; as many as we may use when None.
+        limit: the bytes of all of them; as many as we may have when None.
+    """
+    most, limit = most or cores(), limit or memory()
+    left = limit - (processes + (processes > 1)) * PROCESS_MEMORY
+    return int(max(1, min(most, left / 2 / processes // HASH_MEMORY)))
 
 
 def _hand_over(answer: asyncio.Future[_T], future: Future[_T]) -> None:

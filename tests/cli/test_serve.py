@@ -12,6 +12,7 @@ import ssl
 import stat
 import sys
 from contextlib import aclosing
+from math import inf
 from pathlib import Path
 
 import httpx2
@@ -19,6 +20,7 @@ import psutil
 import pytest
 from redis.exceptions import ResponseError
 
+from keyturn.cli.doctor import too_little_memory
 from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
 from keyturn.serving import CannotListen, bind
@@ -193,6 +195,24 @@ def test_doctor_tells_a_number_that_is_none(sqlite_command: Command, name: str) 
     sqlite_command.environment[name] = "tcp://10.0.0.1:9000"
     assert "note  setting_malformed: KEYTURN_PORT or KEYTURN_WORKERS is no number" in sqlite_command.run("doctor")
     assert name.removeprefix("KEYTURN_").lower() in sqlite_command.run("serve", status=2).lower()
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers", "threads", "short"),
+    [
+        (128e6, 1, None, False),
+        (128e6, 1, 2, True),
+        (512e6, 2, None, False),
+        (512e6, 2, 8, True),
+        (256e6, 2, None, True),
+        (inf, 256, 256, False),
+    ],
+)
+def test_doctor_tells_a_limit_of_memory_that_is_too_low(
+    limit: float, workers: int, threads: int | None, short: bool
+) -> None:
+    """Hashes that all run at once would have the process killed. The default is as many as fit, and one at least."""
+    assert [finding.code for finding in too_little_memory(limit, workers, threads)] == ["memory_short"] * short
 
 
 @pytest.mark.parametrize("migrated", [False, True])

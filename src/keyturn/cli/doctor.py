@@ -76,6 +76,7 @@ async def gather(settings: Settings) -> list[Finding]:
         *_ports(settings),
         *_unknown(),
         *_packages(settings),
+        *_memory(settings),
         *await _database(settings),
         *await _redis(settings),
     ]
@@ -135,6 +136,32 @@ def _packages(settings: Settings) -> list[Finding]:
         text = "KEYTURN_METRICS_TOKEN or KEYTURN_METRICS_PORT is set: install keyturn[server]"
         found.append(Finding("metrics_not_installed", text, fatal=True))
     return found
+
+
+def _memory(settings: Settings) -> list[Finding]:
+    import os
+
+    from keyturn.allotted import memory
+
+    workers = os.environ.get("KEYTURN_WORKERS", "")
+    return too_little_memory(memory(), int(workers) if workers.isdecimal() else 1, settings.login_threads)
+
+
+def too_little_memory(limit: float, workers: int, threads: int | None) -> list[Finding]:
+    """Tell when a flood of logins would have this many workers killed, with as many threads or the default."""
+    from keyturn.password_pool import HASH_MEMORY, PROCESS_MEMORY, default_threads
+    from keyturn.settings import Finding
+
+    count = threads or default_threads(workers, limit=limit)
+    needed = (workers + (workers > 1)) * PROCESS_MEMORY + workers * count * HASH_MEMORY
+    if needed <= limit:
+        return []
+    text = (
+        f"{workers} workers that hash {count} passwords at once each take about {needed // 1_000_000} MB, and this control"
+        f" group may have {limit / 1_000_000:.0f}: the system would kill them. KEYTURN_WORKERS and KEYTURN_LOGIN_THREADS say how many"
+    )
+    # Not fatal: where this command runs may not be where the server does.
+    return [Finding("memory_short", text, fatal=False)]
 
 
 async def _database(settings: Settings) -> list[Finding]:

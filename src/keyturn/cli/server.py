@@ -77,6 +77,7 @@ def _supervise(settings: Settings, environment: Mapping[str, str], host: str, po
     import sys
 
     from keyturn.cli.tools import run
+    from keyturn.password_pool import default_threads
     from keyturn.serving import bind
     from keyturn.workers import Supervisor
 
@@ -86,7 +87,9 @@ def _supervise(settings: Settings, environment: Mapping[str, str], host: str, po
     listener = bind(host, port)
     first = settings.metrics_port
     metrics = [] if first is None else [bind(host, first + index) for index in range(workers)]
-    supervisor = Supervisor("keyturn.cli.server:worker", listener, metrics, workers, environment)
+    # Each would take the memory that is left for itself.
+    threads = {} if settings.login_threads else {"KEYTURN_LOGIN_THREADS": str(default_threads(workers))}
+    supervisor = Supervisor("keyturn.cli.server:worker", listener, metrics, workers, {**environment, **threads})
     announce(listener, workers)
     sys.exit(supervisor.run())
 
