@@ -6,7 +6,7 @@ application does (`runtime.py`), options and their texts (`cli`).
 How a process ends (SIGTERM, SIGINT, or SIGHUP when its terminal goes), in this order:
 1. the kernel lets no new connection in: a filter on the listening socket drops SYN packets, so a client that comes now
    tries again a second later and finds the next process, or is refused. Where the system has no such filter this step
-   is left out;
+   is left out. The file of a Unix socket is taken away, and the next process may make its own;
 2. connections that were established already, but not accepted, are accepted and served;
 3. every answer says `Connection: close`, so that clients leave by themselves, and requests in flight are finished;
 4. connections on which nothing happens are closed, then the application is closed.
@@ -19,14 +19,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -96,6 +99,52 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _OnPath(socket.socket):
+    """A listening Unix socket that knows its file."""
+
+    path: Path
+    file: os.stat_result
+
+    def leave(self) -> None:
+        """Take the file away, unless another server has put its own there."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self.file, self.path.lstat()):
+                self.path.unlink()
+
+
+def bind_path(path: str) -> socket.socket:
+    """Listen on a Unix socket; the file of one on which nobody listens any more is replaced.
+
+    Whoever may enter its directory may connect, as everybody of a machine may to a port.
+
+    Raises:
+        CannotListen: naming the path and the system's reason.
+    """
+    try:
+        listener = _OnPath(socket.AF_UNIX, socket.SOCK_STREAM)
+    except AttributeError as error:  # Windows
+        raise CannotListen(f"{path}: this system has no Unix sockets") from error
+    listener.path = Path(path).absolute()
+    try:
+        if listener.path.is_socket() and _is_deserted(path):
+            listener.path.unlink()
+        listener.bind(path)
+        listener.path.chmod(0o666)
+        listener.file = listener.path.lstat()
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"{path}: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _is_deserted(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
 def port_of(listener: socket.socket) -> int:
     """Return the TCP port of a bound socket."""
     port: int = listener.getsockname()[1]
@@ -137,6 +186,9 @@ def turn_away(listener: socket.socket) -> bool:
     Returns:
         False when this system cannot do it.
     """
+    if isinstance(listener, _OnPath):
+        listener.leave()
+        return True
     if not sys.platform.startswith("linux"):
         return False
     instructions = (_Instruction * len(_DROP_SYN))(*(_Instruction(*each) for each in _DROP_SYN))

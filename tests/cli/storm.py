@@ -15,10 +15,15 @@ CLIENTS = 40
 
 
 class Storm:
-    """Clients that ask without pause, half of them on a new connection each time."""
+    """Clients that ask without pause, half of them on a new connection each time.
 
-    def __init__(self, port: int, path: str = "/") -> None:
-        self.port = port
+    Args:
+        place: a port, or the path of a Unix socket.
+        path: of the request.
+    """
+
+    def __init__(self, place: int | str, path: str = "/") -> None:
+        self._place = place
         self._request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         self.outcomes: Counter[str] = Counter()
         self.stop = threading.Event()
@@ -41,13 +46,25 @@ class Storm:
 
     def ask_once(self) -> str:
         """Ask once, on a connection of its own."""
-        with closing(socket.create_connection(("127.0.0.1", self.port), timeout=20)) as link:
+        with closing(self._connect()) as link:
             return self._ask(link)
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self._place, int):
+            return socket.create_connection(("127.0.0.1", self._place), timeout=20)
+        link = socket.socket(socket.AF_UNIX)
+        link.settimeout(20)
+        try:
+            link.connect(self._place)
+        except OSError:
+            link.close()
+            raise
+        return link
 
     def _client(self, keep: bool) -> None:
         while not self.stop.is_set():
             try:
-                link = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+                link = self._connect()
             except OSError:
                 self._count("refused")
                 return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from keyturn.settings import Finding, Settings
     from keyturn.stores.engine import Engine
 
-_ELSEWHERE = ("HOST", "PORT", "WORKERS", "URL", "API_URL")
+_ELSEWHERE = ("HOST", "PORT", "UDS", "WORKERS", "URL", "API_URL")
 """Read by `keyturn serve` as options, and by a Next.js server."""
 
 
@@ -83,11 +83,14 @@ async def gather(settings: Settings) -> list[Finding]:
 
 
 def _ports(settings: Settings) -> list[Finding]:
-    """Tell when a worker's metrics would be on the port of the server, or that cannot be said."""
+    """Tell when a worker's metrics would be on the port of the server, that cannot be said, or nobody would have an address."""
     import os
 
     from keyturn.settings import Finding
 
+    if os.environ.get("KEYTURN_UDS"):
+        text = "behind KEYTURN_UDS nobody has an address but through KEYTURN_TRUSTED_PROXIES: all share one limit of failed logins"
+        return [] if settings.trusted_proxies else [Finding("addresses_unknown", text, fatal=False)]
     first, chosen = settings.metrics_port, os.environ.get("KEYTURN_PORT", "")
     try:
         port, workers = int(chosen or 8000), int(os.environ.get("KEYTURN_WORKERS") or 1)

@@ -29,6 +29,9 @@ def serve(
         str | None, typer.Option(help="Others see it in the list of processes; better KEYTURN_DATABASE_URL_FILE.")
     ] = None,
     redis_url: Annotated[str | None, typer.Option(help="For throttling and revocations over several nodes.")] = None,
+    uds: Annotated[
+        str | None, typer.Option(help="A Unix socket to listen on, in place of an address.", envvar="KEYTURN_UDS")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes.", envvar="KEYTURN_WORKERS")] = 1,
 ) -> None:
     """Run the server. It refuses to start unsafe in production, and ends on SIGTERM without cutting off a request."""
@@ -38,9 +41,9 @@ def serve(
     settings = Settings.load(**given)
     settings.refuse_unsafe()
     if workers == 1:
-        _serve_here(settings, host, port)
+        _serve_here(settings, host, port, uds)
     else:
-        _supervise(settings, _environment(given), host, port, workers)
+        _supervise(settings, _environment(given), host, port, uds, workers)
 
 
 def _environment(given: Mapping[str, str | None]) -> dict[str, str]:
@@ -57,10 +60,10 @@ def _environment(given: Mapping[str, str | None]) -> dict[str, str]:
     return environment
 
 
-def _serve_here(settings: Settings, host: str, port: int) -> None:
-    from keyturn.serving import Listeners, bind, serve_here
+def _serve_here(settings: Settings, host: str, port: int, uds: str | None) -> None:
+    from keyturn.serving import Listeners, bind, bind_path, serve_here
 
-    listener = bind(host, port)
+    listener = bind_path(uds) if uds else bind(host, port)
     metrics = None if settings.metrics_port is None else bind(host, settings.metrics_port)
     served = _served(settings)
     serve_here(
@@ -68,29 +71,31 @@ def _serve_here(settings: Settings, host: str, port: int) -> None:
         served.lifespan,
         Listeners(listener, metrics),
         metrics=served.metrics,
-        on_ready=lambda: announce(listener, 1),
+        on_ready=lambda: announce(listener, 1, settings.trusted_proxies),
     )
 
 
-def _supervise(settings: Settings, environment: Mapping[str, str], host: str, port: int, workers: int) -> None:
+def _supervise(
+    settings: Settings, environment: Mapping[str, str], host: str, port: int, uds: str | None, workers: int
+) -> None:
     """Run several processes. Each counts for itself, so each has a metrics port of its own, one after the other."""
     import sys
 
     from keyturn.cli.tools import run
     from keyturn.password_pool import default_threads
-    from keyturn.serving import bind
+    from keyturn.serving import bind, bind_path
     from keyturn.workers import Supervisor
 
     _log_to_stderr(settings)
     # Once, before there are many: what is wrong with the database is then told once as well.
     run(_try_start(settings))
-    listener = bind(host, port)
+    listener = bind_path(uds) if uds else bind(host, port)
     first = settings.metrics_port
     metrics = [] if first is None else [bind(host, first + index) for index in range(workers)]
     # Each would take the memory that is left for itself.
     threads = {} if settings.login_threads else {"KEYTURN_LOGIN_THREADS": str(default_threads(workers))}
     supervisor = Supervisor("keyturn.cli.server:worker", listener, metrics, workers, {**environment, **threads})
-    announce(listener, workers)
+    announce(listener, workers, settings.trusted_proxies)
     sys.exit(supervisor.run())
 
 
@@ -130,14 +135,21 @@ def _log_to_stderr(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def announce(listener: socket.socket, workers: int) -> None:
+def announce(listener: socket.socket, workers: int, proxies: int) -> None:
     """Log where the server listens."""
     import logging
 
-    address, port = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    extra = {"url": f"http://{shown}:{port}", "port": port, "workers": workers}
-    logging.getLogger("keyturn.server").info("listening", extra=extra)
+    logger = logging.getLogger("keyturn.server")
+    name = listener.getsockname()
+    if isinstance(name, str):
+        extra: dict[str, object] = {"uds": name}
+        if not proxies:
+            logger.warning("nobody has an address here, and all share one limit of failed logins: KEYTURN_TRUSTED_PROXIES is 0")
+    else:
+        address, port = name[:2]
+        shown = f"[{address}]" if ":" in address else address
+        extra = {"url": f"http://{shown}:{port}", "port": port}
+    logger.info("listening", extra={**extra, "workers": workers})
 
 
 def demo(
