@@ -23,6 +23,7 @@ import errno
 import gc
 import logging
 import os
+import selectors
 import signal
 import socket
 import sys
@@ -45,7 +46,9 @@ Lifespan = Callable[[], AbstractAsyncContextManager[None]]
 
 BACKLOG = 2048
 ACCEPT_TIME = 0.1
-"""Seconds in which what the kernel has queued is accepted after the door is closed."""
+"""Seconds in which what the kernel has queued is accepted after the door is closed, at least."""
+QUEUE_TIME = 5.0
+"""The same at most, while something is queued: a busy loop may accept one connection in each of its rounds."""
 LEAVE_TIME = 0.5
 """Seconds in which clients with an idle connection may still use it before it is closed."""
 DRAIN_TIME = 60.0
@@ -103,13 +106,18 @@ class _OnPath(socket.socket):
     """A listening Unix socket that knows its file."""
 
     path: Path
-    file: os.stat_result
+    file: os.stat_result | None = None
 
     def leave(self) -> None:
         """Take the file away, unless another server has put its own there."""
         with contextlib.suppress(OSError):
-            if os.path.samestat(self.file, self.path.lstat()):
+            if self.file and os.path.samestat(self.file, self.path.lstat()):
                 self.path.unlink()
+
+    def close(self) -> None:
+        """Close, and leave no file behind, as after a start that failed."""
+        self.leave()
+        super().close()
 
 
 def bind_path(path: str) -> socket.socket:
@@ -129,8 +137,8 @@ def bind_path(path: str) -> socket.socket:
         if listener.path.is_socket() and _is_deserted(path):
             listener.path.unlink()
         listener.bind(path)
-        listener.path.chmod(0o666)
         listener.file = listener.path.lstat()
+        listener.path.chmod(0o666)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -263,7 +271,10 @@ class DrainingServer(uvicorn.Server):
             turn_away(self._listener)
         # The list is shared with every request since the last second; uvicorn closes after an answer that says so.
         self.server_state.default_headers.append((b"connection", b"close"))
+        begun = time.monotonic()
         await asyncio.sleep(ACCEPT_TIME)
+        while _has_queue(self._listener) and time.monotonic() - begun < QUEUE_TIME and not self.force_exit:
+            await asyncio.sleep(0.01)
         for server in self.servers:
             server.close()
         self._listener.close()
@@ -272,6 +283,12 @@ class DrainingServer(uvicorn.Server):
             await asyncio.sleep(0.02)
         await super().shutdown(sockets=None)
         _logger.info("drained", extra={"connections": len(self.server_state.connections)})
+
+
+def _has_queue(listener: socket.socket) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def serve_here(

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -75,6 +75,24 @@ def test_no_request_is_cut_when_the_server_is_told_to_end_in_a_storm(
         process.send_signal(number)
     assert process.wait(30) == 0
     storm.end()
+
+
+def test_connections_that_a_busy_server_has_not_accepted_yet(server: tuple[subprocess.Popen[str], int]) -> None:
+    """They had come before the signal, and are answered however long it takes to get round to them."""
+    process, port = server
+    assert Storm(port).ask_once() == "full"
+    processes = psutil.Process(process.pid).children() or [psutil.Process(process.pid)]
+    with ExitStack() as stack:
+        for each in processes:
+            each.suspend()
+        links = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(300)]
+        for link in links:
+            link.sendall(b"GET /busy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        process.terminate()
+        for each in processes:
+            each.resume()
+        assert {link.recv(15) for link in links} == {b"HTTP/1.1 200 OK"}
+        assert process.wait(30) == 0
 
 
 def test_second_interrupt(server: tuple[subprocess.Popen[str], int]) -> None:
