@@ -20,13 +20,13 @@ class Proxy(Server):
     """One of them.
 
     Args:
-        ports: where the two nodes are.
+        places: where the two nodes are, as the proxy writes it.
         changes: what stands in the guide, and what is to be in its place.
     """
 
-    def __init__(self, ports: Sequence[int], **changes: str) -> None:
+    def __init__(self, places: Sequence[str], **changes: str) -> None:
         super().__init__()
-        self._ports = ports
+        self._places = places
         self._changes = changes
 
     def stop(self) -> None:
@@ -44,9 +44,9 @@ class Proxy(Server):
         found = re.search(rf"```{self.kind}\n(.*?)```", _GUIDE.read_text(), re.DOTALL)
         assert found is not None
         text = found[1]
-        for number, port in enumerate(self._ports, 1):
+        for number, place in enumerate(self._places, 1):
             assert f"10.0.0.{number}:8000" in text
-            text = text.replace(f"10.0.0.{number}:8000", f"127.0.0.1:{port}")
+            text = text.replace(f"10.0.0.{number}:8000", place)
         text, listens = re.subn(*self._listening(), text)
         assert listens == 1
         for name, value in self._changes.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx2
 import pytest
@@ -30,16 +32,12 @@ def behind(
 ) -> Iterator[Behind]:
     """Start a proxy and two nodes behind it, one of them with two workers. Only `make chaos` insists on the program."""
     kind: type[Proxy] = request.param
-    if not chaos:
-        try:
-            find_program(kind.kind)
-        except ServiceError as missing:
-            pytest.skip(str(missing))
+    _skip_without(kind, chaos=chaos)
     with ExitStack() as stack:
 
         def behind(proxies: int, **changes: str) -> tuple[Proxy, list[Node]]:
             ports = [free_port(), free_port()]
-            proxy = kind(ports, **(changes if kind is Nginx else {}))
+            proxy = kind([f"127.0.0.1:{port}" for port in ports], **(changes if kind is Nginx else {}))
             stack.callback(proxy.close)
             proxy.start()
             more = {"KEYTURN_BASE_URL": f"http://localhost:{proxy.port}", "KEYTURN_TRUSTED_PROXIES": str(proxies)}
@@ -116,6 +114,65 @@ def test_what_a_proxy_passes_on_and_what_it_keeps(behind: Behind) -> None:
         assert session["ip"] == "127.0.0.1"
         assert client.get("/.well-known/jwks.json").headers["etag"]
         assert client.get("/readyz").status_code == 404
+
+
+def test_nodes_on_unix_sockets(chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace) -> None:
+    """As before ports: they restart one after the other unnoticed, and the proxy says whose address it is."""
+    _skip_without(Nginx, chaos=chaos)
+    with ExitStack() as stack:
+        # nginx's workers are of another user, who may not enter the directories of tests.
+        place = Path(stack.enter_context(TemporaryDirectory()))
+        place.chmod(0o755)
+        sockets = [place / "one.sock", place / "two.sock"]
+        proxy = Nginx([f"unix:{path}" for path in sockets])
+        stack.callback(proxy.close)
+        proxy.start()
+        environment = settings(postgres_url, pace, KEYTURN_BASE_URL=f"http://localhost:{proxy.port}")
+        nodes = [
+            Node(tmp_path / f"node-{workers}", {**environment, "KEYTURN_UDS": str(path)}, workers)
+            for workers, path in enumerate(sockets, 1)
+        ]
+        for node, path in zip(nodes, sockets, strict=True):
+            stack.callback(node.kill9)
+            node.start(wait=False)
+            wait_until(path.is_socket, START_TIMEOUT, "the server's socket")
+        wait_until(lambda: _status(proxy, "/auth/me") == 401, START_TIMEOUT, "an answer through the proxy")
+        with _asked_meanwhile(proxy) as answers:
+            for node, path in zip(nodes, sockets, strict=True):
+                node.process.terminate()
+                assert node.exit_status() == 0
+                assert not path.exists()
+                node.start(wait=False)
+                wait_until(path.is_socket, START_TIMEOUT, "the server's socket")
+        assert set(answers) == {401}
+
+
+@contextmanager
+def _asked_meanwhile(proxy: Proxy) -> Iterator[list[int]]:
+    """Ask without pause, and lend the list of answers, which is whole after the block."""
+    answers: list[int] = []
+    end = threading.Event()
+
+    def ask() -> None:
+        while not end.is_set():
+            answers.append(_status(proxy, "/auth/me"))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        end.set()
+        thread.join(60)
+
+
+def _skip_without(kind: type[Proxy], *, chaos: bool) -> None:
+    """Only `make chaos` insists on the program."""
+    if not chaos:
+        try:
+            find_program(kind.kind)
+        except ServiceError as missing:
+            pytest.skip(str(missing))
 
 
 def _status(proxy: Proxy, path: str) -> int:

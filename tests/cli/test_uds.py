@@ -78,10 +78,10 @@ def test_server_that_takes_over_while_the_other_one_drains(sqlite_command: Comma
         held.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
         process.terminate()
         wait_until(lambda: not path.exists(), 30, "the drain")
-        bind_path(str(path)).close()
-        held.sendall(b"\r\n")
-        assert process.wait(60) == 0
-        assert path.is_socket()
+        with bind_path(str(path)):
+            held.sendall(b"\r\n")
+            assert process.wait(60) == 0
+            assert path.is_socket()
 
 
 def test_file_that_another_server_has_put_in_its_place_stays(tmp_path: Path) -> None:
@@ -104,6 +104,13 @@ def test_file_of_a_server_that_was_killed_is_replaced(sqlite_command: Command) -
         assert path.is_socket()
     with listening(sqlite_command) as (_, _, client):
         assert client.get("/healthz").status_code == 200
+
+
+def test_start_that_fails_leaves_no_file(sqlite_command: Command) -> None:
+    """A proxy is refused either way; whoever looks sees that there is no server."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/none"
+    assert "unavailable" in sqlite_command.spawn("serve", "--uds", "keyturn.sock", status=1)
+    assert not (sqlite_command.directory / "keyturn.sock").exists()
 
 
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:

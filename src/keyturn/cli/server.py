@@ -63,16 +63,16 @@ def _environment(given: Mapping[str, str | None]) -> dict[str, str]:
 def _serve_here(settings: Settings, host: str, port: int, uds: str | None) -> None:
     from keyturn.serving import Listeners, bind, bind_path, serve_here
 
-    listener = bind_path(uds) if uds else bind(host, port)
-    metrics = None if settings.metrics_port is None else bind(host, settings.metrics_port)
-    served = _served(settings)
-    serve_here(
-        served.application,
-        served.lifespan,
-        Listeners(listener, metrics),
-        metrics=served.metrics,
-        on_ready=lambda: announce(listener, 1, settings.trusted_proxies),
-    )
+    with bind_path(uds) if uds else bind(host, port) as listener:
+        metrics = None if settings.metrics_port is None else bind(host, settings.metrics_port)
+        served = _served(settings)
+        serve_here(
+            served.application,
+            served.lifespan,
+            Listeners(listener, metrics),
+            metrics=served.metrics,
+            on_ready=lambda: announce(listener, 1, settings.trusted_proxies),
+        )
 
 
 def _supervise(
