@@ -446,6 +446,22 @@ def test_redis_url_option_reaches_the_node(sqlite_command: Command, redis_url: s
     assert "hunter2" not in error
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("abstract", [False, True])
+def test_service_manager_is_told_when_it_is_ready(
+    sqlite_command: Command, tmp_path: Path, workers: str, abstract: bool
+) -> None:
+    """systemd waits for it with `Type=notify`, and would end a server that never says so."""
+    name = f"keyturn-{tmp_path.name}-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}" if abstract else name)
+        manager.settimeout(60)
+        sqlite_command.environment["NOTIFY_SOCKET"] = f"@{name}" if abstract else name
+        with sqlite_command.serving("--workers", workers) as client:
+            assert manager.recv(100) == b"READY=1"
+            assert client.get("/readyz").status_code == 200
+
+
 def test_metrics_are_on_a_port_of_their_own(sqlite_command: Command) -> None:
     """They count what the main port answers, which has them for a token only, and keep the rules for every route."""
     port = free_port()

@@ -136,7 +136,7 @@ def _log_to_stderr(settings: Settings) -> None:
 
 
 def announce(listener: socket.socket, workers: int, proxies: int) -> None:
-    """Log where the server listens."""
+    """Log where the server listens, and tell whoever started it."""
     import logging
 
     logger = logging.getLogger("keyturn.server")
@@ -150,6 +150,18 @@ def announce(listener: socket.socket, workers: int, proxies: int) -> None:
         shown = f"[{address}]" if ":" in address else address
         extra = {"url": f"http://{shown}:{port}", "port": port}
     logger.info("listening", extra={**extra, "workers": workers})
+    tell_service_manager()
+
+
+def tell_service_manager() -> None:
+    """Say that the server is ready to whoever waits for it: systemd, with `Type=notify`."""
+    from contextlib import suppress
+
+    place = os.environ.get("NOTIFY_SOCKET")
+    if place:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+            # An abstract one begins with a null, which no variable may hold.
+            link.sendto(b"READY=1", f"\0{place[1:]}" if place.startswith("@") else place)
 
 
 def demo(
