@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import pwd
 import re
 import socket
 import ssl
@@ -213,6 +214,25 @@ def test_doctor_tells_a_limit_of_memory_that_is_too_low(
 ) -> None:
     """Hashes that all run at once would have the process killed. The default is as many as fit, and one at least."""
     assert [finding.code for finding in too_little_memory(limit, workers, threads)] == ["memory_short"] * short
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["migrate"], ["serve", "--port", "0"]])
+def test_database_url_without_a_user_where_nobody_has_a_name(
+    sqlite_command: Command, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """As in a container under a number that no user has: the driver would ask for its name."""
+
+    def nobody(number: int) -> pwd.struct_passwd:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+        sqlite_command.environment.pop(name, None)
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://127.0.0.1:1/none"
+    assert "the database URL names no user" in sqlite_command.run(*arguments, status=1)
+    sqlite_command.environment["PGUSER"] = "ada"
+    assert "names no user" not in sqlite_command.run(*arguments, status=1)
 
 
 @pytest.mark.parametrize("migrated", [False, True])
@@ -451,7 +471,7 @@ def test_redis_url_option_reaches_the_node(sqlite_command: Command, redis_url: s
 def test_service_manager_is_told_when_it_is_ready(
     sqlite_command: Command, tmp_path: Path, workers: str, abstract: bool
 ) -> None:
-    """systemd waits for it with `Type=notify`, and would end a server that never says so."""
+    """With `Type=notify` a service manager waits for it, and would end a server that never says so."""
     name = f"keyturn-{tmp_path.name}-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0{name}" if abstract else name)

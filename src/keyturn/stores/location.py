@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from contextlib import suppress
+from getpass import getuser
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -112,7 +113,19 @@ def _postgresql(parsed: URL) -> URL:
             query[name] = value
         elif name not in _DROPPED:
             raise ValueError(f"the database URL's parameter {name!r} is not supported")
+    if not parsed.username and "user" not in query and not os.environ.get("PGUSER"):
+        _refuse_nobody()
     return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _refuse_nobody() -> None:
+    """Refuse to let the driver take the name of who we run as where there is none, as in a container."""
+    try:
+        getuser()
+    except (ImportError, KeyError, OSError) as error:
+        raise ValueError(
+            "the database URL names no user, and who runs this has no name: postgresql://user:password@host/database"
+        ) from error
 
 
 def _refuse_mode(named: str, value: str | tuple[str, ...]) -> None:
