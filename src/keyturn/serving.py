@@ -273,7 +273,7 @@ class DrainingServer(uvicorn.Server):
         self.server_state.default_headers.append((b"connection", b"close"))
         begun = time.monotonic()
         await asyncio.sleep(ACCEPT_TIME)
-        while _has_queue(self._listener) and time.monotonic() - begun < QUEUE_TIME and not self.force_exit:
+        while _has_queue(self._listener) and time.monotonic() - begun < QUEUE_TIME and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for server in self.servers:
             server.close()

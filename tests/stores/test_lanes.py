@@ -25,6 +25,7 @@ from keyturn.stores.throttle import SqlThrottle
 from keyturn.testing import sign_in
 from tests.services import PostgresServer, wait_until
 from tests.stores.support import eventually, open_database, waited_for
+from tests.verify.conftest import no_threads
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +92,21 @@ async def test_work_that_ends(database_url: str) -> None:
     async with open_database(database_url) as engine:
         assert await engine.transact(work, lock=LOCK) == 2
         assert await names(engine) == ["a", "b"]
+
+
+async def test_system_without_a_thread_for_it(sqlite_database_url: str) -> None:
+    """As at a container's limit: it is a fault, and what was refused is not done later, when there are threads again."""
+    async with open_database(sqlite_database_url) as engine:
+        await engine.close()
+        with no_threads():
+            for name in ("a", "b"):
+                with pytest.raises(Unavailable):
+                    await engine.transact(partial(only, write(name)))
+            with pytest.raises(Unavailable):
+                async with engine.autocommit() as connection:
+                    await connection.exec_driver_sql("SELECT 1")
+        await engine.transact(lambda: only(write("c")))
+        assert await names(engine) == ["c"]
 
 
 async def test_work_that_raises(database_url: str, recwarn: pytest.WarningsRecorder) -> None:

@@ -144,7 +144,9 @@ def announce(listener: socket.socket, workers: int, proxies: int) -> None:
     if isinstance(name, str):
         extra: dict[str, object] = {"uds": name}
         if not proxies:
-            logger.warning("nobody has an address here, and all share one limit of failed logins: KEYTURN_TRUSTED_PROXIES is 0")
+            logger.warning(
+                "nobody has an address here, and all share one limit of failed logins: KEYTURN_TRUSTED_PROXIES is 0"
+            )
     else:
         address, port = name[:2]
         shown = f"[{address}]" if ":" in address else address

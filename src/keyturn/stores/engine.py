@@ -69,6 +69,8 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
 }
 # No room, a disk that fails, a file system that was mounted anew to be read alone.
 _SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
+_NO_THREAD = "can't start new thread"
+"""What the interpreter says at a limit of threads, as a container has one; it has no class of its own."""
 _SQLITE_VANISHED = re.compile(r"\bno such (table|column|index): ")
 
 
@@ -374,7 +376,7 @@ def faults(sqlite: SqliteFile | None = None) -> Generator[None]:
 def is_fault(error: BaseException) -> bool:
     """Say whether an error means that the database is at fault, or the way to it."""
     # A refused, lost or timed-out connection comes as OSError from the driver, unwrapped.
-    if isinstance(error, OSError | PoolTimeoutError):
+    if isinstance(error, OSError | PoolTimeoutError) or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD):
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True

@@ -265,7 +265,7 @@ class SqliteLanes:
     async def _write(self, write: Callable[[sqlite3.Connection], Result]) -> Result:
         async with self._writer():
             if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="keyturn-sqlite")
+                self._thread = _started()
             written = self._thread.submit(self._on_thread, write)
             self._writes = [*(write for write in self._writes if not write.done()), written]
             result = await asyncio.wrap_future(written)
@@ -325,6 +325,13 @@ class SqliteLanes:
                 connection.close()
         self._reading = self._writing = self._thread = None
         self._writes = []
+
+
+def _started() -> ThreadPoolExecutor:
+    """Start a thread. Why before there is work: what is refused for want of one stays in its queue, and would be done with the next."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="keyturn-sqlite")
+    thread.submit(int)
+    return thread
 
 
 def _set_timeout(connection: sqlite3.Connection, seconds: float) -> None:

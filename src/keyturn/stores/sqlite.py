@@ -78,7 +78,8 @@ class SqliteFile:
         try:
             opened = await connection
         except Exception:
-            thread.join()  # it has nothing left to do but to end
+            if thread.ident is not None:  # else the system had none to start
+                thread.join()  # it has nothing left to do but to end
             raise
         try:
             self._recognise()
