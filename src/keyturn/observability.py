@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import select
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate
@@ -42,6 +44,8 @@ _encode: Final = json.JSONEncoder(default=str).encode
 _OWN_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Seconds."""
+PATIENCE: Final = 1.0
+"""Seconds in which a slow reader of the log has to make room."""
 _ALARMING: Final = frozenset(
     {EventType.REUSE_DETECTED, EventType.DATABASE_BEHIND, EventType.CONTROL_FAULT, EventType.DEVICE_DRIFT}
 )
@@ -91,6 +95,33 @@ def _clean(name: str, value: object) -> object:
     return redact(str(value))
 
 
+class _Output(logging.StreamHandler[TextIO]):
+    """Writes each line at once, waits a moment for a reader that is slow, and drops and counts what one that stalls has no room for.
+
+    Why: to write to a full pipe waits, and with it every request, probe and signal. Lines longer than a page may still.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._dropped = 0
+        self._poll = None
+        with suppress(AttributeError, OSError, ValueError):  # Windows has no poll, and a stream in memory no file
+            self._poll = select.poll()
+            self._poll.register(stream.fileno(), select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, if there is room."""
+        # One that has stalled is waited for again only when it has read on.
+        if self._poll is not None and not self._poll.poll(0 if self._dropped else PATIENCE * 1000):
+            self._dropped += 1
+            return
+        if self._dropped:
+            lost, self._dropped = self._dropped, 0
+            members = {"name": __name__, "levelno": logging.ERROR, "levelname": "ERROR", "dropped": lost}
+            super().emit(logging.makeLogRecord({**members, "msg": "nobody read the log: lines were dropped"}))
+        super().emit(record)
+
+
 def configure_logging(level: str = "info", *, stream: TextIO | None = None) -> None:
     """Send every log of this process, uvicorn's too, as JSON lines to one stream.
 
@@ -98,7 +129,7 @@ def configure_logging(level: str = "info", *, stream: TextIO | None = None) -> N
         level: `debug`, `info`, `warning` or `error`.
         stream: standard error when None.
     """
-    output = logging.StreamHandler(stream or sys.stderr)
+    output = _Output(stream or sys.stderr)
     output.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [output]

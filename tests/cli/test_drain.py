@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -199,3 +201,38 @@ def test_server_that_is_started_without_standard_streams(sqlite_command: Command
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_reader_of_the_log_that_stops_reading(sqlite_command: Command, workers: str) -> None:
+    """The server goes on without it, ends when it is told to, and says how many lines are missing once they are read again."""
+    port = free_port()
+    serve = [sys.executable, "-m", "keyturn.cli", "serve", "--port", str(port), "--workers", workers]
+    process = subprocess.Popen(
+        serve, env=sqlite_command.environment, cwd=sqlite_command.directory, stderr=subprocess.PIPE
+    )
+    headers = {"X-Keyturn": "1", "Origin": "https://evil.example.com"}
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
+            wait_until(lambda: process.poll() is not None or answers(port), 60, "the start")
+            fill = partial(client.post, "/auth/login", json={})
+            for _ in range(300):  # far more than the 64 KiB of a pipe
+                assert fill().status_code == 403
+            assert client.get("/readyz").status_code == 200
+            assert process.stderr is not None
+            with process.stderr:
+                os.read(process.stderr.fileno(), 1 << 20)
+                for _ in range(20):
+                    assert fill().status_code == 403
+                log = os.read(process.stderr.fileno(), 1 << 20).decode()
+                for _ in range(300):
+                    assert fill().status_code == 403
+                process.terminate()
+                assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    (said, *_) = (json.loads(line) for line in log.splitlines() if "dropped" in line)
+    assert said["message"] == "nobody read the log: lines were dropped"
+    assert said["level"] == "error"
+    assert said["dropped"] > 10
