@@ -163,15 +163,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self.scope[SEND_WHOLE] = send_whole  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
-        """Pass a head on, unless it is too large, too many wait already, or nobody can tell what it asks for or where its body ends."""
+        """Pass a head on, unless it is too large, too many wait already, or two could read in it another path, host or end of the body."""
         self._weigh()
         if len(self.pipeline) >= WAITING_LIMIT:
             self._give_up()
-        hosts = [name for name, _ in self.headers].count(b"host")
+        names = [name for name, _ in self.headers]
+        hosts = names.count(b"host")
         # The parser is None once the connection is lost, and then it calls nobody.
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # pyright: ignore[reportOptionalMemberAccess]
+        version = self.parser.get_http_version()  # pyright: ignore[reportOptionalMemberAccess]
+        if version not in {"1.1", "1.0"}:
+            raise ValueError("another HTTP")
+        if hosts > 1 or (not hosts and version == "1.1"):
             # RFC 9112 3.2: another server on the way may have read another one.
             raise ValueError("none or several Hosts")
+        if self.url[:1] not in {b"/", b"*"} or b"#" in self.url:
+            # uvicorn would take an address, and what follows a #, away. A proxy that does not lets `https://a/metrics` pass.
+            raise ValueError("a target that is more than a path")
+        if b"transfer-encoding" in names and not self._is_chunked():
+            raise ValueError("a coding that nobody takes off, or another one to somebody else")
         offered = self.parser.should_upgrade()  # pyright: ignore[reportOptionalMemberAccess]
         if offered and any(_announces_body(*each) for each in self.headers):
             # Not an offer that may be passed over: uvicorn's parser would take the body for the next request.
@@ -211,6 +220,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer what is no request, unless it has been refused."""
         if not self.transport.is_closing():
             super().send_400_response(msg)
+
+    def _is_chunked(self) -> bool:
+        return [value.lower() for name, value in self.headers if name == b"transfer-encoding"] == [b"chunked"]
 
     def _weigh(self) -> None:
         if len(self.headers) > HEADERS_LIMIT:

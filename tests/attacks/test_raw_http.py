@@ -80,6 +80,10 @@ def alive(server: Server) -> bool:
         pytest.param(b"Content-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n", id="length and chunks"),
         pytest.param(b"Transfer-Encoding: chunked, identity\r\n\r\n", id="two encodings"),
         pytest.param(b"Transfer-Encoding: xchunked\r\n\r\n", id="unknown encoding"),
+        pytest.param(b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", id="unknown encoding under chunks"),
+        pytest.param(
+            b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="encodings in two lines"
+        ),
     ],
 )
 def test_ambiguous_framing_smuggles_nothing(server: Server, framing: bytes) -> None:
@@ -293,6 +297,7 @@ def test_connections_that_are_answered_and_send_on_keep_nobody_out(tmp_path: Pat
     ("head", "expected"),
     [
         pytest.param(b"GET /healthz HTTP/1.1\r\n\r\n", 400, id="none"),
+        pytest.param(b"GET /healthz HTTP/2.0\r\n\r\n", 400, id="none in a version of another kind"),
         pytest.param(b"GET /healthz HTTP/1.1\r\nHost: auth.test\r\nhost: evil.test\r\n\r\n", 400, id="two"),
         pytest.param(b"GET /healthz HTTP/1.0\r\nHost: auth.test\r\nHost: auth.test\r\n\r\n", 400, id="two in HTTP/1.0"),
         pytest.param(b"GET /healthz HTTP/1.1\r\nHost:\r\n\r\n", 200, id="empty"),
@@ -302,6 +307,21 @@ def test_connections_that_are_answered_and_send_on_keep_nobody_out(tmp_path: Pat
 def test_host_that_servers_on_the_way_may_read_differently(server: Server, head: bytes, expected: int) -> None:
     """Spec: RFC 9112 3.2: exactly one in HTTP/1.1, and never two."""
     assert status(exchange(server, head, until_closed=expected == 400)) == expected
+    assert alive(server)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(b"https://auth.test/readyz", b"http://auth.test/readyz", b"HTTP://auth.test:80/readyz", b"x://a@b/readyz"),
+        *(b"/readyz#", b"/readyz#/auth/", b"/readyz?#", b"https://auth.test", b"auth.test:80", b"readyz", b"?/readyz"),
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"CONNECT"])
+def test_target_that_a_proxy_may_take_for_another_path(server: Server, method: bytes, target: bytes) -> None:
+    """What is more than a path and a query is no request: Varnish lets `https://auth.test/readyz` pass a rule about `^/readyz`."""
+    answer = exchange(server, b"%s %s HTTP/1.1\r\nHost: auth.test\r\n\r\n" % (method, target))
+    assert status(answer) == 400
     assert alive(server)
 
 

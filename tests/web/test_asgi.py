@@ -217,7 +217,13 @@ async def test_path_not_exact(node: Keyturn, path: str) -> None:
     assert await code(node.asgi, path=path) == "not_found"
 
 
-@pytest.mark.parametrize("sent", [b"/auth/%6Cogin", b"//auth/login", b"/auth//login", b"/auth/login/"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(b"/auth/%6Cogin", b"//auth/login", b"/auth//login", b"/auth/login/"),
+        *(b"https://auth.test/auth/login", b"/auth/login#", b"/auth/login#/x"),
+    ],
+)
 async def test_path_in_another_spelling(node: Keyturn, sent: bytes) -> None:
     """It would pass by a proxy's rules, so it is another path, also where somebody before us has tidied it up."""
     assert await code(node.asgi, raw_path=sent) == "not_found"

@@ -27,8 +27,6 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 _OURS: Final = b"|".join(map(re.escape, (cookie.REFRESH, cookie.DEVICE)))
 _JOINED: Final = re.compile(rb",[ \t]*(?:%b)=|(?:^|;)[ \t]*(?:%b)=[^;,]*," % (_OURS, _OURS))
-# Spec: RFC 9112 3.2.2, the absolute form of a target.
-_ADDRESS: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 
 
 class Source(Protocol):
@@ -79,7 +77,7 @@ def read_environ(
     path: str = environ.get("PATH_INFO", "")
     # Servers that tell the path as it was sent do so under one of these names, with whatever else was in the target.
     target: str = environ.get("REQUEST_URI") or environ.get("RAW_URI") or ""
-    if is_respelled(_ADDRESS.sub("", target.partition("?")[0])):
+    if is_respelled(target.partition("?")[0]):
         path = NEVER_FOUND
     return Request(
         environ["REQUEST_METHOD"],
