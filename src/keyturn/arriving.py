@@ -12,6 +12,8 @@ the system lets a process open, the database's go too.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,6 +39,8 @@ OWN_FILES: Final = 128
 """Files of a process that are no client's: the database's, Redis', the program's."""
 _BURST: Final = 2048
 """Connections that the system may hand over before the first of them is counted."""
+_READ_TIME: Final = 0.1
+"""Seconds in which what has come is read."""
 _LINE: Final = len(":\r\n")
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -97,6 +101,27 @@ class _Transport:
         self.resume_reading()
         with suppress(OSError):  # the client has gone
             self._transport.write_eof()
+
+    def holds_unread(self) -> bool:
+        """Say whether something has come that nobody has read yet."""
+        if sys.platform == "win32":
+            return False
+        import fcntl
+        import termios
+
+        held = bytearray(4)
+        with suppress(OSError, ValueError):  # closed
+            fcntl.ioctl(self.get_extra_info("socket").fileno(), termios.FIONREAD, held)
+        return any(held)
+
+    def say_end(self) -> None:
+        """Tell the client now that no more comes, where everything is sent: a loop closes connections after all else that it has to do."""
+        if sys.platform != "win32" and not self._transport.get_write_buffer_size():
+            with (
+                suppress(OSError, ValueError),
+                socket.socket(fileno=os.dup(self.get_extra_info("socket").fileno())) as own,
+            ):
+                own.shutdown(socket.SHUT_WR)
 
 
 def _forget(data: bytes) -> None:
@@ -211,7 +236,20 @@ class BoundedProtocol(HttpToolsProtocol):
             self._resting[self._connection] = None
 
     def shutdown(self) -> None:
-        """End with the server: after the answer, or at once."""
+        """End with the server: after the answer, or at once; first comes the answer to what the system holds unread.
+
+        Why: a proxy that has sent a request by a connection which has rested would meet a reset, and most send no POST again.
+        """
+        if not self._answering() and self._connection.holds_unread():
+            self.loop.call_later(_READ_TIME, self._leave)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._connection.ends():
+            return
+        if not self._answering():
+            self._connection.say_end()
         super().shutdown()
         if not self._answering():
             self._connection.end()

@@ -206,7 +206,7 @@ class Browser:
         try:
             async with asyncio.timeout(self._pace.limit):
                 headers = f"{self._headers()}Cookie: {COOKIE}={cookie}\r\n"
-                await link.send("POST", "/auth/refresh", headers, b"")
+                await link.send("POST", "/auth/refresh", headers, b'{"idle_seconds": 0}')
                 if lost:
                     await asyncio.sleep(self._random.uniform(0, 0.03))
                 answer = None if lost else await link.receive()
