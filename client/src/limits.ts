@@ -45,7 +45,7 @@ export const HEARTBEAT = 1000;
 export const STREAM_SPARE = 30;
 /** After an API refused even a new token, its 401s start no refresh for so long. */
 export const CALM = 5_000;
-/** A logout that the server could not take is sent again after so long, when the network is back, or at the next load. */
+/** A logout that the server could not take is sent again after so long by any open tab, or when the network is back. */
 export const OWED_INTERVAL = 30_000;
 
 /** Where it is noted when a person last acted. */

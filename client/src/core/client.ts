@@ -174,11 +174,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
    * request; with it somebody may have signed in in another tab.
    */
   const glance = () => {
-    const owed = note(OWED);
     // No server takes a session from a document without an origin of its own, so there is none, wherever the server is.
     // Asked for by name, for its cookies throw in Chromium, and are none in Firefox's `data:` addresses.
-    if (!document || (!owed && host !== location.hostname && environment.origin !== "null")) return;
-    if (!owed && attempt(() => document.cookie.includes("kt_hint=1"))) {
+    const none = note(OWED) || environment.origin === "null";
+    if (!document || (!none && host !== location.hostname)) return;
+    if (!none && document.cookie.includes("kt_hint=1")) {
       if (state.ended) void refresh();
     } else if (state.view === INITIAL.view && !flight)
       dispatch({ type: "ended", reason: state.seen ? "logout" : "never", own: false });
@@ -240,9 +240,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     return state.token ?? null;
   };
 
-  /** The timer of the next try: one, however often the network comes and goes. */
-  let next: unknown;
-
   /** Send the logout that is owed. */
   const settle = async (owed = note(OWED)): Promise<void> => {
     if (!owed) return;
@@ -253,17 +250,21 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       ({ retryable }: AuthError) => retryable,
     );
     if (!again) note(OWED, "");
-    else {
-      environment.clearInterval(next as never);
-      next = environment.setTimeout(pay, OWED_INTERVAL);
-    }
   };
-  const pay = () => note(OWED) && locked(settle);
+
+  /** When to look next for a logout that is owed, by this tab or by one that is gone. */
+  let payAt = 0;
+
+  const pay = () => {
+    payAt = now() + OWED_INTERVAL;
+    if (note(OWED)) void locked(settle);
+  };
 
   const enter = async (path: string, body: object): Promise<User> => {
     await fly(async (counts) => {
-      // Under a lock of its own: nobody waits for one for as long as two requests may take.
-      await pay();
+      // Under a lock of its own: nobody waits for one for as long as two requests may take. Also when nothing is owed: two
+      // slow requests of other tabs are over by then, whose cookies would replace those of this login.
+      await locked(settle);
       await locked(async () => {
         // Late, and nobody else is there: the person has logged out since, and nobody waits for this session.
         await ask(path, body, counts, () => state.ended && settle("{}"));
@@ -275,7 +276,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     return (state.seen as Identity).user;
   };
 
-  const logout: AuthClient["logout"] = ({ everywhere = false } = {}) => {
+  const logout: AuthClient["logout"] = ({ everywhere } = {}) => {
     // It waits for no lock, for the page may go away at once. Logins wait for it, in every tab: its answer removes the
     // cookies, new ones, too.
     const left = settle(JSON.stringify({ everywhere }));
@@ -293,6 +294,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   const look = () => {
     dispatch();
+    if (now() >= payAt) pay();
     if (awake() && now() >= refreshAt(state, lead)) void refresh();
   };
 
@@ -306,11 +308,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // For the next page: a person who clicks a link acts on this one.
     if (type === "pagehide") return note(ACTED, state.activeAt - skew());
     if (type === "online") {
-      void pay();
+      pay();
       dispatch({ type });
     }
-    if (!awake()) return;
-    glance();
+    if (awake()) glance();
     look();
   };
 
@@ -395,7 +396,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         channel.onmessage = hear;
       });
       hear({ data: { type: "acted", at: parseFloat(note(ACTED) as string) } });
-      void pay();
+      pay();
       glance();
       // With a token, too: whatever other tabs did while this one was stopped it has not heard.
       if (!state.ended) void refresh();

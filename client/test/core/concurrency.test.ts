@@ -1,14 +1,14 @@
 import { describe, expect, it } from "vitest";
-import { BOB, json, problem, settle, type Tab, World } from "./world.ts";
+import { BOB, type Call, json, problem, settle, type Tab, World } from "./world.ts";
 
 const API = "/api/things";
 const many = (count: number, run: () => Promise<Response>) => Array.from({ length: count }, run);
 
 /** Let the server take its time for a refresh, and answer as always or otherwise. */
-const slow = (world: World, milliseconds: number, answer = () => json(world.server.answer())) =>
+const slow = (world: World, milliseconds: number, answer = (_: Call) => json(world.server.answer())) =>
   world.server.handlers.set(
     "/auth/refresh",
-    () => new Promise((resolve) => world.setTimeout(() => resolve(answer()), milliseconds)),
+    (call) => new Promise((resolve) => world.setTimeout(() => resolve(answer(call)), milliseconds)),
   );
 
 describe("concurrency", () => {
@@ -184,6 +184,29 @@ describe("concurrency", () => {
       expect(jar).toBe("bob's");
     },
   );
+
+  it("a login waits for two slow refreshes of other tabs, one after the other", async () => {
+    const world = new World();
+    const [first, second, third] = [await world.signedIn(), await world.signedIn(), await world.signedIn()];
+    const rejected = `secret-token-${world.server.tokens}`;
+    let jar = "ada's";
+    slow(world, 9_000, ({ tab }) => {
+      if (tab === first) return problem("unavailable", 503);
+      jar = "ada's";
+      return json(world.server.answer());
+    });
+    world.server.handlers.set("/auth/login", () => {
+      world.server.open(BOB);
+      jar = "bob's";
+      return json(world.server.answer());
+    });
+    for (const tab of [first, second]) void tab.client.renew(rejected).catch(() => {});
+    await world.run(10);
+    const login = third.client.login({ email: BOB.email, password: "correct horse battery" });
+    await world.run(30_000);
+    expect(await login).toEqual(BOB);
+    expect(jar).toBe("bob's");
+  });
 
   it.each([["locks"], ["BroadcastChannel"], ["locks", "BroadcastChannel"]])("works without %s", async (...without) => {
     const world = new World();

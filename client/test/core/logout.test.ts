@@ -153,7 +153,8 @@ describe("login", () => {
     });
     for (const { client } of [tab, other]) client.start();
     const login = tab.client.login({ email: ADA.email, password: "x" });
-    await world.run(5);
+    // It has taken back the lock under which a logout would be paid, and not yet that of the login.
+    await world.run(25);
     expect(tab.status).toBe("authenticated");
     void other.client.logout();
     await world.run(50);
@@ -286,6 +287,20 @@ describe("logout", () => {
     expect(world.server.count(LOGOUT)).toBe(1);
   });
 
+  it("that is owed by a tab that is closed is sent by another one that is open, once", async () => {
+    const world = new World();
+    const [tab, ...others] = [await world.signedIn(), await world.signedIn(), await world.signedIn()];
+    world.server.handlers.set(LOGOUT, () => problem("unavailable", 503));
+    await tab.client.logout();
+    tab.close();
+    world.server.handlers.clear();
+    await world.run(31_000);
+    expect(world.server.session).toBeNull();
+    expect(others.map(({ state }) => state.reason)).toEqual(["logout_other_tab", "logout_other_tab"]);
+    await world.run(120_000);
+    expect(world.server.count(LOGOUT)).toBe(2);
+  });
+
   it("that is owed does not end the session of a later login", async () => {
     const world = new World();
     const tab = await world.signedIn();
@@ -347,7 +362,7 @@ describe("logout", () => {
     }
     const before = world.server.count(LOGOUT);
     expect(before).toBeGreaterThan(20);
-    await world.run(300_000);
+    await world.run(301_000);
     expect(world.server.count(LOGOUT) - before).toBe(10);
   });
 
@@ -420,7 +435,7 @@ describe("logout", () => {
     await world.run(700_000);
     await tab.client.logout();
     const call = world.server.calls.at(-1);
-    expect(call).toMatchObject({ path: LOGOUT, body: { everywhere: false }, init: { keepalive: true } });
+    expect(call).toMatchObject({ path: LOGOUT, body: {}, init: { keepalive: true } });
     expect(call?.headers.has("authorization")).toBe(false);
     expect(world.server.count("/auth/refresh")).toBe(1);
   });
