@@ -15,7 +15,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from keyturn.wire import Header
 
-
 _CLOSE: Final = (b"connection", b"close")
 """What a server that drains adds to every answer (`serving.py`); uvicorn then ends the connection."""
 

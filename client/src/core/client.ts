@@ -127,8 +127,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
         redirect: "error",
         credentials: "include",
-        // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3).
-        keepalive: true,
+        // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3). A login ends with
+        // its page, or its time: an answer that comes later would sign in whoever is there by then.
+        keepalive: !/login|signup/.test(path),
         signal: environment.AbortSignal.timeout(LIMIT),
       }).catch((error) => {
         if (error instanceof AuthError) throw error;

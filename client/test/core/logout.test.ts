@@ -15,6 +15,14 @@ describe("login", () => {
     expect(await tab.client.getToken()).toBe("secret-token-1");
   });
 
+  it.each(["login", "signup"] as const)("is given up with its page: %s", async (how) => {
+    const world = new World();
+    const tab = world.open();
+    void tab.client[how]({ email: ADA.email, password: "x" });
+    await settle();
+    expect(world.server.calls).toMatchObject([{ path: `/auth/${how}`, init: { keepalive: false } }]);
+  });
+
   it("throws the server's error and changes nothing", async () => {
     const world = new World();
     const tab = world.open();

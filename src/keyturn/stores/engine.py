@@ -44,9 +44,8 @@ _TRYING = 5.0
 POSTGRES_NOW = "extract(epoch from clock_timestamp())::float8"
 SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
-# Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes". So does what somebody
-# has added, a constraint (23) or a trigger (P0): none of ours is ever met, and the text of such an error, which quotes whole rows, is
-# not to be logged. 54: no transaction is left before a wraparound, or no room for a notification.
+# Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes". So does what somebody has
+# added, a constraint (23) or a trigger (P0): none of ours is met, and their texts quote whole rows. 54: a wraparound, no room to notify.
 _FAULT_CLASSES = ("08", "23", "28", "40", "53", "54", "57", "58", "F0", "P0", "XX")
 # No such database; it takes no connections; no schema; a right was taken away; read-only after a failover; lock not available; no
 # such table; no such column; no such index, of an upsert; a transaction took too long, idle or not; a column has got another type.
@@ -69,8 +68,7 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
 }
 # No room, a disk that fails, a file system that was mounted anew to be read alone.
 _SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
-_NO_THREAD = "can't start new thread"
-"""What the interpreter says at a limit of threads, as a container has one; it has no class of its own."""
+_NO_THREAD = "can't start new thread"  # at a limit of threads, as a container has one; it has no class of its own
 _SQLITE_VANISHED = re.compile(r"\bno such (table|column|index): ")
 
 

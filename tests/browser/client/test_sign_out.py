@@ -296,3 +296,33 @@ def test_logout_that_is_waited_for_before_the_page_load_leaves_the_next_login_al
     tabs.expire()
     tab.page.reload()
     tab.is_signed_in(EVE)
+
+
+@pytest.mark.parametrize("cut", ["reload", "close", pytest.param("time", marks=pytest.mark.waits)])
+@pytest.mark.parametrize("late", ["before", "after"])
+def test_login_that_was_cut_off_signs_nobody_in_afterwards(
+    tabs: Tabs, cut: str, late: Literal["before", "after"]
+) -> None:
+    """Whoever tried has left: with a page that is gone, or has given up, the browser drops the cookie of the answer.
+
+    Who logs in there meanwhile stays who they are.
+    """
+    for email in (ADA, EVE):
+        tabs.sign_up(email).run("auth.logout()")
+    tab, other = tabs.open(), tabs.open()
+    hold = tabs.site.proxy.hold("/auth/login", late)
+    tab.begin(f"auth.login({{ email: '{ADA}', password: '{PASSWORD}' }}).catch(error => error.code)")
+    hold.wait()
+    if cut == "time":
+        assert tab.finish() == "timeout"
+    elif cut == "reload":
+        tab.page.reload()
+    else:
+        tab.close()
+    other.is_anonymous("never")
+    other.enter("login", EVE)
+    hold.release()
+    for _ in range(2):
+        tabs.expire()
+        other.page.reload()
+        other.is_signed_in(EVE)
