@@ -55,6 +55,13 @@ class Answer(NamedTuple):
         except ValueError:
             return ""
 
+    def reason(self) -> str:
+        """Return why the session has ended, or nothing."""
+        try:
+            return str(json.loads(self.body).get("reason", ""))
+        except ValueError:
+            return ""
+
 
 class Link:
     """A connection to one server, kept open between requests."""
@@ -130,17 +137,19 @@ class Browser:
     Attributes:
         acknowledged: the highest generation that a server has told us to be confirmed.
         answered_at: when the request was sent that was last answered with 200.
+        steady: whether it neither navigates in the middle of a refresh nor crashes.
         wrongs: everything that must never happen.
         behind: when it was last told that the database lost commits.
     """
 
     def __init__(self, number: int, ports: Sequence[int], pace: Pace, counts: Counter[str]) -> None:
         self._number = number
-        self._ports = ports
-        self._pace = pace
-        self._counts = counts
+        self.ports = ports
+        self.pace = pace
+        self.counts = counts
         self._random = random.Random(number)
         self._jar: list[tuple[float, str]] = []
+        self.steady = False
         self.acknowledged = 0
         self.answered_at = 0.0
         self.behind_at = 0.0
@@ -149,19 +158,34 @@ class Browser:
     @property
     def session(self) -> str:
         """The id of its session, in hex."""
-        return session_of(self._cookie)
+        return session_of(self._jar[-1][1])
+
+    @property
+    def cookie(self) -> str:
+        """What the jar holds now."""
+        return self._jar[-1][1]
 
     async def sign_up(self) -> None:
         """Sign up, which signs in."""
-        port = self._ports[self._number % len(self._ports)]
+        port = self.ports[self._number % len(self.ports)]
         answer = await _open_session("/auth/signup", port, self._number, self._headers())
         assert answer.status == 201, answer
         self._apply(answer)
 
+    async def ask(self, port: int) -> tuple[int, str]:
+        """Refresh once at a server, whatever comes of it; return the status and the error code."""
+        link = Link(port)
+        try:
+            await link.send("POST", "/auth/refresh", f"{self._headers()}Cookie: {COOKIE}={self.cookie}\r\n", b"")
+            answer = await link.receive()
+        finally:
+            link.drop()
+        return answer.status, answer.code()
+
     async def run(self, tabs: int) -> None:
         """Use some tabs until cancelled; now and then all of them crash."""
         while True:
-            crash = self._random.expovariate(1 / (_CRASH_EVERY * self._pace.settle))
+            crash = None if self.steady else self._random.expovariate(1 / (_CRASH_EVERY * self.pace.settle))
             try:
                 async with asyncio.timeout(crash), asyncio.TaskGroup() as group:
                     for _ in range(tabs):
@@ -169,29 +193,25 @@ class Browser:
             except TimeoutError:
                 self._crash()
 
-    @property
-    def _cookie(self) -> str:
-        return self._jar[-1][1]
-
     def _headers(self) -> str:
         return f"X-Forwarded-For: 10.0.{self._number // 250}.{self._number % 250 + 1}\r\n"
 
     def _crash(self) -> None:
         """Come back with the jar as it was on the disk."""
-        self._counts["crashes"] += 1
-        written = monotonic() - self._random.uniform(0, self._pace.crash_loss)
+        self.counts["crashes"] += 1
+        written = monotonic() - self._random.uniform(0, self.pace.crash_loss)
         while len(self._jar) > 1 and self._jar[-1][0] > written:
             self._jar.pop()
 
     async def _tab(self) -> None:
-        links = {port: Link(port) for port in self._ports}
+        links = {port: Link(port) for port in self.ports}
         pause = _FIRST_PAUSE
         try:
             while True:
-                link = links[self._random.choice(self._ports)]
+                link = links[self._random.choice(self.ports)]
                 if await self._refresh(link):
                     pause = _FIRST_PAUSE
-                    await asyncio.sleep(self._random.uniform(0.05, 0.7) * self._pace.settle)
+                    await asyncio.sleep(self._random.uniform(0.05, 0.7) * self.pace.settle)
                 else:
                     await asyncio.sleep(pause * self._random.uniform(0.5, 1))
                     pause = min(2 * pause, _LAST_PAUSE)
@@ -201,10 +221,10 @@ class Browser:
 
     async def _refresh(self, link: Link) -> bool:
         """Refresh once; say whether it is done for now."""
-        started, cookie = monotonic(), self._cookie
-        lost = self._random.random() < _LOST
+        started, cookie = monotonic(), self.cookie
+        lost = not self.steady and self._random.random() < _LOST
         try:
-            async with asyncio.timeout(self._pace.limit):
+            async with asyncio.timeout(self.pace.limit):
                 headers = f"{self._headers()}Cookie: {COOKIE}={cookie}\r\n"
                 await link.send("POST", "/auth/refresh", headers, b'{"idle_seconds": 0}')
                 if lost:
@@ -216,31 +236,35 @@ class Browser:
             return self._given_up(link, "connection lost")
         if answer is None:
             return self._given_up(link, "left by navigation")
-        if monotonic() - started > self._pace.limit:
+        if monotonic() - started > self.pace.limit:
             return self._given_up(link, "given up")
-        return self._judge(answer, started)
+        return self._judge(answer, started, cookie)
 
     def _given_up(self, link: Link, why: str) -> bool:
         link.drop()
-        self._counts[why] += 1
+        self.counts[why] += 1
         return False
 
-    def _judge(self, answer: Answer, started: float) -> bool:
+    def _ended(self, answer: Answer) -> None:
+        """Take note that the session is over."""
+        self.wrongs.append(f"{answer.status} {answer.code()} cleared the cookie")
+
+    def _judge(self, answer: Answer, started: float, presented: str) -> bool:
         cookie = answer.cookie()
         if cookie == "":
-            self.wrongs.append(f"{answer.status} {answer.code()} cleared the cookie")
+            self._ended(answer)
             return False
         if answer.status == 200:
-            self._counts["refreshed"] += 1
+            self.counts["refreshed"] += 1
             self._apply(answer)
             self.answered_at = started
             return True
         if answer.status == 503:
-            self._counts["503"] += 1
+            self.counts["503"] += 1
             if answer.code() != "unavailable" or not (answer.header("retry-after") or "").isdigit():
                 self.wrongs.append(f"503 without its code or Retry-After: {answer}")
         elif answer.code() == "session_behind":
-            self._counts["session_behind"] += 1
+            self.counts["session_behind"] += 1
             self.behind_at = monotonic()
         else:
             self.wrongs.append(f"{answer.status} {answer.body!r}")
@@ -249,12 +273,13 @@ class Browser:
         return False
 
     def _apply(self, answer: Answer) -> None:
-        cookie = answer.cookie()
-        if cookie is None:
-            return
+        if (cookie := answer.cookie()) is not None:
+            self._take(cookie)
+
+    def _take(self, cookie: str) -> None:
         now = monotonic()
         # Only what a crash may still bring back is kept.
-        while len(self._jar) > 1 and self._jar[1][0] < now - self._pace.crash_loss:
+        while len(self._jar) > 1 and self._jar[1][0] < now - self.pace.crash_loss:
             self._jar.pop(0)
         self._jar.append((now, cookie))
         # Whoever hands out a child of a generation says that this generation is confirmed.

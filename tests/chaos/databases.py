@@ -68,14 +68,18 @@ class Standby(PostgresServer):
 
     Args:
         primary: runs, and is copied at the first start.
-        port: of the primary, or of a wire that leads there.
+        port: of the primary, or of a wire that leads there; `follow_by` may say it later.
     """
 
     kind = "standby"
 
-    def __init__(self, primary: PostgresServer, port: int) -> None:
+    def __init__(self, primary: PostgresServer, port: int = 0) -> None:
         super().__init__()
         self._primary = primary
+        self._primary_port = port
+
+    def follow_by(self, port: int) -> None:
+        """Say where the primary is, before the first start."""
         self._primary_port = port
 
     def promote(self) -> None:
