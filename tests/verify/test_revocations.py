@@ -213,3 +213,13 @@ def test_feed_of_another_kind(make_verifier: Callable[..., Verifier]) -> None:
     """A URL that nobody can follow is told when the Verifier is made."""
     with pytest.raises(ValueError, match="mysql"):
         make_verifier(revocations="mysql://db/keyturn")
+
+
+@pytest.mark.parametrize(("kind", "driver"), [("postgresql", "asyncpg"), ("sqlite", "aiosqlite")])
+def test_driver_that_is_not_installed(
+    kind: str, driver: str, make_verifier: Callable[..., Verifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told when the Verifier is made: the feed took it for a database that is away, and every token was a 503."""
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(ModuleNotFoundError, match=driver):
+        make_verifier(revocations=f"{kind}:///keyturn")

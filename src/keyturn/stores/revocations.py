@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from heapq import heappop, heappush
+from importlib.util import find_spec
 from math import inf, isfinite
 from typing import NamedTuple, TypeAlias
 
@@ -245,7 +246,7 @@ def open_denylist(
         on_learned, clock: as for `MemoryDenylist`.
 
     Raises:
-        ValueError: another kind of URL.
+        ValueError: another kind of URL. ModuleNotFoundError: its driver is not installed.
     """
     from keyturn.stores.feeds import PollingFeed, PostgresFeed
 
@@ -256,6 +257,10 @@ def open_denylist(
         return MemoryDenylist(RedisFeed(url, clock=clock), on_learned=on_learned, clock=clock)
     if scheme not in {"postgresql", "postgres", "sqlite"}:
         raise ValueError(f"no revocations to follow at a URL of kind {scheme!r}")
+    driver = "aiosqlite" if scheme == "sqlite" else "asyncpg"
+    if find_spec(driver) is None:
+        # The feed would take it for a database that is away, and try again for ever.
+        raise ModuleNotFoundError(f"No module named {driver!r}: revocations are followed by it", name=driver)
     listening = listen and scheme != "sqlite"
     feed: RevocationFeed = PostgresFeed(url) if listening else PollingFeed(url, interval=interval)
     if redis_url is None:
