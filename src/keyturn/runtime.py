@@ -222,6 +222,7 @@ class Keyturn:
         await check_durability(self.engine)
         await check_rights(self.engine)
         await check_whole(self.engine)
+        await ping_for_writing(self.engine)  # before the feed, which a standby keeps waiting without a word of why
         await self.sessions.failover.check()
         await self._time.follow()
         await self.signing.refresh()

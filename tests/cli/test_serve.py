@@ -235,14 +235,18 @@ def test_database_url_without_a_user_where_nobody_has_a_name(
     assert "names no user" not in sqlite_command.run(*arguments, status=1)
 
 
-@pytest.mark.parametrize("migrated", [False, True])
+@pytest.mark.parametrize("before", ["nothing", "migrated", "served"])
 def test_doctor_tells_a_postgresql_that_takes_no_writes(
-    postgres: PostgresServer, postgres_url: str, tmp_path: Path, migrated: bool
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path, before: str
 ) -> None:
-    """Production would not start, with tables or without: the doctor says why, and so does the start."""
+    """Production would not start, with tables or without, nor where a start has nothing to write: the doctor says why, and so
+    does the start."""
     command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url})
-    if migrated:
+    if before == "migrated":
         command.run("migrate")
+    elif before == "served":
+        with command.serving() as client:
+            assert client.get("/readyz").status_code == 200
     postgres.execute(f'ALTER DATABASE "{postgres_url.rpartition("/")[2]}" SET default_transaction_read_only TO on')
     assert "UNSAFE  database_read_only: " in command.run("doctor", status=1)
     assert "25006: it takes no writes" in command.spawn("serve", "--port", "0", status=1)

@@ -369,6 +369,14 @@ async def test_trigger_that_somebody_has_added_to_sqlite(sqlite_database_url: st
     await engine.close()
 
 
+async def test_index_that_somebody_has_dropped(engine: Engine) -> None:
+    """Without it nobody can be kept from an address that is taken: nobody signs up."""
+    async with engine.autocommit() as connection:
+        await connection.exec_driver_sql("DROP INDEX keyturn_users_email")
+    with pytest.raises(Unavailable):
+        await SqlUsers(engine, denylist_lifetime=610.0).create("ada@example.com", None, "hash")
+
+
 async def test_column_that_gets_another_type(postgres_url: str) -> None:
     """What was prepared before is prepared anew, and nobody notices: neither in a transaction nor outside one."""
     engine = open_engine(postgres_url)

@@ -30,6 +30,7 @@ _MEANINGS = {
     "55000": "the database takes no connections at the moment",
     "55P03": "somebody holds a table that is needed: nothing was changed, try again",
     "target_session_attrs": "no server is of the kind that this asks for: is the one that answers a standby, or read-only?",
+    "SQLITE_BUSY": "another program is writing to the file: let it end its transaction, or close it",
     "SQLITE_CANTOPEN": "the file cannot be opened, or its directory not be written to",
     "SQLITE_CONSTRAINT_FOREIGNKEY": _REFERRED,
     "SQLITE_READONLY": "this user may not write the file: does a copy that was restored belong to somebody else?",

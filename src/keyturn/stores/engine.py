@@ -69,7 +69,7 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
 # No room, a disk that fails, a file system that was mounted anew to be read alone.
 _SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 _NO_THREAD = "can't start new thread"  # at a limit of threads, as a container has one; it has no class of its own
-_SQLITE_VANISHED = re.compile(r"\bno such (table|column|index): ")
+_SQLITE_VANISHED = re.compile(r"\bno such (table|column|index): |\bON CONFLICT clause does not match ")
 
 
 class Engine:
