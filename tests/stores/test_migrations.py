@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import stat
 import sys
@@ -18,7 +19,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, MetaData
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.model import RevokeReason
@@ -37,6 +38,7 @@ from tests.stores.support import open_database, open_empty, waited_for
 pytestmark = pytest.mark.anyio
 
 DECISION = Path(__file__).parents[2] / "docs" / "decisions" / "0026-ended-sessions.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "operating.md"
 _INDEXES_POSTGRES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> $1"
 _INDEXES_SQLITE = "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name <> ? AND sql IS NOT NULL"
 
@@ -135,6 +137,21 @@ async def test_indexes_that_the_operator_has_made(postgres_url: str) -> None:
                 await connection.exec_driver_sql(statement)
         await migrate(engine)
         assert await indexes(engine) == await indexes_of_the_schema(engine)
+
+
+async def test_migrations_of_the_application(engine: Engine) -> None:
+    """With what is written for them they leave our tables alone, which they would drop otherwise."""
+    await migrate(engine)
+    written = re.search(r"`include_name=(lambda .*)`", GUIDE.read_text())
+    assert written is not None
+    include_name = eval(written[1])
+
+    def planned(connection: Connection, options: dict[str, Any]) -> list[Any]:
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), MetaData()))
+
+    async with engine.autocommit() as connection:
+        assert await connection.run_sync(planned, {})
+        assert await connection.run_sync(planned, {"include_name": include_name}) == []
 
 
 @pytest.mark.waits

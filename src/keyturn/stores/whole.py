@@ -1,9 +1,11 @@
-"""Whether the tables of PostgreSQL are whole: what a restore, a replication or a hand may have left out.
+"""Whether the tables are whole: what a restore, a replication or a hand may have left out.
 
 Owns: what is refused at the start beyond rights and settings, and what an index is for. Must not hold: the tables (`schema.py`).
 """
 
 from __future__ import annotations
+
+import json
 
 from keyturn.core.errors import UnsafeSettings
 from keyturn.stores.engine import Engine
@@ -36,6 +38,7 @@ _SLOW = (
     "SELECT name FROM unnest($1::text[]) AS name WHERE NOT EXISTS"
     " (SELECT FROM pg_index WHERE indexrelid = to_regclass(name) AND indisvalid) ORDER BY name"
 )
+_SLOW_SQLITE = "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT name FROM sqlite_master WHERE type = 'index') ORDER BY value"
 _SEQUENCE = """
 SELECT sequence FROM (SELECT CASE WHEN to_regclass($1) IS NOT NULL THEN pg_get_serial_sequence($1, 'id') END AS sequence) AS found
 WHERE has_table_privilege(to_regclass($1), 'SELECT') AND has_sequence_privilege(to_regclass(sequence), 'USAGE')
@@ -81,7 +84,6 @@ async def check_whole(engine: Engine) -> None:
 
 async def missing_indexes(engine: Engine) -> list[str]:
     """List the indexes that are not there or not valid: without them all is slower, and nothing wrong. Raises: Unavailable."""
-    if not engine.postgres:
-        return []
     async with engine.autocommit() as connection:
-        return list((await connection.exec_driver_sql(_SLOW, (_INDEXES,))).scalars())
+        asked = (_SLOW, (_INDEXES,)) if engine.postgres else (_SLOW_SQLITE, (json.dumps(_INDEXES),))
+        return list((await connection.exec_driver_sql(*asked)).scalars())
