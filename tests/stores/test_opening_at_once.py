@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from threading import Thread
 
+import anyio
 import pytest
 
 from keyturn.core.events import Event, EventType
@@ -128,6 +129,23 @@ async def test_login_that_waits_for_a_change(
     assert entering.calls == 1 + committed + begun
     assert opened.admission.session.id in await node.live(user)
     assert await node.throttle.take([limit]) is None
+
+
+async def test_login_while_the_application_refers_to_the_user(
+    node: Node, user: User, full: Policy, postgres_url: str
+) -> None:
+    """Its transaction, however long, has locked the user's id against being deleted, and nothing else: nobody waits."""
+    attempt = await node.attempts.begin(user.email, None, lambda _: [Limit(("account", user.email), 1, 900.0)])
+    async with node.engine.autocommit() as connection:
+        await connection.exec_driver_sql("CREATE TABLE own (user_id text REFERENCES keyturn_users (id))")
+    async with open_node(postgres_url) as other, other.engine.transaction() as referring:
+        await referring.exec_driver_sql("INSERT INTO own VALUES ($1)", (user.id,))
+        entering = Entering(user, full)
+        with anyio.fail_after(5):
+            opened = await node.sessions.open_after_attempt(user, entering, attempt, full.max_sessions - 1)
+    assert opened.admission.session.id in await node.live(user)
+    # Once more for one that has to evict: it cannot come in together with others.
+    assert entering.calls <= 2
 
 
 async def test_attempt_of_a_login_that_tries_again(node: Node, user: User, full: Policy, postgres_url: str) -> None:

@@ -110,7 +110,7 @@ _STATEMENT: Final = (
     "fit AS MATERIALIZED (SELECT v.user_id, v.seen FROM v WHERE (SELECT count(*) "
     f"FROM {sessions.name} s, (SELECT v.now) AS clock WHERE {LIVE.format(user='v.user_id')}) <= v.room), "
     f"held AS MATERIALIZED (SELECT u.id FROM fit JOIN {users.name} u ON u.id = fit.user_id AND u.xmin = fit.seen "
-    "ORDER BY u.id FOR UPDATE OF u SKIP LOCKED), "
+    "ORDER BY u.id FOR NO KEY UPDATE OF u SKIP LOCKED), "
     f"claimed AS (UPDATE {users.name} AS u SET disabled_at = u.disabled_at FROM held WHERE u.id = held.id RETURNING u.id), "
     f"opened AS (INSERT INTO {sessions.name} ({SESSION_NAMES}) "
     f"SELECT {', '.join(f'v.{name}' for name in COLUMNS)} FROM v JOIN claimed ON claimed.id = v.user_id), "

@@ -88,7 +88,7 @@ _CLAIMED = "EXISTS (SELECT FROM claimed)"
 _ADMIT = f"{_CLAIM.format(condition=_SAME)}, {_OPEN}"
 # A session that somebody else ended meanwhile is not evicted: then nothing is done.
 _EVICT = (
-    f"held AS MATERIALIZED (SELECT id FROM {users.name} WHERE id = {_USER} AND {_SAME} FOR UPDATE), "
+    f"held AS MATERIALIZED (SELECT id FROM {users.name} WHERE id = {_USER} AND {_SAME} FOR NO KEY UPDATE), "
     f"evicted AS MATERIALIZED (SELECT id FROM {sessions.name} WHERE id = ANY(${_XMIN + 1}::bytea[]) "
     "AND revoked_at IS NULL AND EXISTS (SELECT FROM held) ORDER BY id FOR UPDATE), "
     + _CLAIM.format(
