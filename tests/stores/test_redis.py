@@ -310,7 +310,7 @@ async def test_answer_that_is_none_of_a_script(reply: bytes) -> None:
 
 async def test_wait_that_nobody_would_live_to_see() -> None:
     """No caller is told to wait for longer than a counter lives."""
-    many = b"*2\r\n:99999999999999999999\r\n:-1\r\n"
+    many = b"*2\r\n:9223372036854775807\r\n:-1\r\n"
     async with listening(answering_with(many)) as port, connect(f"redis://127.0.0.1:{port}") as redis:
         assert await RedisThrottle(redis).take([A, B]) in {A.window, B.window}
 
@@ -475,3 +475,48 @@ async def test_announcement_that_failed(redis_server: RedisServer, redis_url: st
         redis_server.command("CONFIG SET maxmemory 0")
         await node.close()
         await service.close()
+
+
+@pytest.mark.parametrize("limit", [None, "1024"], ids=["killed", "too slow"])
+async def test_listener_whose_connection_redis_ends(
+    redis_server: RedisServer, redis_url: str, limit: str | None
+) -> None:
+    """Also because more has come at once than Redis keeps for one who listens: it comes back, and reads what it has missed."""
+    service = open_denylist(redis_url)
+    entries = [Denied(f"{i:0100}", time.time() + 600) for i in range(4_000)]
+    try:
+        async with connect(redis_url) as redis:
+            await service.start()
+            if limit is None:
+                assert redis_server.command("CLIENT KILL TYPE pubsub").startswith(":")
+            else:
+                await redis.config_set("client-output-buffer-limit", f"pubsub {limit} {limit} 1")
+            await publish(redis, entries, time.time())
+            await redis.config_set("client-output-buffer-limit", "pubsub 33554432 8388608 60")
+            await eventually(lambda: len(service) == len(entries), 10.0)
+            if limit is not None:
+                assert (await redis.info("stats")).get("client_output_buffer_limit_disconnections", 1) > 0
+    finally:
+        await service.close()
+
+
+async def test_redis_that_is_busy_with_a_script(redis_server: RedisServer, redis_url: str) -> None:
+    """Somebody else's: an attempt is a fault at once, and counted when it has ended. One of ours that is forgotten is sent again."""
+    async with connect(redis_url) as redis, connect(redis_url) as other:
+        throttle = RedisThrottle(redis)
+        assert await throttle.take([A]) is None
+        assert redis_server.command("SCRIPT FLUSH") == "+OK"
+        assert await throttle.take([A]) is None
+        await other.config_set("lua-time-limit", 100)
+        endless = asyncio.ensure_future(other.eval("while true do end", 0))
+        await asyncio.sleep(0.5)
+        try:
+            began = time.monotonic()
+            with pytest.raises(Unavailable):
+                await throttle.take([A])
+            assert time.monotonic() - began < ANSWER_TIME
+        finally:
+            await redis.script_kill()
+            await asyncio.gather(endless, return_exceptions=True)
+            await other.config_set("lua-time-limit", 5000)
+        assert [await throttle.take([A]) is None for _ in range(2)] == [True, False]
