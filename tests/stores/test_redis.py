@@ -131,8 +131,9 @@ def leading_to(port: int, passing: Callable[[bytes], Awaitable[None]]) -> Serve:
 )
 def test_url_that_would_be_taken_for_another(more: str) -> None:
     """What would change the answers, the patience or, unsaid, the database is refused before anything is asked."""
-    with pytest.raises(ValueError, match="the Redis URL is malformed"):
-        _ = connect(f"redis://127.0.0.1{more}")
+    for opened in (connect, open_denylist):
+        with pytest.raises(ValueError, match="the Redis URL is malformed"):
+            _ = opened(f"redis://127.0.0.1{more}")
 
 
 @pytest.mark.parametrize(

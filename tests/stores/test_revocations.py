@@ -17,6 +17,7 @@ import psutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from redis.asyncio.client import PubSub
 from sqlalchemy import select
 
 from keyturn.core.errors import Unavailable
@@ -664,6 +665,38 @@ async def test_node_with_a_database_announces(redis_url: str, database_url: str)
                 node.add(await revoke(engine, "live"))
                 assert "live" in node
                 await eventually(lambda: "live" in service)
+
+
+async def test_revocation_that_nobody_announces(redis_url: str, database_url: str) -> None:
+    """As of a command, of a node without Redis or of one that died: a node that reads it in the database does."""
+    async with (
+        open_database(database_url) as engine,
+        following(open_denylist(database_url, redis_url=redis_url, interval=0.02)) as first,
+        following(open_denylist(database_url, redis_url=redis_url, interval=0.02)) as second,
+        connect(redis_url) as redis,
+        redis.pubsub() as channel,
+    ):
+        async with following(open_denylist(redis_url)) as service:
+            await channel.subscribe(CHANNEL)
+            while (await redis.pubsub_numsub(CHANNEL))[0][1] < 4:  # noqa: ASYNC110 - Redis counts them
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.2)
+            # One of each kind: of a command, and of a node that announces it.
+            first.add(await revoke(engine, "announced"))
+            await revoke(engine, "quiet")
+            await eventually(lambda: "quiet" in second and "announced" in second)
+            await eventually(lambda: "quiet" in service and "announced" in service, 15.0)
+        await anyio.sleep(3.1)
+        told = [message async for message in _so_far(channel)]
+        # Not by each as it reads it: the others have heard of it by then.
+        assert 1 <= sum("quiet" in text for text in told) <= 2
+        assert 1 <= sum("announced" in text for text in told) <= 2
+
+
+async def _so_far(channel: PubSub) -> AsyncGenerator[str]:
+    while (message := await channel.get_message(timeout=0.1)) is not None:
+        if message["type"] == "message":
+            yield message["data"].decode()
 
 
 async def test_redis_killed(redis_server: RedisServer, redis_url: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Generator
@@ -59,6 +60,8 @@ ANSWER_TIME = 3.0
 """Seconds for a question, with waiting for a connection, making one, and asking again over another when that was dead."""
 AT_ONCE = 16
 """Questions of an event loop that are under way at once, and so its connections: the rest waits for a turn."""
+_PATIENCE = 1.0, 3.0
+"""Seconds within which what the database says has been announced."""
 _PAGE = 1000
 """Entries that are read or written at once: all together are more than an answer may take, and keep Redis and us busy."""
 _MOST_LOADED = 1_000_000
@@ -240,7 +243,11 @@ class RedisFeed:
             heartbeat: seconds of silence after which the connection is tried.
             reread: seconds between two readings of the sorted set.
             clock: of a node with a database, the database's.
+
+        Raises:
+            ValueError: as `connect`. Said here, for in `__call__` it would be taken for one more fault of Redis.
         """
+        _ = connect(url)
         self._url = url
         self._heartbeat = heartbeat
         self._reread = reread
@@ -250,6 +257,8 @@ class RedisFeed:
         self._reread_at = _NEVER
         self._pending: list[Denied] = []
         self._announcing: asyncio.Task[None] | None = None
+        self._expected: dict[str, Denied] = {}
+        self._expiry: asyncio.TimerHandle | None = None
 
     def vouch(self, known: Callable[[], Collection[Denied]]) -> None:
         """Publish again, from now on, whatever of this Redis has lost."""
@@ -261,6 +270,19 @@ class RedisFeed:
             self._pending += entries
             if self._announcing is None or self._announcing.done():
                 self._announcing = asyncio.get_running_loop().create_task(self._publish(self._redis))
+
+    def expect(self, entries: Collection[Denied]) -> None:
+        """Hear of what the database says from whoever revoked it, or announce it soon: a command and a node without Redis do not."""
+        if self._redis is not None:
+            self._expected |= {entry.id: entry for entry in entries}
+            if self._expiry is None:
+                # Not all nodes at once: the others hear of it from the first.
+                patience = random.uniform(*_PATIENCE)  # noqa: S311 - not a secret
+                self._expiry = asyncio.get_running_loop().call_later(patience, self._announce_expected)
+
+    def _announce_expected(self) -> None:
+        expected, self._expected, self._expiry = self._expected, {}, None
+        self.announce(expected.values())
 
     async def __call__(self) -> AsyncGenerator[Heard]:
         """Yield what is alive, then each revocation as it comes; empty at a heartbeat. Raises at any fault."""
@@ -277,6 +299,7 @@ class RedisFeed:
                             yield batch
                 finally:
                     self._redis = None
+                    self._expected.clear()
 
     async def _follow(self, redis: Redis, channel: PubSub) -> AsyncGenerator[Heard]:
         self._reread_at = _NEVER
@@ -298,7 +321,10 @@ class RedisFeed:
                 # Only now does everything arrive that is published; whatever was before is in the sorted set.
                 self._reread_at = 0.0
             elif message["type"] == "message":
-                yield Heard(decode(message["data"]))
+                entries = decode(message["data"])
+                for entry in entries:
+                    self._expected.pop(entry.id, None)
+                yield Heard(entries)
 
     async def _load(self, redis: Redis) -> Heard:
         seconds, microseconds = await redis.time()
@@ -306,6 +332,7 @@ class RedisFeed:
         found = await _kept(redis)
         if self._known is not None:
             held = dict(found)
+            self._expected.clear()
             lost = [entry for entry in self._known() if held.get(entry.id, 0.0) < entry.expires_at]
             await publish(redis, lost, self._clock())
         return Heard(found, seconds + microseconds / 1e6)

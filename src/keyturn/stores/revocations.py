@@ -110,6 +110,7 @@ class MemoryDenylist:
         self,
         *feeds: RevocationFeed,
         announce: Announce | None = None,
+        on_taught: Announce | None = None,
         on_learned: OnLearned | None = None,
         clock: Clock = time.time,
         start_timeout: float = 10.0,
@@ -119,12 +120,14 @@ class MemoryDenylist:
         Args:
             feeds: the authority first; none: the denylist of a single process.
             announce: told what this node revokes, to tell others.
+            on_taught: told what is new here from the authority.
             on_learned: told each id that is new here.
             clock: seconds since the Unix epoch, the clock that access tokens are checked by.
             start_timeout: seconds `start` waits for the first load.
         """
         self._feeds = feeds
         self._announce = announce
+        self._on_taught = on_taught
         self._on_learned = on_learned
         self._clock = clock
         self._start_timeout = start_timeout
@@ -182,7 +185,7 @@ class MemoryDenylist:
         """Say whether the authority is being followed."""
         return self._current
 
-    def _learn(self, entries: Iterable[Denied]) -> None:
+    def _learn(self, entries: Iterable[Denied], on_taught: Announce | None = None) -> None:
         now = min(self._clock(), self._told_at)
         longest = now + LONGEST
         learned: list[str] = []
@@ -194,6 +197,8 @@ class MemoryDenylist:
                 heappush(self._queue, (until, item))
                 if known is None:
                     learned.append(item)
+        if learned and on_taught is not None:
+            on_taught([Denied(item, self._entries[item]) for item in learned])
         while self._queue and self._queue[0][0] <= now:
             _, item = heappop(self._queue)
             if self._entries.get(item, now + 1) <= now:
@@ -212,7 +217,7 @@ class MemoryDenylist:
                     async for heard in batches:
                         if authority and heard.now is not None:
                             self._told_at = heard.now
-                        self._learn(heard.entries)
+                        self._learn(heard.entries, self._on_taught if authority else None)
                         delay = _FIRST_DELAY
                         if authority:
                             self._current = True
@@ -268,6 +273,13 @@ def open_denylist(
     from keyturn.stores.redis import RedisFeed
 
     redis_feed = RedisFeed(redis_url, clock=clock)
-    denylist = MemoryDenylist(feed, redis_feed, announce=redis_feed.announce, on_learned=on_learned, clock=clock)
+    denylist = MemoryDenylist(
+        feed,
+        redis_feed,
+        announce=redis_feed.announce,
+        on_taught=redis_feed.expect,
+        on_learned=on_learned,
+        clock=clock,
+    )
     redis_feed.vouch(denylist.known)
     return denylist
