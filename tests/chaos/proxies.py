@@ -1,6 +1,6 @@
 """The proxies of the operator's guide, with the configuration that stands there.
 
-Owns: real nginx and HAProxy on a port of 127.0.0.1, before two nodes. Must not hold: nodes, claims.
+Owns: real nginx and HAProxy on a port of 127.0.0.1, before two nodes or two Redis. Must not hold: nodes, claims.
 """
 
 from __future__ import annotations
@@ -85,4 +85,33 @@ class Haproxy(Proxy):
     def _command(self) -> list[str]:
         file = self.directory / "haproxy.cfg"
         file.write_text(self._configuration())
+        return [str(find_program("haproxy")), "-f", str(file)]
+
+
+class RedisProxy(Server):
+    """HAProxy in front of a master and its replica. Args: ports: theirs."""
+
+    kind = "haproxy"
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        super().__init__()
+        self._ports = ports
+
+    def stop(self) -> None:
+        """Stop it at once."""
+        self._end(signal.SIGTERM)
+
+    def _prepare(self) -> None:
+        """Nothing is needed."""
+
+    def _command(self) -> list[str]:
+        found = re.search(r"```haproxy\n(listen redis\n.*?)```", _GUIDE.read_text(), re.DOTALL)
+        assert found is not None
+        text = found[1]
+        places = {"127.0.0.1:6380": self.port, "10.0.0.3:6379": self._ports[0], "10.0.0.4:6379": self._ports[1]}
+        for place, port in places.items():
+            assert place in text
+            text = text.replace(place, f"127.0.0.1:{port}")
+        file = self.directory / "haproxy.cfg"
+        file.write_text(text)
         return [str(find_program("haproxy")), "-f", str(file)]

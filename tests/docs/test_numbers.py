@@ -18,6 +18,7 @@ from keyturn.serving import DRAIN_TIME, KEEP_ALIVE_TIME, LEAVE_TIME, UNREAD_TIME
 from keyturn.stores.engine import open_engine
 from keyturn.stores.feeds import PollingFeed
 from keyturn.stores.pruning import SESSION_RETENTION
+from keyturn.stores.redis import ANSWER_TIME, AT_ONCE, UNHEARD_TIME
 from keyturn.tokens.jws import MAX_JSON_DEPTH
 from keyturn.tokens.password import OWASP
 from keyturn.tokens.password_policy import MAX_LENGTH
@@ -95,6 +96,10 @@ SAID = {
         f"replaced every {POLICY.key_rotation_period / DAY:g} days",
         f"published {words(POLICY.key_publish_lead)} before it signs",
         f"healed for {POLICY.heal_time / 60:g} minutes",
+        f"A question to it takes {ANSWER_TIME:g} s at most",
+        f"Each worker has up to {AT_ONCE} connections to count",
+        f"a counter\n  after {POLICY.failure_window / 60:g} minutes",
+        f"services with Redis alone within {UNHEARD_TIME[1]:g} s",
     ],
     "docs/guides/application.md": [
         f"within one access lifetime ({POLICY.access_lifetime / 60:g} minutes)",

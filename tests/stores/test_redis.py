@@ -258,6 +258,28 @@ async def test_redis_that_is_slow(redis_server: RedisServer, redis_url: str) -> 
         assert time.monotonic() - began < ANSWER_TIME + SLACK
 
 
+async def test_connections_that_are_dead_and_not_closed(redis_server: RedisServer, redis_url: str) -> None:
+    """As after a firewall forgot them, or the machine of the master burnt down: over a new one everybody is counted in time."""
+    dead = False
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def passing(_: bytes) -> None:
+            if dead and not new:
+                await anyio.sleep_forever()
+
+        new = dead
+        await leading_to(redis_server.port, passing)(reader, writer)
+
+    async with listening(serve) as port, connect(f"redis://127.0.0.1:{port}") as redis:
+        throttle = RedisThrottle(redis)
+        limits = [[Limit(("a", str(i)), 3, 60.0)] for i in range(AT_ONCE)]
+        assert await asyncio.gather(*(throttle.take(each) for each in limits)) == [None] * AT_ONCE
+        dead = True
+        began = time.monotonic()
+        assert await asyncio.gather(*(throttle.take(each) for each in limits)) == [None] * AT_ONCE
+        assert time.monotonic() - began < ANSWER_TIME + SLACK
+
+
 async def test_address_that_takes_no_connection() -> None:
     """As behind a firewall that answers nothing: no retry makes it longer."""
     with socket.socket() as full:

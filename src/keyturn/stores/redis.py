@@ -60,8 +60,8 @@ ANSWER_TIME = 3.0
 """Seconds for a question, with waiting for a connection, making one, and asking again over another when that was dead."""
 AT_ONCE = 16
 """Questions of an event loop that are under way at once, and so its connections: the rest waits for a turn."""
-_PATIENCE = 1.0, 3.0
-"""Seconds within which what the database says has been announced."""
+UNHEARD_TIME = 1.0, 3.0
+"""Seconds after which, at the least and at the most, a node announces what only the database has said."""
 _PAGE = 1000
 """Entries that are read or written at once: all together are more than an answer may take, and keep Redis and us busy."""
 _MOST_LOADED = 1_000_000
@@ -277,7 +277,7 @@ class RedisFeed:
             self._expected |= {entry.id: entry for entry in entries}
             if self._expiry is None:
                 # Not all nodes at once: the others hear of it from the first.
-                patience = random.uniform(*_PATIENCE)  # noqa: S311 - not a secret
+                patience = random.uniform(*UNHEARD_TIME)  # noqa: S311 - not a secret
                 self._expiry = asyncio.get_running_loop().call_later(patience, self._announce_expected)
 
     def _announce_expected(self) -> None:
