@@ -113,6 +113,25 @@ def test_interrupts_that_are_ignored(sqlite_command: Command) -> None:
         assert (process.returncode, errors) == (1, b"Aborted!\n")
 
 
+@SIGNALS
+@pytest.mark.parametrize("arguments", [["migrate"], ["serve", "--port", "0"]], ids=" ".join)
+def test_first_process_of_a_container(sqlite_command: Command, arguments: list[str], number: signal.Signals) -> None:
+    """The system keeps from it what it does not take itself, so it does, and ends with the status that a shell would show."""
+    # Not the first one, but told so: to be it takes rights that not everybody has.
+    program = "import os, sys; os.getpid = lambda: 1; from keyturn.cli import main; main(sys.argv[1:])"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        url = f"postgresql://a:b@127.0.0.1:{silent.getsockname()[1]}/c"
+        environment = {**sqlite_command.environment, "KEYTURN_DATABASE_URL": url}
+        command = [sys.executable, "-c", program, *arguments]
+        with (
+            subprocess.Popen(command, env=environment, cwd=sqlite_command.directory) as process,
+            silent.accept()[0],
+        ):
+            process.send_signal(number)
+            assert process.wait(PATIENCE) == 128 + number
+
+
 def _shows(terminal: int) -> bool:
     flags: int = termios.tcgetattr(terminal)[3]
     return bool(flags & termios.ECHO)

@@ -69,6 +69,13 @@ def _ended_by_interrupts() -> Generator[None]:
     Why no exception: whatever waits for a person or a database would tell of it by a traceback of its own, and a shell would go
     on with its loop. Nothing is half done by it: what is not committed is undone. Servers take the signal while they serve.
     """
+    if os.getpid() == 1:
+        # A container's first process: the system keeps from it what it does not take itself.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda taken, _: os._exit(128 + taken))
+        yield
+        return
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
