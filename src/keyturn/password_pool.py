@@ -232,11 +232,11 @@ def default_threads(processes: int = 1, *, most: int | None = None, limit: float
     Why: whoever signs in may come often enough to fill all threads, and a process that takes more memory than it may have is killed.
 
     Args:
-        processes: how many of us share that memory. The cores they do not share: what hashes gives way.
+        processes: how many of us share that memory, and a quota of cores.
         most: the cores; as many as we may use when None.
         limit: the bytes of all of them; as many as we may have when None.
     """
-    most, limit = most or cores(), limit or memory()
+    most, limit = most or cores(processes), limit or memory()
     left = limit - (processes + (processes > 1)) * PROCESS_MEMORY
     return int(max(1, min(most, left / 2 / processes // HASH_MEMORY)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 
 import pytest
@@ -33,11 +33,11 @@ class Groups:
 
     @property
     def cores(self) -> int:
-        return cores(self.membership, self.mounted)
+        return cores(membership=self.membership, mounted=self.mounted)
 
     @property
     def memory(self) -> float:
-        return memory(self.membership, self.mounted)
+        return memory(membership=self.membership, mounted=self.mounted)
 
 
 @pytest.fixture
@@ -76,6 +76,7 @@ def test_quota_of_a_core_or_less(groups: Groups, membership: str, files: dict[st
         ("0::/\n", {"cpu.max": ""}),
         ("0::/\n", {"cpu.max": "100 0"}),
         ("0::/../../elsewhere\n", {}),
+        ("nothing like it\n", {}),
         ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}),
         ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "50000"}),
         ("2:cpuset:/a\n", {"cpu/a/cpu.cfs_quota_us": "1000", "cpu/a/cpu.cfs_period_us": "1000"}),
@@ -90,6 +91,13 @@ def test_no_quota(groups: Groups, membership: str, files: dict[str, str]) -> Non
 def test_share_of_a_core_counts_as_a_whole_one(groups: Groups) -> None:
     """A core and a half is two, for the half would be nobody's."""
     assert groups.write("0::/\n", {"cpu.max": "150000 100000"}).cores == min(2, ALL)
+
+
+def test_quota_is_shared_by_several_processes(groups: Groups) -> None:
+    """The cores of the affinity are not: there what hashes gives way."""
+    for quota, each in ((f"{ALL}00000", ceil(ALL / 4)), ("max", ALL)):
+        groups.write("0::/\n", {"cpu.max": f"{quota} 100000"})
+        assert cores(4, membership=groups.membership, mounted=groups.mounted) == each
 
 
 def test_system_without_control_groups(groups: Groups) -> None:

@@ -147,7 +147,7 @@ def _memory(settings: Settings) -> list[Finding]:
     from keyturn.allotted import memory
 
     workers = os.environ.get("KEYTURN_WORKERS", "")
-    return too_little_memory(memory(), int(workers) if workers.isdecimal() else 1, settings.login_threads)
+    return too_little_memory(memory(), max(1, int(workers)) if workers.isdecimal() else 1, settings.login_threads)
 
 
 def too_little_memory(limit: float, workers: int, threads: int | None) -> list[Finding]:
