@@ -132,7 +132,7 @@ firefox: services $(NODE_STAMP) ## The browser client's tests in Firefox
 	$(PYTEST) tests/browser/client --browser-family firefox
 
 .PHONY: chaos
-chaos: PROGRAMS := pgbouncer nginx haproxy faketime
+chaos: PROGRAMS := pgbouncer nginx haproxy caddy apache2 faketime
 chaos: services ## Kill, restart and cut off servers and databases, at full length
 	$(PYTEST) tests/chaos --chaos -o faulthandler_timeout=0
 

@@ -1,6 +1,6 @@
 """The proxies of the operator's guide, with the configuration that stands there.
 
-Owns: real nginx and HAProxy on a port of 127.0.0.1, before two nodes or two Redis. Must not hold: nodes, claims.
+Owns: real nginx, HAProxy, Caddy and Apache on a port of 127.0.0.1, before two nodes or two Redis. Must not hold: nodes, claims.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 import signal
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
+from tests.chaos.node import Pace
 from tests.services import Server, find_program
 
 _GUIDE = Path(__file__).parents[2] / "docs/guides/operating.md"
@@ -23,6 +25,13 @@ class Proxy(Server):
         places: where the two nodes are, as the proxy writes it.
         changes: what stands in the guide, and what is to be in its place.
     """
+
+    language = ""
+    """What the guide calls its configuration, where that is not the program's name."""
+    pace = Pace()
+    """The protocol's times behind it."""
+    larger: ClassVar[Mapping[str, str]] = {}
+    """What lets larger bodies through to the nodes."""
 
     def __init__(self, places: Sequence[str], **changes: str) -> None:
         super().__init__()
@@ -41,7 +50,7 @@ class Proxy(Server):
         """Return how the guide says where to listen, as a pattern, and how it is said here, without TLS."""
 
     def _configuration(self) -> str:
-        found = re.search(rf"```{self.kind}\n(.*?)```", _GUIDE.read_text(), re.DOTALL)
+        found = re.search(rf"```{self.language or self.kind}\n(.*?)```", _GUIDE.read_text(), re.DOTALL)
         assert found is not None
         text = found[1]
         for number, place in enumerate(self._places, 1):
@@ -59,6 +68,7 @@ class Nginx(Proxy):
     """nginx."""
 
     kind = "nginx"
+    larger: ClassVar = {"client_max_body_size": "1m;"}
 
     def _listening(self) -> tuple[str, str]:
         return r"listen 443 ssl http2;\n(\s*ssl_.*\n)+", f"listen 127.0.0.1:{self.port};\n"
@@ -72,6 +82,50 @@ class Nginx(Proxy):
             f"http {{\naccess_log off;\n{paths}{self._configuration()}}}\n"
         )
         return [str(find_program("nginx")), "-e", "stderr", "-p", str(self.directory), "-c", str(file)]
+
+
+class Caddy(Proxy):
+    """Caddy, which believes what browsers of the tests say of their addresses: it would forget that."""
+
+    kind = "caddy"
+    larger: ClassVar = {"max_size": "1MB"}
+
+    def _listening(self) -> tuple[str, str]:
+        return r"auth\.example\.com {\n", f"http://localhost:{self.port} {{\n\tbind 127.0.0.1\n"
+
+    def _configuration(self) -> str:
+        return (
+            super()._configuration().replace("lb_try_duration", "trusted_proxies 127.0.0.1/32\n\t\t\tlb_try_duration")
+        )
+
+    def _command(self) -> list[str]:
+        file = self.directory / "Caddyfile"
+        file.write_text(f"{{\n\tadmin off\n}}\n{self._configuration()}")
+        # It keeps its last configuration somewhere, and wants to be told where.
+        homes = (f"{name}={self.directory}" for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"))
+        return ["env", *homes, str(find_program("caddy")), "run", "--adapter", "caddyfile", "--config", str(file)]
+
+
+class Apache(Proxy):
+    """Apache httpd, which waits for an answer whether or not its client does, for 10 s at most: two seconds to connect, eight for the answer."""
+
+    kind = "apache2"
+    language = "apache"
+    pace = Pace(settle=18.8, tail=6.0, limit=4.0)
+
+    def _listening(self) -> tuple[str, str]:
+        return r"<VirtualHost \*:443>\n(.*\n)(\s*SSL.*\n)+", f"<VirtualHost 127.0.0.1:{self.port}>\n\\g<1>"
+
+    def _command(self) -> list[str]:
+        balancer = ("proxy_balancer", "proxy_hcheck", "lbmethod_byrequests", "slotmem_shm")
+        modules = ("mpm_event", "authz_core", "proxy", "proxy_http", *balancer)
+        loads = "".join(f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in modules)
+        file = self.directory / "httpd.conf"
+        file.write_text(
+            f"ServerRoot {self.directory}\nDefaultRuntimeDir {self.directory}\nPidFile {self.directory / 'pid'}\n"
+            f"ErrorLog {self.directory / 'error.log'}\nListen 127.0.0.1:{self.port}\n{loads}{self._configuration()}"
+        )
+        return [str(find_program("apache2")), "-D", "FOREGROUND", "-f", str(file)]
 
 
 class Haproxy(Proxy):

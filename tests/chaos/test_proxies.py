@@ -1,4 +1,4 @@
-"""Two nodes behind the real nginx and HAProxy, as the operator's guide configures them."""
+"""Two nodes behind the real nginx, HAProxy, Caddy and Apache, as the operator's guide configures them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos.cluster import HARMLESS_EVENTS
 from tests.chaos.conftest import Keep, Scale
 from tests.chaos.databases import postgres_events, postgres_rows
 from tests.chaos.node import Node, Pace, settings
-from tests.chaos.proxies import Haproxy, Nginx, Proxy
+from tests.chaos.proxies import Apache, Caddy, Haproxy, Nginx, Proxy
 from tests.chaos.storm import Storm
 from tests.chaos.wire import LoopThread
 from tests.services import PostgresServer, ServiceError, find_program, free_port, wait_until
@@ -26,18 +26,28 @@ _PERSON = {"email": "ada@example.com", "password": "correct horse battery staple
 Behind = Callable[..., tuple[Proxy, list[Node]]]
 
 
-@pytest.fixture(params=[Nginx, Haproxy], ids=["nginx", "HAProxy"])
-def behind(
-    request: pytest.FixtureRequest, chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace
-) -> Iterator[Behind]:
+@pytest.fixture(params=[Nginx, Haproxy, Caddy, Apache], ids=["nginx", "HAProxy", "Caddy", "Apache"])
+def kind(request: pytest.FixtureRequest) -> type[Proxy]:
+    """Each of the proxies."""
+    found: type[Proxy] = request.param
+    return found
+
+
+@pytest.fixture
+def pace(kind: type[Proxy]) -> Pace:
+    """The protocol's times behind it."""
+    return kind.pace
+
+
+@pytest.fixture
+def behind(kind: type[Proxy], chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace) -> Iterator[Behind]:
     """Start a proxy and two nodes behind it, one of them with two workers. Only `make chaos` insists on the program."""
-    kind: type[Proxy] = request.param
     _skip_without(kind, chaos=chaos)
     with ExitStack() as stack:
 
-        def behind(proxies: int, **changes: str) -> tuple[Proxy, list[Node]]:
+        def behind(proxies: int, *, larger: bool = False) -> tuple[Proxy, list[Node]]:
             ports = [free_port(), free_port()]
-            proxy = kind([f"127.0.0.1:{port}" for port in ports], **(changes if kind is Nginx else {}))
+            proxy = kind([f"127.0.0.1:{port}" for port in ports], **(kind.larger if larger else {}))
             stack.callback(proxy.close)
             proxy.start()
             more = {"KEYTURN_BASE_URL": f"http://localhost:{proxy.port}", "KEYTURN_TRUSTED_PROXIES": str(proxies)}
@@ -55,6 +65,8 @@ def behind(
         yield behind
 
 
+# Not behind Caddy 2.6, which sends a request that was refused to the other node without its body.
+@pytest.mark.parametrize("kind", [Nginx, Haproxy, Apache], ids=["nginx", "HAProxy", "Apache"], indirect=True)
 def test_nobody_notices_that_nodes_restart_one_after_the_other(
     behind: Behind,
     postgres: PostgresServer,
@@ -89,7 +101,7 @@ def test_nobody_notices_that_nodes_restart_one_after_the_other(
 
 def test_large_bodies_take_no_node_out_of_service(behind: Behind) -> None:
     """They are refused by the node, whose answer passes: nginx would send nothing more to one that resets connections."""
-    proxy, _ = behind(1, client_max_body_size="1m;", keepalive="32;")
+    proxy, _ = behind(1, larger=True)
     for size in (17_000, 60_000, 900_000) * 4:
         body = b"x" * size
         headers = {"X-Keyturn": "1", "Origin": f"http://localhost:{proxy.port}", "Content-Type": "application/json"}
