@@ -59,7 +59,8 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
     let token = await ask(auth.getToken(streams ? { signal, minTtl: 30 } : { signal }));
     // What one user's page asks for must neither go out as another, nor reach a page that shows another, or nobody.
     const check = () => {
-      if (token && auth.epoch !== epoch) throw new axios.CanceledError("session_changed", config);
+      if (token && (auth.getSnapshot().status === "unknown" || auth.epoch !== epoch))
+        throw new axios.CanceledError("session_changed", config);
     };
 
     const attempt = async (): Promise<Outcome> => {

@@ -145,13 +145,13 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // The server would sign in whom nobody waits for any more.
     if (!counts()) throw new AuthError("session_changed");
     const at = now();
-    const { epoch } = state;
+    const former = state;
     const answer = await read(await call("POST", path, JSON.stringify(body)));
     if (!isAnswer(answer)) throw new AuthError("unexpected_answer");
     if (counts()) dispatch({ type: "granted", answer, at });
     // Void before, or because a listener has signed out at once.
     if (state.token !== answer.access_token) {
-      if (state.epoch !== epoch) await late();
+      if (state.epoch !== former.epoch) await late();
       throw new AuthError("session_changed");
     }
   };
@@ -350,7 +350,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     let token = await obtain(null, wanted);
     // What one user's page asks for must neither go out as another, nor reach a page that shows another, or nobody.
     const check = () => {
-      if (token && state.epoch !== epoch) throw new AuthError("session_changed");
+      if (token && (!state.token || state.epoch !== epoch)) throw new AuthError("session_changed");
     };
     const send = async () => {
       check();

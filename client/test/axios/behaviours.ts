@@ -280,6 +280,17 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       expect(error.response).toBeUndefined();
     });
 
+    test("the page comes back from the page cache, and it is not known yet for whom: the answer is discarded", async () => {
+      auth.start();
+      await auth.getToken();
+      const release = server.hold("GET /api/profile");
+      const asked = failure(api.get("/profile"));
+      await eventually(() => expect(server.count("GET /api/profile")).toBe(1));
+      browser.happen("pagehide", { persisted: true });
+      release();
+      expect(axios.isCancel(await asked)).toBe(true);
+    });
+
     test("another user signs in while a request waits for a token: it never goes out", async () => {
       await auth.getToken();
       browser.pass(700_000);

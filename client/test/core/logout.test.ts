@@ -535,6 +535,26 @@ describe("the page cache", () => {
     expect(tab.status).toBe("unknown");
   });
 
+  it.each([
+    ["before it is known who is there", ["session_changed", "unknown"]],
+    ["when its user has been verified", [200, "authenticated"]],
+  ])("an answer that was under way when the page left, and comes %s", async (when, outcome) => {
+    const world = new World();
+    const tab = await world.signedIn();
+    let release = (_: Response) => {};
+    world.server.handlers.set("/api/mail", () => new Promise((resolve) => (release = resolve)));
+    const asked = tab.client.fetch("/api/mail").then(
+      ({ status }) => status,
+      ({ code }) => code,
+    );
+    await world.run(10);
+    tab.fire("pagehide", { persisted: true });
+    tab.fire("pageshow", { persisted: true });
+    if (/verified/.test(when)) await world.run(50);
+    release(json("ada's"));
+    expect([await asked, tab.status]).toEqual(outcome);
+  });
+
   it("a page that is only left keeps its refresh under way, so that the cookie arrives", async () => {
     const world = new World();
     const tab = await world.signedIn();

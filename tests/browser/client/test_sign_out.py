@@ -253,6 +253,27 @@ def test_page_back_from_the_page_cache_shows_nobody_before_it_is_verified(tabs: 
         tabs.assert_nobody_was_signed_out()
 
 
+@pytest.mark.only_chromium("only Chromium keeps a page that waits for an answer")
+def test_answer_that_waited_in_the_page_cache_is_not_shown_before_the_page_is_verified(tabs: Tabs) -> None:
+    """It comes back with the page, when nobody knows yet whether its user is still there."""
+    tab = tabs.sign_up(ADA)
+    answer = tabs.site.proxy.hold("/api/who")
+    tab.begin("load().then(outcome => { globalThis.outcome = outcome })")
+    answer.wait()
+    tab.page.goto(f"{tabs.site.url}/elsewhere.html")
+    answer.release()
+    hold = tabs.site.proxy.hold("/auth/refresh", "before")
+    tab.begin("history.back()")
+    tabs.until(comes_to_say(tab, persisted="true"), "the way back")
+    hold.wait()
+    tabs.until(lambda: tab.run("globalThis.outcome") is not None, "the answer")
+    assert tab.run("outcome") == "session_changed"
+    assert {data for _status, _who, data in tab.run("log.shown")} == {""}
+    hold.release()
+    tabs.until(comes_to_say(tab, status="authenticated", who=ADA), "the user")
+    tabs.assert_nobody_was_signed_out()
+
+
 @pytest.mark.parametrize("late", ["before", "after"])
 def test_logout_that_a_page_load_cut_off_takes_the_next_login_if_its_answer_is_later_still(
     tabs: Tabs, late: Literal["before", "after"]
