@@ -172,14 +172,19 @@ class Browser:
         assert answer.status == 201, answer
         self._apply(answer)
 
-    async def ask(self, port: int) -> tuple[int, str]:
-        """Refresh once at a server, whatever comes of it; return the status and the error code."""
+    async def ask(self, port: int, *, keep: bool = False) -> tuple[int, str]:
+        """Refresh once at a server, whatever comes of it; return the status and the error code.
+
+        Args: keep: the cookie that comes back.
+        """
         link = Link(port)
         try:
             await link.send("POST", "/auth/refresh", f"{self._headers()}Cookie: {COOKIE}={self.cookie}\r\n", b"")
             answer = await link.receive()
         finally:
             link.drop()
+        if keep:
+            self._apply(answer)
         return answer.status, answer.code()
 
     async def run(self, tabs: int) -> None:

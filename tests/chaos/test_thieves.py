@@ -17,10 +17,10 @@ from time import monotonic, sleep
 
 import pytest
 
-from tests.chaos.browser import COOKIE, Browser, Link
+from tests.chaos.browser import Browser
 from tests.chaos.cluster import HARMLESS_EVENTS
 from tests.chaos.conftest import Keep, Scale
-from tests.chaos.databases import postgres_events, postgres_rows
+from tests.chaos.databases import DATABASE, postgres_events, postgres_rows
 from tests.chaos.node import Node, Pace, settings
 from tests.chaos.replicas import Replicas
 from tests.chaos.rivals import Holder, Races, Span
@@ -31,7 +31,7 @@ from tests.services import PostgresServer, ServiceError, find_program, wait_unti
 _FOUND_OUT = {"reuse_detected", "session_ended"}
 _AHEAD = 1.5
 """Seconds by which one server's clock is ahead of the other's."""
-_LOST = "chaos_lost"
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 Begin = Callable[..., "World"]
 
 
@@ -243,41 +243,41 @@ def test_thieves_of_strict_sessions(begin: Begin, scale: Scale) -> None:
 
 @pytest.mark.parametrize("rotation", ["confirmed", "strict"])
 def test_an_answer_that_is_503_because_the_databases_was_lost(
-    thread: LoopThread, postgres: PostgresServer, tmp_path: Path, pace: Pace, rotation: str
+    thread: LoopThread, tmp_path: Path, pace: Pace, rotation: str
 ) -> None:
     """What was written stays written. Nobody notices, but in strict mode: there the browser lacks the token that counts."""
-    wire = Wire(thread, postgres.port)
-    postgres.create_database(_LOST)
-    url = f"postgresql://{postgres.user}@127.0.0.1:{wire.port}/{_LOST}"
-    node = Node(tmp_path / "node", settings(url, pace, KEYTURN_ROTATION=rotation))
-    try:
+    with ExitStack() as ends:
+        server = PostgresServer()
+        ends.callback(server.close)
+        server.start()
+        server.create_database(DATABASE)
+        wire, rows = Wire(thread, server.port), postgres_rows(server)
+        url = f"postgresql://{server.user}@127.0.0.1:{wire.port}/{DATABASE}"
+        node = Node(tmp_path / "node", settings(url, pace, KEYTURN_ROTATION=rotation))
+        ends.callback(node.kill9)
         node.start()
-        browser, link = Browser(0, [node.port], pace, Counter()), Link(node.port)
+        browser = Browser(0, [node.port], pace, Counter())
         thread.run(browser.sign_up())
         if rotation == "confirmed":
-            thread.run(link.send("POST", "/auth/refresh", f"Cookie: {COOKIE}={browser.cookie}\r\n", b""))
-            cookie = thread.run(link.receive()).cookie()
+            thread.run(browser.ask(node.port, keep=True))
             sleep(pace.settle + 1)
-        else:
-            cookie = browser.cookie
-        rows = postgres_rows(postgres, _LOST)
-        before = rows()
-        headers = f"Cookie: {COOKIE}={cookie}\r\n"
-        # What is answered to the read passes; what is answered to the write is still under way when it is in the database.
-        wire.slow(1.5)
-        thread.run(link.send("POST", "/auth/refresh", headers, b""))
-        wait_until(lambda: rows() != before, GO_ON_TIMEOUT, "a refresh that is written")
+
+        # The commit takes place, and its answer waits for a standby that there is not.
+        _wait_for(server, "nobody")
+        before, answer = rows(), thread.begin(browser.ask(node.port))
+        wait_until(lambda: server.execute(_WAITING) == "1", GO_ON_TIMEOUT, "a write that waits")
         wire.reset()
-        wire.mend()
-        answer = thread.run(link.receive())
-        assert (answer.status, answer.cookie()) == (503, None)
-        thread.run(link.send("POST", "/auth/refresh", headers, b""))
-        answer = thread.run(link.receive())
-        assert answer.status == (200 if rotation == "confirmed" else 401)
-        assert answer.reason() == ("" if rotation == "confirmed" else "reuse_detected")
-    finally:
-        node.kill9()
-        postgres.drop_database(_LOST)
+        assert answer.result(GO_ON_TIMEOUT) == (503, "unavailable")
+        _wait_for(server, "")
+        wait_until(lambda: rows() != before, GO_ON_TIMEOUT, "a refresh that is written")
+        assert thread.run(browser.ask(node.port)) == ((200, "") if rotation == "confirmed" else (401, "session_ended"))
+
+
+def _wait_for(server: PostgresServer, names: str) -> None:
+    """Let each commit wait for these standbys."""
+    server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+    server.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: server.execute("SHOW synchronous_standby_names") == names, GO_ON_TIMEOUT, "the setting")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -27,7 +28,11 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine there and wait for what it returns."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(CALL_TIMEOUT)
+        return self.begin(work).result(CALL_TIMEOUT)
+
+    def begin(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Run a coroutine there."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def call(self, function: Callable[[], None]) -> None:
         """Call a function there and wait until it has returned."""
