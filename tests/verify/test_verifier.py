@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import ssl
 import sys
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,7 +245,7 @@ def test_fault_that_nobody_foresaw(
     verifier: Verifier, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Here a Python without TLS: it is logged whole, and not tried again for each token."""
-    monkeypatch.delattr(urllib.request, "HTTPSHandler")
+    monkeypatch.delattr(http.client, "HTTPSConnection")
     monkeypatch.delitem(sys.modules, "keyturn.verify.in_time", raising=False)
     assert {outcome(verifier, sign()) for _ in range(20)} == {"unavailable"}
     [told] = [record for record in caplog.records if record.name == "keyturn.verify.verifier"]

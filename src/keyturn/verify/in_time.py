@@ -12,10 +12,10 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from io import BufferedReader, RawIOBase
 from typing import Any, Final
-from urllib.request import AbstractHTTPHandler, HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler
+from urllib.request import AbstractHTTPHandler, HTTPHandler, OpenerDirector, ProxyHandler, Request
 
 
 class _InTime(RawIOBase):
@@ -66,8 +66,13 @@ class _Http(_Limiting, HTTPHandler):
     pass
 
 
-class _Https(_Limiting, HTTPSHandler):
-    pass
+class _Https(_Limiting):
+    # Not the library's HTTPSHandler: since Python 3.12 that loads the certificates of all authorities when it is made, which
+    # takes longer than many a server to answer, also where nothing but http is asked.
+    https_request = AbstractHTTPHandler.do_request_
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(HTTPSConnection, req)
 
 
 def opener(deadline: float, *, local: bool) -> OpenerDirector:
