@@ -106,8 +106,9 @@ class _Output(logging.StreamHandler[TextIO]):
         self._dropped = 0
         self._poll = None
         with suppress(AttributeError, OSError, ValueError):  # Windows has no poll, and a stream in memory no file
-            self._poll = select.poll()
-            self._poll.register(stream.fileno(), select.POLLOUT)
+            poll = select.poll()
+            poll.register(stream.fileno(), select.POLLOUT)
+            self._poll = poll
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, if there is room."""
