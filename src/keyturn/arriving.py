@@ -235,6 +235,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if (not self._answering() or self.cycle.more_body) and not self._connection.ends():
             self._resting[self._connection] = None
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has rested for long enough, unless the system holds something that is read next."""
+        if not self._connection.holds_unread():
+            self._connection.say_end()
+            super().timeout_keep_alive_handler()
+
     def shutdown(self) -> None:
         """End with the server: after the answer, or at once; first comes the answer to what the system holds unread.
 

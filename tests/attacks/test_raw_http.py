@@ -475,6 +475,26 @@ async def test_request_that_has_come_when_the_server_ends_is_answered(sqlite_nod
 
 
 @pytest.mark.anyio
+async def test_request_that_has_come_when_a_connection_has_rested_for_long_is_answered(sqlite_node: Keyturn) -> None:
+    """The time of a busy server is over when it comes to look, and not when the request came."""
+    config = uvicorn.Config(KeyturnASGI(sqlite_node.web), lifespan="off", log_config=None)
+    config.load()
+    protocol, loop = BoundedProtocol(config, ServerState(), {}), asyncio.get_running_loop()
+    request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with await loop.create_server(lambda: protocol, "127.0.0.1", 0) as listener:
+        with closing(socket.create_connection(listener.sockets[0].getsockname())) as link, anyio.fail_after(10):
+            link.setblocking(False)
+            for _ in range(2):
+                link.sendall(request)
+                assert status(await loop.sock_recv(link, 65536)) == 200
+                link.sendall(request)
+                protocol.timeout_keep_alive_handler()
+                assert status(await loop.sock_recv(link, 65536)) == 200
+            protocol.timeout_keep_alive_handler()
+            assert link.recv(65536) == b""
+
+
+@pytest.mark.anyio
 async def test_requests_in_two_pieces(sqlite_node: Keyturn) -> None:
     """The time and the size of a request end with it, or with the connection: the next one has its own."""
     config = uvicorn.Config(KeyturnASGI(sqlite_node.web), lifespan="off", log_config=None)
