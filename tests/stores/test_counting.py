@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from random import Random
 
 import pytest
-from asyncpg.exceptions import RaiseError
+from asyncpg.exceptions import InvalidTextRepresentationError
 from sqlalchemy import insert, text
 
 from keyturn.core.errors import Unavailable
@@ -108,14 +108,16 @@ async def test_users_of_those_who_are_refused_together(engine: Engine) -> None:
 async def test_mistake_of_ours(engine: Engine) -> None:
     """It stays an error of its own kind for all who came together, and is no reason to try again."""
     async with engine.autocommit() as connection:
-        raising = "BEGIN PERFORM nextval('times'); RAISE 'broken'; END"
+        raising = "BEGIN PERFORM nextval('times'); RAISE 'broken' USING ERRCODE = 'invalid_text_representation'; END"
         await connection.exec_driver_sql("CREATE SEQUENCE times")
         await connection.exec_driver_sql(f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $${raising}$$")
         trigger = "CREATE TRIGGER fail BEFORE INSERT ON keyturn_counters FOR EACH ROW EXECUTE FUNCTION fail()"
         await connection.exec_driver_sql(trigger)
     throttle = SqlThrottle(engine)
     taking = [throttle.take([limit(name)]) for name in ("one", "two")]
-    assert [type(error) for error in await asyncio.gather(*taking, return_exceptions=True)] == [RaiseError] * 2
+    assert [type(error) for error in await asyncio.gather(*taking, return_exceptions=True)] == [
+        InvalidTextRepresentationError
+    ] * 2
     async with engine.autocommit() as connection:
         assert (await connection.exec_driver_sql("SELECT nextval('times')")).scalar_one() == 2
 
