@@ -120,9 +120,11 @@ async def test_failover_of_redis(site: Site, scale: Scale, fault: str) -> None:
         site.over = True
         if fault == "frozen":
             os.kill(process, signal.SIGCONT)
+            # As Sentinel does: two masters would each have a part of what is announced.
+            assert site.master.command(f"REPLICAOF 127.0.0.1 {site.replica.port}") == "+OK"
     await asyncio.gather(*people)
     # An attempt that has been counted is given back, and when that fails, once more.
-    assert site.slowest < 3 * ANSWER_TIME + 1.0
+    assert site.slowest < 3 * ANSWER_TIME + 5.0
     assert {answer for answer in site.answers if answer[1] >= 400} == {("log in", 503)}
     assert len(site.known()) > signed_in
     await eventually(lambda: site.known() <= {entry.id for entry in site.service.known()}, PATIENCE)

@@ -20,6 +20,7 @@ from keyturn.core.login import Limit
 from keyturn.stores.redis import ANSWER_TIME, AT_ONCE, CHANNEL, ENTRIES, RedisFeed, connect, ping, ping_feed, publish
 from keyturn.stores.revocations import Denied, open_denylist
 from keyturn.stores.throttle import RedisThrottle
+from keyturn.wire import name_of
 from tests.auth.corpus import certify
 from tests.services import RedisServer
 from tests.stores.support import eventually, open_database
@@ -159,6 +160,13 @@ def test_certificate_that_cannot_be_read(tmp_path: Path, more: str) -> None:
     (tmp_path / "text").write_text("no certificate")
     with pytest.raises(ValueError, match=r"a parameter of TLS that cannot be used: [A-Za-z]+$"):
         _ = connect(f"rediss://127.0.0.1?{more.format(tmp_path)}")
+
+
+def test_fault_of_tls_without_a_reason() -> None:
+    """Python's own `ssl` raises some that OpenSSL knows nothing of: the log names them as well."""
+    fault = Unavailable("redis")
+    fault.__cause__ = ssl.SSLError("No cipher can be selected.")
+    assert name_of(fault) == "SSLError"
 
 
 async def test_certificates_are_read_once(
