@@ -24,6 +24,14 @@ Suffer = Callable[[str, int, Callable[[], AbstractContextManager[None]]], Figure
 Keep = Callable[[Figures], None]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what is marked so to the long run."""
+    if not config.getoption("--chaos"):
+        left = [item for item in items if item.get_closest_marker("long_run")]
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
+
+
 @pytest.fixture(scope="session")
 def thread() -> Iterator[LoopThread]:
     """A thread for clients and wires."""

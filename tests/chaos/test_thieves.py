@@ -26,7 +26,7 @@ from tests.chaos.replicas import Replicas
 from tests.chaos.rivals import Holder, Races, Span
 from tests.chaos.storm import GO_ON_TIMEOUT, Storm
 from tests.chaos.wire import LoopThread, Wire
-from tests.services import PostgresServer, ServiceError, find_program, wait_until
+from tests.services import PostgresServer, wait_until
 
 _FOUND_OUT = {"reuse_detected", "session_ended"}
 _AHEAD = 1.5
@@ -193,18 +193,12 @@ def test_thieves_while_standbys_take_over(begin: Begin, scale: Scale, keep: Keep
     )
 
 
-def test_thieves_while_servers_take_over_whose_clocks_differ(
-    begin: Begin, pace: Pace, scale: Scale, keep: Keep, chaos: bool
-) -> None:
+@pytest.mark.long_run
+def test_thieves_while_servers_take_over_whose_clocks_differ(begin: Begin, pace: Pace, keep: Keep) -> None:
     """There and back, with commits lost: what a settle time that is longer by the difference bears."""
-    if not chaos:
-        try:
-            find_program("faketime")
-        except ServiceError as missing:
-            pytest.skip(str(missing))
-    rounds, share = scale(2, 6), scale(4, 12)
+    rounds, share = 6, 12
     longer = pace._replace(settle=pace.settle + _AHEAD)
-    world = begin(synchronous=False, ahead=_AHEAD, browsers=scale(6, 20), races=rounds * share, pace=longer)
+    world = begin(synchronous=False, ahead=_AHEAD, browsers=20, races=rounds * share, pace=longer)
     assert world.pair.difference() > _AHEAD / 2
     figures = world.storm.suffer(
         f"thieves while servers take over whose clocks differ by {_AHEAD} s",
@@ -222,13 +216,13 @@ def test_thieves_while_servers_take_over_whose_clocks_differ(
     )
 
 
-def test_thieves_of_strict_sessions(begin: Begin, scale: Scale) -> None:
+@pytest.mark.long_run
+def test_thieves_of_strict_sessions(begin: Begin) -> None:
     """The same in strict mode. Of those whom nobody robs no one is signed out who got every answer."""
-    rounds, share = scale(1, 4), scale(6, 12)
-    modes = (False, True)[scale(1, 0) :]
-    stolen = len(modes) * rounds * share
-    world = begin(synchronous=not modes[0], browsers=0, races=stolen + 2 * share, KEYTURN_ROTATION="strict")
-    for lossy in modes:
+    rounds, share = 4, 12
+    stolen = 2 * rounds * share
+    world = begin(synchronous=True, browsers=0, races=stolen + 2 * share, KEYTURN_ROTATION="strict")
+    for lossy in (False, True):
         failover = _there_and_back(world, share, lossy=lossy)
         for _ in range(rounds):
             with failover():
@@ -280,22 +274,15 @@ def _wait_for(server: PostgresServer, names: str) -> None:
     wait_until(lambda: server.execute("SHOW synchronous_standby_names") == names, GO_ON_TIMEOUT, "the setting")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Leave the one that differs least to the long run."""
-    if "synchronous" in metafunc.fixturenames:
-        modes = [False, True] if metafunc.config.getoption("--chaos") else [False]
-        metafunc.parametrize("synchronous", modes, ids=lambda mode: "synchronous" if mode else "asynchronous")
-
-
-def test_two_primaries_at_once(
-    begin: Begin, thread: LoopThread, pace: Pace, scale: Scale, keep: Keep, synchronous: bool
-) -> None:
+@pytest.mark.long_run
+@pytest.mark.parametrize("synchronous", [False, True], ids=["asynchronous", "synchronous"])
+def test_two_primaries_at_once(begin: Begin, thread: LoopThread, pace: Pace, keep: Keep, synchronous: bool) -> None:
     """A primary that was failed over from and is not shut out: one node stays with it, the other goes to the new one.
 
     With an asynchronous standby both holders go on, one at each, until the old one is gone; with a synchronous one nothing is
     written there. Whoever holds a session alone is not signed out, if the session is as old as the failover.
     """
-    world = begin(synchronous=synchronous, browsers=scale(6, 20), races=scale(6, 20))
+    world = begin(synchronous=synchronous, browsers=20, races=20)
     pair, storm, races = world.pair, world.storm, world.races
     old, (stays, goes) = pair.primary, world.nodes
     for race in races.races:
