@@ -107,6 +107,7 @@ def test_a_failover_that_lost_commits_signs_nobody_out(
         standby.close()
 
 
+@pytest.mark.waits
 def test_a_restore_signs_nobody_out_and_is_healed_on_the_operators_word(
     primary: PostgresServer, environment: dict[str, str], thread: LoopThread, begin: Begin, keep: Keep
 ) -> None:

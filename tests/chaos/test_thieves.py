@@ -162,6 +162,7 @@ def _there_and_back(world: World, share: int, *, lossy: bool) -> Callable[[], Ab
     return failover
 
 
+@pytest.mark.waits
 def test_thieves_while_standbys_take_over(begin: Begin, scale: Scale, keep: Keep) -> None:
     """First one that is synchronous: nothing that anybody was told is missing. Then one that lags: who was robbed is believed
     or found out, and so is the thief."""

@@ -470,8 +470,7 @@ def test_redis_url_option_reaches_the_node(sqlite_command: Command, redis_url: s
     assert "hunter2" not in error
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("abstract", [False, True])
+@pytest.mark.parametrize(("workers", "abstract"), [("1", True), ("2", False)])
 def test_service_manager_is_told_when_it_is_ready(
     sqlite_command: Command, tmp_path: Path, workers: str, abstract: bool
 ) -> None:

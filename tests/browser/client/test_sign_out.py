@@ -319,8 +319,16 @@ def test_logout_that_is_waited_for_before_the_page_load_leaves_the_next_login_al
     tab.is_signed_in(EVE)
 
 
-@pytest.mark.parametrize("cut", ["reload", "close", pytest.param("time", marks=pytest.mark.waits)])
-@pytest.mark.parametrize("late", ["before", "after"])
+@pytest.mark.parametrize(
+    ("cut", "late"),
+    [
+        ("reload", "before"),
+        ("reload", "after"),
+        ("close", "before"),
+        ("close", "after"),
+        pytest.param("time", "after", marks=pytest.mark.waits),
+    ],
+)
 def test_login_that_was_cut_off_signs_nobody_in_afterwards(
     tabs: Tabs, cut: str, late: Literal["before", "after"]
 ) -> None:
