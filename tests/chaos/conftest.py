@@ -13,7 +13,7 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.node import Pace
 from tests.chaos.storm import HEADINGS, Figures, Storm
 from tests.chaos.wire import LoopThread
-from tests.services import PostgresServer, RedisServer
+from tests.services import PostgresServer, RedisServer, ServiceError, find_program
 
 _DOCUMENT = Path(__file__).parents[2] / "docs/explanation/faults.md"
 _BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
@@ -30,6 +30,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left = [item for item in items if item.get_closest_marker("long_run")]
         items[:] = [item for item in items if item not in left]
         config.hook.pytest_deselected(items=left)
+
+
+def skip_without(program: str, *, chaos: bool) -> None:
+    """Skip a test whose program is not installed; only `make chaos` insists on it."""
+    if not chaos:
+        try:
+            find_program(program)
+        except ServiceError as missing:
+            pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,11 @@ import httpx2
 import pytest
 
 from keyturn.stores.poolers import connect, execute_where_direct, shares_backends
+from tests.chaos.conftest import skip_without
 from tests.chaos.databases import PgBouncer
 from tests.chaos.node import Node, Pace, settings
 from tests.cli.conftest import SAFE, Command
-from tests.services import PostgresServer, ServiceError, find_program, wait_until
+from tests.services import PostgresServer, wait_until
 
 Start = Callable[..., PgBouncer]
 
@@ -37,11 +38,7 @@ ANSWER_TIME = 10.0
 @pytest.fixture
 def start(postgres: PostgresServer, chaos: bool) -> Iterator[Start]:
     """Start PgBouncers. Only `make chaos` insists on the program."""
-    if not chaos:
-        try:
-            find_program("pgbouncer")
-        except ServiceError as missing:
-            pytest.skip(str(missing))
+    skip_without("pgbouncer", chaos=chaos)
     with contextlib.ExitStack() as stack:
 
         def start(**options: str | int) -> PgBouncer:

@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.chaos.cluster import HARMLESS_EVENTS
-from tests.chaos.conftest import Keep, Scale
+from tests.chaos.conftest import Keep, Scale, skip_without
 from tests.chaos.databases import postgres_events, postgres_rows
 from tests.chaos.node import Node, Pace, settings
 from tests.chaos.proxies import Apache, Caddy, Haproxy, Nginx, Proxy
 from tests.chaos.storm import Storm
 from tests.chaos.wire import LoopThread
-from tests.services import PostgresServer, ServiceError, find_program, free_port, wait_until
+from tests.services import PostgresServer, free_port, wait_until
 
 START_TIMEOUT = 60.0
 _PERSON = {"email": "ada@example.com", "password": "correct horse battery staple"}
@@ -42,7 +42,7 @@ def pace(kind: type[Proxy]) -> Pace:
 @pytest.fixture
 def behind(kind: type[Proxy], chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace) -> Iterator[Behind]:
     """Start a proxy and two nodes behind it, one of them with two workers. Only `make chaos` insists on the program."""
-    _skip_without(kind, chaos=chaos)
+    skip_without(kind.kind, chaos=chaos)
     with ExitStack() as stack:
 
         def behind(proxies: int, *, larger: bool = False) -> tuple[Proxy, list[Node]]:
@@ -130,7 +130,7 @@ def test_what_a_proxy_passes_on_and_what_it_keeps(behind: Behind) -> None:
 
 def test_nodes_on_unix_sockets(chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace) -> None:
     """As before ports: they restart one after the other unnoticed, and the proxy says whose address it is."""
-    _skip_without(Nginx, chaos=chaos)
+    skip_without(Nginx.kind, chaos=chaos)
     with ExitStack() as stack:
         # nginx's workers are of another user, who may not enter the directories of tests.
         place = Path(stack.enter_context(TemporaryDirectory()))
@@ -176,15 +176,6 @@ def _asked_meanwhile(proxy: Proxy) -> Iterator[list[int]]:
     finally:
         end.set()
         thread.join(60)
-
-
-def _skip_without(kind: type[Proxy], *, chaos: bool) -> None:
-    """Only `make chaos` insists on the program."""
-    if not chaos:
-        try:
-            find_program(kind.kind)
-        except ServiceError as missing:
-            pytest.skip(str(missing))
 
 
 def _status(proxy: Proxy, path: str) -> int:

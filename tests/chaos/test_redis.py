@@ -19,9 +19,9 @@ from keyturn.stores.redis import ANSWER_TIME, connect, ping
 from keyturn.stores.revocations import MemoryDenylist, open_denylist
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import Browser
-from tests.chaos.conftest import Scale
+from tests.chaos.conftest import Scale, skip_without
 from tests.chaos.proxies import RedisProxy
-from tests.services import RedisServer, ServiceError, find_program, sqlite_url
+from tests.services import RedisServer, sqlite_url
 from tests.stores.support import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.services]
@@ -65,11 +65,7 @@ class Site:
 @pytest.fixture
 async def site(chaos: bool, tmp_path: Path) -> AsyncIterator[Site]:
     """Start everything. Only `make chaos` insists on HAProxy."""
-    if not chaos:
-        try:
-            find_program("haproxy")
-        except ServiceError as missing:
-            pytest.skip(str(missing))
+    skip_without("haproxy", chaos=chaos)
     async with AsyncExitStack() as stack:
         servers = [RedisServer(), RedisServer()]
         for server in servers:
