@@ -157,6 +157,13 @@ services: $(DEV_STAMP)
 	fi; \
 	$(BIN)/python -m tests.services $(PROGRAMS)
 
+.PHONY: dist
+dist: $(DEV_STAMP) $(PAGE) ## Build what is published into dist/: wheel with the page, sdist, npm package
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	npm run --silent build --workspace keyturn
+	npm pack --silent --workspace keyturn --pack-destination dist
+
 .PHONY: lock
 lock: | $(BIN)/python ## Write requirements/*.txt anew, with the newest versions that fit
 	@test -x $(BIN)/uv || $(PIP) install --quiet uv
