@@ -347,14 +347,16 @@ class Auth:
         attempt: Attempt | None = None,
     ) -> tuple[SignedIn, Credential | None]:
         """Open a session; return what the client gets, and the user as they are then."""
-        device_id, former = self._device(cookies) or self.entropy(DEVICE_ID_LENGTH), self._authentic(cookies)
+        device_id = self._device(cookies) or self.entropy(DEVICE_ID_LENGTH)
+        former = dict.fromkeys(token.session_id for token in self._authentic(cookies))
         session_id = SessionId(self.entropy(_SESSION_ID_LENGTH))
         new_device = attempt is not None and not attempt.known_device
         login = Login(session_id, user.id, device_id, device_name, contact, ("pwd",), remember, new_device)
         mint = self.refresh_tokens.minter(self.entropy(RANDOM_LENGTH))
 
         def admitted(live: Sequence[Session], now: float) -> Admission:
-            return admit(live, login, now, self.policy, mint)
+            # What ends below makes room: it must not end as `evicted`, which would clear the cookies that are set here.
+            return admit([each for each in live if each.id not in former], login, now, self.policy, mint)
 
         room = self.policy.max_sessions - 1
         admission, credential = await self.openings.open_after_attempt(user, admitted, attempt, room)
@@ -363,7 +365,7 @@ class Auth:
         signed_in = await self._signed_in(user, admission.session, admission.token.text, lifetime, drawn)
         # Last: when anything before fails, the browser goes on with the session that it has.
         for older in former:
-            await self._end(older.session_id, RevokeReason.REPLACED)
+            await self._end(older, RevokeReason.REPLACED)
         # Each time: the cookie has an end, and so has the secret that signs it.
         return signed_in._replace(device_token=self.device_tokens.issue(device_id)), credential
 

@@ -561,6 +561,22 @@ async def test_sessions_of_one_account_are_bounded(ada: Browser, clock: FrozenCl
     assert (await ada.refresh()).code == "session_ended:evicted"
 
 
+async def test_log_in_again_in_an_account_that_is_full(ada: Browser, clock: FrozenClock) -> None:
+    """A browser that signs in anew makes room by the session that it gives up: nobody is signed out for it, least of all it
+    itself, by the answer to a refresh that is still under way.
+    """
+    clock.advance(1)
+    others = [Browser(ada.application, email=ada.email) for _ in range(49)]
+    for other in others:
+        assert (await other.log_in()).status == 200
+    before = ada.copy()
+    for again in (others[-1], ada):
+        assert (await again.log_in()).status == 200
+    late = await before.refresh()
+    assert (late.code, late.cookies) == ("session_ended:logout", {})
+    assert {each["id"] for each in await ada.sessions()} == {each.session_id for each in (ada, *others)}
+
+
 def test_password_that_is_long_to_judge() -> None:
     """One of 1 024 letters that become three each is judged in as few steps as any: all requests wait meanwhile."""
     steps: Counter[str] = Counter()

@@ -157,9 +157,11 @@ def test_frozen() -> None:
 
 
 def test_denylist_lifetime() -> None:
-    """A revoked session is remembered until its last access token is dead on the slowest clock and the most lenient service."""
-    assert Policy().denylist_lifetime == 600.0 + 120.0 + 10.0
-    assert Policy(access_lifetime=300.0, ssr_lifetime=300.0, clock_leeway=10.0).denylist_lifetime == 440.0
+    """A revoked session is remembered until the longest access token that any policy allows is dead on the slowest clock and
+    the most lenient service.
+    """
+    assert Policy().denylist_lifetime == 3600.0 + 120.0 + 10.0
+    assert Policy(access_lifetime=300.0, ssr_lifetime=300.0, clock_leeway=10.0).denylist_lifetime == 3740.0
 
 
 def test_remembered_or_not() -> None:

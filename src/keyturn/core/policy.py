@@ -115,8 +115,11 @@ class Policy:
 
     @property
     def denylist_lifetime(self) -> float:
-        """How long a revoked session stays on the denylist: until its last access token is dead everywhere."""
-        return max(self.access_lifetime, self.ssr_lifetime) + LONGEST_LEEWAY + 2 * self.clock_leeway
+        """How long a revoked session stays on the denylist: until its last access token is dead everywhere.
+
+        Why the longest one there may be: another node, or this one before a restart, may have other settings.
+        """
+        return HOUR + LONGEST_LEEWAY + 2 * self.clock_leeway
 
     def inactivity_for(self, *, remember: bool) -> float:
         return self.remembered_inactivity_timeout if remember else self.inactivity_timeout
