@@ -10,8 +10,10 @@ import stat
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from os import urandom
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -199,6 +201,19 @@ async def test_room_for_updates_in_place(postgres_url: str) -> None:
 async def test_several_nodes_at_once(database_url: str) -> None:
     """One of them migrates and the others find it done."""
     assert await asyncio.gather(*(migrate(database_url) for _ in range(5))) == [expected_level()] * 5
+
+
+def test_nodes_of_several_threads_at_once(tmp_path: Path) -> None:
+    """Threads with an event loop each, as Django and Flask have them, migrate a database each: none meets another's migration."""
+    threads = 4
+    begin = Barrier(threads)
+
+    def start(number: int) -> str:
+        begin.wait()
+        return asyncio.run(migrate(f"sqlite:///{tmp_path / f'{number}.db'}"))
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert list(pool.map(start, range(threads))) == [expected_level()] * threads
 
 
 @pytest.mark.parametrize("level", [None, "0001"])

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, inspect
 
@@ -36,8 +36,11 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:migrate', 0))"
 _BOUNDED = "SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', '5s', true)"
 
 
-# Alembic keeps what it is doing in globals: two migrations of one event loop must not be under way at once.
-_ALONE: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+# Alembic keeps what it is doing in globals: two migrations of one process must not be under way at once, whichever their
+# threads. Looked at again and again, for event loops share no lock that one of them could wait for.
+_ALONE = Lock()
+_LOOK_AGAIN = 0.02
+"""Seconds."""
 
 
 class DatabaseNewer(KeyturnError, RuntimeError):
@@ -140,8 +143,12 @@ async def _migrate(engine: Engine) -> str:
             await connection.exec_driver_sql(_BOUNDED, (_LOCK_TIMEOUT,))
         await connection.run_sync(_upgrade)
 
-    async with _ALONE.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+    while not _ALONE.acquire(blocking=False):
+        await asyncio.sleep(_LOOK_AGAIN)
+    try:
         await engine.run(work)
+    finally:
+        _ALONE.release()
     return expected_level()
 
 
