@@ -39,6 +39,8 @@ pytestmark = pytest.mark.anyio
 ACCOUNT_FAILURES = 10
 ADDRESS_FAILURES = 50
 HARD_FAILURES = 100
+ODD_SALT = "$2b$04$abcdefghijklmnopqrstuv" + "." * 31
+"""An imported bcrypt hash whose salt ends in bits that no byte uses."""
 
 
 @contextmanager
@@ -117,6 +119,7 @@ async def kinds_of_refusal(node: Keyturn, device: str | None) -> dict[str, Calla
         "no password": "UPDATE keyturn_users SET password_hash = NULL WHERE id = :id",
         "old hash": "UPDATE keyturn_users SET password_hash = :old WHERE id = :id",
         "hash of unknown form": "UPDATE keyturn_users SET password_hash = '$unknown$x' WHERE id = :id",
+        "odd salt": f"UPDATE keyturn_users SET password_hash = '{ODD_SALT}' WHERE id = :id",
     }
     asked: dict[str, Browser] = {}
     for name, statement in changes.items():
@@ -138,7 +141,7 @@ async def kinds_of_refusal(node: Keyturn, device: str | None) -> dict[str, Calla
 
 @pytest.mark.parametrize("with_device", [False, True], ids=["no device", "device"])
 async def test_enumeration_by_status_body_headers_and_time(node: Keyturn, eve: Browser, with_device: bool) -> None:
-    """Unknown, wrong, disabled, without a password, old hash: one status, one body, one set of headers, one cost.
+    """Unknown, wrong, disabled, without a password, old or odd hash: one status, one body, one set of headers, one cost.
 
     The cost is counted and not measured: argon2 computations and statements to the database.
     """

@@ -218,6 +218,17 @@ def test_bcrypt_of_a_digest() -> None:
     assert not hasher.verify(of_digest.replace("bcrypt_sha256$", "bcrypt_sha512$"), password).ok
 
 
+def test_bcrypt_whose_salt_ends_in_spare_bits() -> None:
+    """Some libraries wrote the four bits of a salt that nobody reads as they came: such a hash is like any other."""
+    stored = bcrypt.hashpw(PASSWORD.encode(), b"$2b$04$abcdefghijklmnopqrstuu").decode()
+    odd = stored.replace("stuu", "stu9")
+    assert odd != stored
+    for each in (odd, "bcrypt_sha256$" + odd):
+        assert HASHER.verify(each, PASSWORD).ok == (each == odd)
+        assert not HASHER.verify(each, "wrong").ok
+        assert why_not_checked(each) is None
+
+
 def test_bcrypt_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hash that nothing here can check is no error, and why is told; to count on them is one at the start."""
     stored = STORED["bcrypt 2b"]

@@ -23,6 +23,8 @@ BCRYPT_MAX_BYTES: Final = 72
 
 # Upper bounds, so that one odd row cannot occupy a core for minutes.
 _BCRYPT: Final = re.compile(r"(bcrypt_sha256\$)?(\$2[aby]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53})")
+_BCRYPT_DIGITS: Final = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_END_OF_SALT: Final = 28
 _PBKDF2: Final = re.compile(r"pbkdf2_sha256\$([1-9][0-9]{0,6})\$([^$\s]{1,128})\$([A-Za-z0-9+/]{43}=)")
 _FILLER: Final = b"no password at all"
 _FILLER_SALT: Final = "abcdefghijklmnopqrstuu"
@@ -112,7 +114,7 @@ class Pbkdf2Hash:
 def parse_imported_hash(stored: str) -> BcryptHash | Pbkdf2Hash | None:
     """Return the parsed hash, or None for a format or a cost that is not imported, or that nothing here can check."""
     if (match := _BCRYPT.fullmatch(stored)) and has_bcrypt():
-        return BcryptHash(match[2], int(match[3]), digested=match[1] is not None)
+        return BcryptHash(_canonical(match[2]), int(match[3]), digested=match[1] is not None)
     if match := _PBKDF2.fullmatch(stored):
         return Pbkdf2Hash(int(match[1]), match[2].encode("utf-8"), b64decode(match[3]))
     return None
@@ -121,6 +123,16 @@ def parse_imported_hash(stored: str) -> BcryptHash | Pbkdf2Hash | None:
 def is_bcrypt(stored: str) -> bool:
     """Tell whether a stored hash is one that bcrypt can check, installed or not."""
     return _BCRYPT.fullmatch(stored) is not None
+
+
+def _canonical(text: str) -> str:
+    """Clear the four bits at the end of the salt that no byte uses.
+
+    Why: some libraries wrote them as they came, and all others read past them. This one raises, which would answer the login of
+    such an account, and of no other, with a 500.
+    """
+    digit = _BCRYPT_DIGITS.index(text[_END_OF_SALT]) & 0b110000
+    return text[:_END_OF_SALT] + _BCRYPT_DIGITS[digit] + text[_END_OF_SALT + 1 :]
 
 
 def _bcrypt_check(password: bytes, stored: str) -> bool:
