@@ -32,8 +32,9 @@ _REDACTED: Final = "[redacted]"
 
 _CREDENTIALS: Final = re.compile(
     r"kt_[a-z]+_[A-Za-z0-9_-]{16,}"  # our tokens
-    r"|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"  # JWTs
-    r"|\$(?:argon2[a-z]*|2[aby]|pbkdf2[a-z0-9_]*)\$[^\s'\"]+"  # password hashes
+    # JWTs, also such as were cut off: one that had to be whole would be looked for to the end from each `eyJ`.
+    r"|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,2}"
+    r"|(?:\$(?:argon2[a-z]*|2[aby])|pbkdf2[a-z0-9_]{0,32})\$[^\s'\"]+"  # password hashes; Django's begin without a `$`
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user and password in a URL
     r"|(?i:(?<=bearer )|(?<=keyturn-hmac )).+"
 )

@@ -66,6 +66,8 @@ def test_entry_with_control_characters(write: Write, evil: str) -> None:
     [
         REFRESH_TOKEN,
         JWT,
+        JWT.rpartition(".")[0],
+        "pbkdf2_sha256$600000$c2FsdA$aGFzaA=",
         "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA",
         "postgresql://keyturn:hunter2@db/keyturn",
         "Authorization: Bearer opaque-token-value",
