@@ -54,6 +54,7 @@ from keyturn.tokens.password_policy import PasswordPolicy
 from keyturn.tokens.refresh_token import RANDOM_LENGTH, RefreshTokens
 
 _SESSION_ID_LENGTH = 16
+_MOST_SESSIONS = 8  # in the cookies of a request, whose head has room for 600: each costs a turn at the database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +296,8 @@ class Auth:
     # -- what the use cases share
 
     def _authentic(self, cookies: Cookies) -> list[PresentedToken]:
-        return [token for value in cookies.refresh if (token := self.refresh_tokens.read(value)) is not None]
+        found = [token for value in cookies.refresh if (token := self.refresh_tokens.read(value)) is not None]
+        return found if len(found) < 2 else list({token.session_id: token for token in found}.values())[:_MOST_SESSIONS]
 
     def _presented(self, cookies: Cookies) -> PresentedToken:
         authentic = self._authentic(cookies)

@@ -245,7 +245,9 @@ async def test_what_an_application_raises_is_redacted(tmp_path: Path) -> None:
     assert disclosed(written.encode(), {**leaked, "password": MARK, "made": "$argon2id$v=19$m=64"}) == []
 
 
-@pytest.mark.parametrize("sign", ["eyJ", "eyJa.", "kt_", "kt_a_", "$argon2", "$2a$", "pbkdf2", "://", "://a:", "bearer"])
+@pytest.mark.parametrize(
+    "sign", ["eyJ", "eyJa.", "kt_", "kt_a_", "$argon2", "$2a$", "pbkdf2", "://", "://a:", "bearer"]
+)
 def test_text_that_takes_long_to_redact(sign: str) -> None:
     """What a caller has an application raise holds up no log, and with it the event loop, however often a credential seems to begin in it."""
     text = sign * (100_000 // len(sign))

@@ -11,7 +11,10 @@ import anyio
 import pytest
 
 from keyturn.core.model import RevokeReason, SessionId
+from keyturn.core.rotation import Decision
+from keyturn.ports import Judge
 from keyturn.runtime import Keyturn
+from keyturn.stores.sql import SqlSessions
 from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock
 from keyturn.web.server_credential import Signed, authorization
@@ -287,6 +290,35 @@ async def test_look_alike_cookie_is_not_used(sqlite_node: Keyturn, bob: Browser,
     answer = await send(sqlite_node.asgi, "POST", "/auth/refresh", headers=[*SAFE, ("cookie", both)])
     # With quotes the name is ours, so there are two of it.
     assert answer.status == (401 if '"' in cookie else 200)
+
+
+@pytest.mark.parametrize("copies", [True, False], ids=["of one session", "of many sessions"])
+async def test_hundreds_of_authentic_cookies_in_one_request(
+    node: Keyturn, ada: Browser, monkeypatch: pytest.MonkeyPatch, copies: bool
+) -> None:
+    """Whoever has collected tokens of their own has one request ask the database a few times, and not six hundred."""
+    mint = refresh_tokens().minter(secrets.token_bytes(16))
+    others = [mint(SessionId(secrets.token_bytes(16)), 0, time.time(), bytes(8)).text for _ in range(499)]
+    held = [ada.cookie] * 500 if copies else [ada.cookie, *others]
+    asked: list[SessionId] = []
+    present = SqlSessions.present
+
+    async def counted(self: SqlSessions, session_id: SessionId, judge: Judge) -> Decision:
+        asked.append(session_id)
+        return await present(self, session_id, judge)
+
+    monkeypatch.setattr(SqlSessions, "present", counted)
+    crowd = ("cookie", "; ".join(f"{REFRESH}={token}" for token in held))
+    ada.jar = {}
+    for path, body in (
+        ("logout", {}),
+        ("logout", {"everywhere": True}),
+        ("login", {"email": ada.email, "password": ada.password}),
+    ):
+        asked.clear()
+        assert (await ada.send("POST", f"/auth/{path}", body, headers=[crowd])).status in {200, 204}
+        assert len(asked) <= (1 if copies else 8)
+    assert [session["id"] for session in await ada.sessions()] == [ada.session_id]
 
 
 async def test_cookie_planted_before_the_login_is_replaced(node: Keyturn, ada: Browser, eve: Browser) -> None:
