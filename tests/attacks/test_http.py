@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -152,6 +153,19 @@ async def test_forwarded_for_spoofed_behind_proxies(sqlite_node: Keyturn, proxie
         lines = [invented, *written]
         codes.append(await guess(app, email, peer="10.0.0.2", forwarded=one_line if n % 2 else lines))
     assert codes == ["invalid_credentials"] * FAILURES + ["throttled"] * 3
+
+
+async def test_forwarded_for_of_any_length_is_not_kept(bob: Browser, sqlite_node: Keyturn) -> None:
+    """Whoever comes by one proxy too few fills no memory with what they call addresses."""
+    application = behind(sqlite_node, 2)
+    tracemalloc.start()
+    try:
+        for number in range(300):
+            chain = ("x-forwarded-for", f"{number:030000}, 198.51.100.7")
+            assert (await send(application, "POST", "/auth/refresh", headers=[*SAFE, chain])).status == 401
+        assert tracemalloc.get_traced_memory()[0] < 3_000_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_other_headers_that_name_an_address_are_not_read(sqlite_node: Keyturn, bob: Browser) -> None:

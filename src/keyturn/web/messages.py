@@ -29,6 +29,8 @@ MAX_BODY_BYTES: Final = 16 * 1024
 MAX_USER_AGENT: Final = 512
 """Characters that are kept of a User-Agent; the rest is cut off."""
 
+_MAX_ADDRESS: Final = 64
+"""Characters; the longest address has 45, its brackets and port 8."""
 _JSON_TYPE: Final = re.compile(rb'application/json(?:[ \t]*;[ \t]*charset="?utf-8"?)?', re.IGNORECASE)
 _PLAIN_JSON: Final = (b"application/json",)
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([0-9.]+):\d{1,5}")
@@ -136,7 +138,9 @@ class Request:
         hops = b",".join(self.values(b"x-forwarded-for")).split(b",")
         if len(hops) < trusted_proxies:
             return peer
-        return _address(hops[-trusted_proxies].decode("latin-1").strip()) or peer
+        hop = hops[-trusted_proxies].decode("latin-1").strip()
+        # One that is not written by a proxy of ours, as too few were passed, is as long as whoever calls likes: it is not kept.
+        return (_address(hop) if len(hop) <= _MAX_ADDRESS else None) or peer
 
     async def body(self) -> bytes:
         """Read the whole body; an empty one needs no content type.
