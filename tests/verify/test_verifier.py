@@ -7,6 +7,7 @@ import http.client
 import os
 import ssl
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -167,6 +168,29 @@ def test_server_down_with_known_keys(verifier: Verifier, publisher: Publisher, m
     publisher.status = 200
     monotonic.advance(60)
     assert outcome(verifier, sign()) == "ada"
+
+
+async def test_unknown_key_ids_while_the_server_hangs(
+    verifier: Verifier, publisher: Publisher, monotonic: FrozenClock
+) -> None:
+    """Invented key ids hold no thread where the last request has failed: it is asked again beside them, and then known keys go on."""
+    assert outcome(verifier, sign()) == "ada"
+    publisher.status = 500
+    monotonic.advance(10)
+    assert outcome(verifier, unknown(1)) == "unavailable"
+    gate = Event()
+    publisher.before = lambda: gate.wait(PATIENCE)
+    monotonic.advance(10)
+    began = time.monotonic()
+    assert {outcome(verifier, unknown(number)) for number in range(20)} == {"unavailable"}
+    assert {await outcome_async(verifier, unknown(number)) for number in range(20)} == {"unavailable"}
+    assert time.monotonic() - began < PATIENCE / 2
+    await asyncio.to_thread(wait_until, lambda: len(publisher.requests) == 3, PATIENCE, "the third request")
+    publisher.status, publisher.body = 200, key_set(KEY, OTHER_KEY)
+    gate.set()
+    token = sign(signer(key=OTHER_KEY))
+    await asyncio.to_thread(wait_until, lambda: outcome(verifier, token) == "ada", PATIENCE, "the new key")
+    assert len(publisher.requests) == 3
 
 
 async def test_server_down_from_the_start(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:

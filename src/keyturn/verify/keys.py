@@ -38,7 +38,15 @@ class Reply(NamedTuple):
 
 
 class KeysWanted(Unavailable):
-    """The answer depends on keys that may be fetched now. Where nobody fetches, it is a fault like any other."""
+    """The answer depends on keys that may be fetched now. Where nobody fetches, it is a fault like any other.
+
+    Args:
+        beside: nobody is to wait for them.
+    """
+
+    def __init__(self, *, beside: bool) -> None:
+        super().__init__("jwks")
+        self.beside: Final = beside
 
 
 class _State(NamedTuple):
@@ -93,12 +101,14 @@ class KnownKeys:
             Unavailable: nobody knows, because the last request failed: a fault of the server must sign nobody out.
         """
         state = self._state
-        if now < state.usable_until:
+        known = now < state.usable_until
+        if known:
             key = state.keys.get(kid)
             if key is not None:
                 return key
         if now >= state.next_at:
-            raise KeysWanted("jwks")
+            # Where a server hung the last time, invented key ids would hold every thread while others' keys are known.
+            raise KeysWanted(beside=known and state.failures > 0)
         if state.failures:
             raise Unavailable("jwks", retry_after=state.next_at - now)
         return None

@@ -163,9 +163,12 @@ class Verifier:
     def _key_of(self, kid: str, _now: float) -> ec.EllipticCurvePublicKey | None:
         try:
             return self._keys.public_key(kid, self._monotonic())
-        except KeysWanted:
-            pass
-        raise Waits("jwks", self._fetching.begin)
+        except KeysWanted as wanted:
+            beside = wanted.beside
+        if not beside:
+            raise Waits("jwks", self._fetching.begin)
+        self._fetching.begin()
+        raise Unavailable("jwks")
 
     def _fetch(self) -> None:
         # Whoever was a moment too late to join finds it done.
