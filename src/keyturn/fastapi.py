@@ -23,6 +23,7 @@ from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
+from starlette.requests import ClientDisconnect
 
 import keyturn
 from keyturn.core import cookie
@@ -31,7 +32,7 @@ from keyturn.verify.fastapi import BEARER, PrincipalRefused, TokenAuth, answer_r
 from keyturn.verify.guard import Guard
 from keyturn.web import server_credential
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import read_request, respond_routed
+from keyturn.web.asgi import end_connection, read_request, received_from, respond_routed
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.config import WebConfig
 from keyturn.web.documentation import DOCUMENTED, Documented
@@ -238,11 +239,15 @@ def _other_methods(
 async def _answer(application: WebApplication, methods: Mapping[str, Route], request: Request) -> Response:
     parameter = request.path_params.get("session_id", "")
     timeout = application.config.body_timeout
-    message = read_request(request.scope, request.receive, timeout, parameter=parameter)
+    # Not from `receive`: a dependency of the whole application may have read the body.
+    source = received_from(request.stream(), ClientDisconnect)
+    message = read_request(request.scope, request.receive, timeout, source=source, parameter=parameter)
     try:
-        return translate(await respond_routed(application, methods, message))
+        answer = await respond_routed(application, methods, message)
     except ClientGone:
         return Response(status_code=400)  # nobody is there to read it
+    end_connection(answer, request.scope)
+    return translate(answer)
 
 
 # -- who the request acts as

@@ -12,26 +12,30 @@ Owns: the routes in Litestar and what its OpenAPI shows. Must not decide anythin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from litestar import Request, Response
 from litestar.config.app import AppConfig
 from litestar.enums import HttpMethod
+from litestar.exceptions import InternalServerException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, RequestBody, Schema
 from litestar.plugins import InitPlugin
-from litestar.types import ASGIApp
+from litestar.response.base import ASGIResponse
 
 from keyturn.core.errors import InvalidToken
 from keyturn.verify.litestar import SECURITY, TokenPlugin, requires
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import Receive, Scope, Send, serve
+from keyturn.web.asgi import Receive, Scope, Send, read_request, received_from, respond_routed, write_response
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.documentation import DOCUMENTED, Documented
 from keyturn.web.endpoints import Route
 from keyturn.web.hosting import Node, by_path, hosted_routes, lifespan_of
+from keyturn.web.messages import ClientGone
+from keyturn.web.messages import Response as Answer
 
 __all__ = ["SECURITY", "KeyturnPlugin", "requires"]
 
@@ -73,31 +77,70 @@ class KeyturnPlugin(InitPlugin):
         return TokenPlugin(self._node).on_app_init(app_config)
 
 
-def _answering(application: WebApplication, methods: Mapping[str, Route]) -> ASGIApp:
+class _Answer(Response[bytes]):
+    """An answer for the hooks of the host, which may add headers, cookies and a background task, and change nothing of ours."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.body, status_code=answer.status)
+        self._answer: Final = answer
+
+    def to_asgi_response(self, *_: object, **__: object) -> ASGIResponse:
+        """Return what sends it. What the host says of all its answers, such as how long they are kept, is left out."""
+        return cast("ASGIResponse", self._send)
+
+    async def _send(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = self._answer.headers
+        if self.headers:
+            ours = {name for name, _ in headers}
+            added = [
+                (name.lower().encode("latin-1"), str(value).encode("latin-1")) for name, value in self.headers.items()
+            ]
+            headers.extend(header for header in added if header[0] not in ours)
+        headers.extend(added.to_encoded_header() for added in self.cookies)
+        await write_response(self._answer, scope, send)
+        if self.background is not None:
+            await self.background()
+
+
+_Handler = Callable[[Request[Any, Any, Any]], Awaitable[Response[bytes]]]
+
+
+def _answering(application: WebApplication, methods: Mapping[str, Route]) -> _Handler:
     """Return what answers the requests for one path, which Litestar has found below whatever path the host has."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        parameter = scope["path_params"].get("session_id", "")
-        await serve(application, scope, receive, send, methods=methods, parameter=parameter)
+    async def answer(request: Request[Any, Any, Any]) -> Response[bytes]:
+        # Litestar has types of its own for what ASGI says of scopes and messages.
+        scope, receive = cast("Scope", request.scope), cast("Receive", request.receive)
+        timeout, parameter = application.config.body_timeout, request.path_params.get("session_id", "")
+        # Not from `receive`: a hook, a guard or a middleware of the host may have read the body.
+        source = received_from(request.stream(), InternalServerException)
+        message = read_request(scope, receive, timeout, source=source, parameter=parameter)
+        try:
+            return _Answer(await respond_routed(application, methods, message))
+        except ClientGone:
+            return Response(b"", status_code=400)  # nobody is there to read it
 
-    return cast("ASGIApp", answer)  # Litestar has types of its own for what ASGI says of scopes and messages
+    return answer
 
 
-def _forward(answer: ASGIApp, path: str, methods: Sequence[HttpMethod], **more: Any) -> HTTPRouteHandler:
+def _forward(answer: _Handler, path: str, methods: Sequence[HttpMethod], **more: Any) -> HTTPRouteHandler:
     """Return a handler that leaves the whole request to us: body, headers and cookies as they came, and go."""
 
-    async def forward() -> ASGIApp:  # it asks for nothing, so Litestar reads nothing
-        return answer
+    # It asks for nothing but the request, so Litestar reads nothing of it.
+    async def forward(request: Request[Any, Any, Any]) -> Response[bytes]:
+        return await answer(request)
 
     spelled = path.replace("{session_id}", "{session_id:str}")
-    # The status is ours to set; Litestar takes a 204, its own for DELETE, as a promise that nothing is returned.
-    return HTTPRouteHandler(spelled, http_method=methods, status_code=200, **more)(forward)
+    # The status is ours to set; Litestar takes a 204, its own for DELETE, as a promise that nothing is returned. So is the
+    # limit of a body: Litestar's own would be an exception in the middle of our reading.
+    ours: dict[str, Any] = {"status_code": 200, "request_max_body_size": None, "return_dto": None}
+    return HTTPRouteHandler(spelled, http_method=methods, **ours, **more)(forward)
 
 
 # -- what OpenAPI shows
 
 
-def _documented(answer: ASGIApp, path: str, route: Route, opt: Mapping[str, Any]) -> HTTPRouteHandler:
+def _documented(answer: _Handler, path: str, route: Route, opt: Mapping[str, Any]) -> HTTPRouteHandler:
     documented = DOCUMENTED[route.name]
     return _forward(
         answer,

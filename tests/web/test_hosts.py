@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from litestar import Litestar, post
+from fastapi import Depends, FastAPI
+from fastapi import Request as FastAPIRequest
+from litestar import Litestar, Request, Response, post
+from litestar.background_tasks import BackgroundTask
 from litestar.config.csrf import CSRFConfig
+from litestar.connection import ASGIConnection
+from litestar.handlers.base import BaseRouteHandler
+from litestar.middleware.logging import LoggingMiddlewareConfig
 from litestar.openapi.config import OpenAPIConfig
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from keyturn.fastapi import install
 from keyturn.litestar import KeyturnPlugin
 from keyturn.runtime import Keyturn
 from keyturn.starlette import lifespan, routes, token_middleware
 from keyturn.tokens import base64url
+from keyturn.web.messages import MAX_BODY_BYTES
 from tests.attacks.conftest import lighten, settings_of
-from tests.attacks.support import Browser, send
+from tests.attacks.support import REFRESH, SAFE, Answer, Browser, send
 from tests.services import sqlite_url
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +40,140 @@ def fresh(tmp_path: Path) -> Keyturn:
     node = Keyturn(settings_of(sqlite_url(tmp_path)))
     lighten(node)
     return node
+
+
+async def audit(request: FastAPIRequest) -> None:
+    """Read what comes, as a dependency of a whole FastAPI application."""
+    await request.body()
+
+
+async def drain(request: FastAPIRequest) -> None:
+    """Read what comes, and keep nothing of it."""
+    async for _ in request.stream():
+        pass
+
+
+async def overhear(request: Request[Any, Any, Any]) -> None:
+    """Read what comes, as a hook of a whole Litestar application."""
+    await request.body()
+
+
+async def check(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Read what comes, as a guard of a whole Litestar application."""
+    assert isinstance(connection, Request)
+    await connection.body()
+
+
+served: list[int | None] = []
+
+
+async def mark(response: Response[Any]) -> Response[Any]:
+    """Say who has answered, as a hook of a whole Litestar application."""
+    response.headers["X-Served-By"] = "notes"
+    response.headers["Cache-Control"] = "max-age=60"
+    response.background = BackgroundTask(served.append, response.status_code)
+    response.set_cookie("theme", "dark")
+    return response
+
+
+def fastapi_of(node: Keyturn, **more: Any) -> Any:
+    """Put a node into a FastAPI application."""
+    app = FastAPI(**more)
+    install(app, node)
+    return app
+
+
+def litestar_of(node: Keyturn, **more: Any) -> Any:
+    """Put a node into a Litestar application."""
+    return Litestar([], plugins=[KeyturnPlugin(node)], **more)
+
+
+@pytest.mark.parametrize(
+    ("make", "reader"),
+    [
+        (fastapi_of, {"dependencies": [Depends(audit)]}),
+        (litestar_of, {"before_request": overhear}),
+        (litestar_of, {"guards": [check]}),
+        (litestar_of, {"middleware": [LoggingMiddlewareConfig().middleware], "request_max_body_size": 10}),
+    ],
+    ids=["dependency", "hook", "guard", "log"],
+)
+async def test_body_that_the_host_has_read(fresh: Keyturn, make: Callable[..., Any], reader: dict[str, Any]) -> None:
+    """A host that reads every body takes none from us: what would come next is the end of the connection."""
+    app = make(fresh, **reader)
+    await fresh.start()
+    try:
+        browser = Browser(app)
+        assert (await browser.sign_up()).status == 201
+        assert (await browser.refresh()).status == 200
+        assert (await browser.log_out()).status == 204
+        assert (await browser.log_in()).status == 200
+        assert (await browser.send("POST", "/auth/login", {"x": "y" * MAX_BODY_BYTES})).code == "payload_too_large"
+    finally:
+        await fresh.close()
+
+
+@pytest.mark.parametrize("make", [fastapi_of, litestar_of])
+async def test_body_that_does_not_end(fresh: Keyturn, make: Callable[..., Any]) -> None:
+    """Whoever leaves in the middle of a body is no fault of ours, and whoever sends without end gets no more of our memory."""
+    app = make(fresh)
+    await fresh.start()
+    try:
+        browser = Browser(app)
+        await browser.sign_up()
+        pieces = [b"x" * MAX_BODY_BYTES, b"x", b"x"]
+        answer = await browser.send(
+            "POST", "/auth/refresh", headers=[("content-type", "application/json")], body=pieces
+        )
+        assert (answer.code, answer.header("connection")) == ("payload_too_large", "close")
+        assert (await leave(app)).status == 400
+        assert (await browser.refresh()).status == 200
+    finally:
+        await fresh.close()
+
+
+async def leave(app: Any) -> Answer:
+    """Begin a body, and go."""
+
+    async def cut(scope: Any, receive: Any, send: Any) -> None:
+        async def partly() -> Any:
+            message = await receive()
+            return {**message, "more_body": True} if message["type"] == "http.request" else message
+
+        await app(scope, partly, send)
+
+    return await send(cut, "POST", "/auth/logout", headers=[*SAFE, ("content-type", "application/json")], body=b"{")
+
+
+async def test_body_that_the_host_has_thrown_away(fresh: Keyturn, caplog: pytest.LogCaptureFixture) -> None:
+    """A host that reads every body and keeps none is told so, in the log, instead of waiting."""
+    await fresh.start()
+    try:
+        assert (await Browser(fastapi_of(fresh, dependencies=[Depends(drain)])).log_in()).code == "internal"
+    finally:
+        await fresh.close()
+    assert "Stream consumed" in caplog.text
+
+
+async def test_hook_of_litestar_after_an_answer(fresh: Keyturn) -> None:
+    """A hook that sees every answer sees ours as an answer, may add to it, and changes no cookie of ours."""
+    async with fresh.lifespan():
+        plain, marked = Browser(litestar_of(fresh)), Browser(litestar_of(fresh, after_request=mark))
+        for browser in (plain, marked):
+            assert (await browser.sign_up()).status == 201
+        answers = [await browser.refresh() for browser in (plain, marked)]
+        assert [answer.status for answer in answers] == [200, 200]
+        assert (answers[1].header("x-served-by"), answers[1].header("cache-control")) == ("notes", "private, no-store")
+        own = answers[1].values("set-cookie")
+        assert own.pop().startswith("theme=dark")
+        assert [re.sub("=[^;]*", "", one, count=1) for one in own] == [
+            re.sub("=[^;]*", "", one, count=1) for one in answers[0].values("set-cookie")
+        ]
+        assert (await marked.me()).header("content-type") == "application/json"
+        assert (await marked.send("HEAD", "/auth/me", bearer=True)).body == b""
+        gone = await marked.log_out()
+        assert (gone.status, gone.values("content-type"), gone.cookies[REFRESH]) == (204, [], "")
+        assert served == [201, 200, 200, 200, 204]
 
 
 async def test_mount_in_starlette(fresh: Keyturn) -> None:

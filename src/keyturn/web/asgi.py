@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from keyturn.core.errors import InvalidRequest, MethodNotAllowed, NotFound, PayloadTooLarge, Unavailable
@@ -113,24 +113,11 @@ class MetricsASGI:
         return Response(200, [METRICS_TYPE], self._render())
 
 
-async def serve(
-    application: WebApplication,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    *,
-    methods: Mapping[str, Route] | None = None,
-    parameter: str = "",
-) -> None:
-    """Answer one HTTP request.
-
-    Args:
-        methods: those of its path, where a host has routed.
-        parameter: the value of the route's one path parameter, where a host has routed.
-    """
-    request = read_request(scope, receive, application.config.body_timeout, parameter=parameter)
+async def serve(application: WebApplication, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one HTTP request."""
+    request = read_request(scope, receive, application.config.body_timeout)
     try:
-        response = await respond_routed(application, methods, request)
+        response = await application.respond(request)
     except ClientGone:
         return
     await write_response(response, scope, send)
@@ -148,8 +135,15 @@ def respond_routed(
     return application.respond_at(methods, request)
 
 
-def read_request(scope: Scope, receive: Receive, body_timeout: float, *, parameter: str = "") -> Request:
-    """Turn an ASGI scope into a Request."""
+def read_request(
+    scope: Scope, receive: Receive, body_timeout: float, *, source: Receive | None = None, parameter: str = ""
+) -> Request:
+    """Turn an ASGI scope into a Request.
+
+    Args:
+        source: where a host framework hands over the body, which it may have read already.
+        parameter: the value of the route's one path parameter, where a host has routed.
+    """
     path: str = scope["path"]
     # As it was sent, which servers need not tell; some test clients leave the query on it.
     sent = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
@@ -163,7 +157,7 @@ def read_request(scope: Scope, receive: Receive, body_timeout: float, *, paramet
         scope["method"],
         path,
         scope["headers"],
-        _arrived(receive) or body_reader(scope["headers"], receive, body_timeout),
+        _arrived(receive) or body_reader(scope["headers"], receive, body_timeout, source or receive),
         peer=None if client is None else client[0],
         scheme=scope.get("scheme", "http"),
         ensure_awaited=ensure_awaited_by(receive),
@@ -201,7 +195,27 @@ def ensure_awaited_by(receive: object, monotonic: Callable[[], float] = time.mon
     return ensure_awaited
 
 
-def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeout: float) -> ReadBody:
+def received_from(stream: AsyncIterator[bytes], gone: type[Exception]) -> Receive:
+    """Return what hands over a body that a hook of the host may have read, from the host's own stream of it.
+
+    Why: a server whose body has been taken has one more message, the end of the connection, and that may be far off.
+
+    Args:
+        gone: what the stream raises when the client has left.
+    """
+
+    async def receive() -> Message:
+        try:
+            return {"type": "http.request", "body": await anext(stream), "more_body": True}
+        except StopAsyncIteration:
+            return {"type": "http.request"}
+        except gone:
+            return {"type": "http.disconnect"}
+
+    return receive
+
+
+def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeout: float, source: Receive) -> ReadBody:
     """Return a function that reads the body, once.
 
     Why a limit and a time: whoever may call may also send without end, or one byte a minute.
@@ -210,11 +224,11 @@ def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeou
 
     async def read() -> bytes:
         if _has_arrived(receive):
-            return await _read_limited(receive)
+            return await _read_limited(source)
         refuse_announced(headers)
         try:
             async with asyncio.timeout(timeout):
-                return await _read_limited(receive)
+                return await _read_limited(source)
         except TimeoutError:
             raise BodyTooSlow("the body did not arrive in time") from None
 
@@ -270,12 +284,17 @@ async def _read_limited(receive: Receive) -> bytes:
             return content
 
 
-async def write_response(response: Response, scope: Scope, send: Send) -> None:
-    """Send a Response."""
-    headers = response.headers
+def end_connection(response: Response, scope: Scope) -> None:
+    """Say that the connection ends with this answer, where it does."""
     # HTTP/2 has no such header and must not see it.
     if response.close and scope.get("http_version", "1.1").startswith("1"):
-        headers.append(_CONNECTION_CLOSE)
+        response.headers.append(_CONNECTION_CLOSE)
+
+
+async def write_response(response: Response, scope: Scope, send: Send) -> None:
+    """Send a Response."""
+    end_connection(response, scope)
+    headers = response.headers
     send_whole = scope.get(SEND_WHOLE)
     if send_whole is not None and send_whole(send, response.status, headers, response.body):
         return
