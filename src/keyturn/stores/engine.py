@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from keyturn.background import to_its_end
 from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.ports import Clock
-from keyturn.stores.connections import READ_ONLY, connecting, give_back, hanging_up, look_after
+from keyturn.stores.connections import connecting, give_back, hanging_up, look_after
 from keyturn.stores.lanes import Home, Lane, Lanes, PostgresLanes, SqliteLanes, Work
 from keyturn.stores.location import address_of, file_of, normalise
 from keyturn.stores.sqlite import SqliteFile, set_up
@@ -44,14 +44,11 @@ _TRYING = 5.0
 POSTGRES_NOW = "extract(epoch from clock_timestamp())::float8"
 SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
-# Classes of SQLSTATE that say the server, its host or the way to it is at fault; see "PostgreSQL Error Codes". So does what somebody has
-# added, a constraint (23) or a trigger (P0): none of ours is met, and their texts quote whole rows. 54: a wraparound, no room to notify.
-_FAULT_CLASSES = ("08", "23", "28", "40", "53", "54", "57", "58", "F0", "P0", "XX")
-# No such database; it takes no connections; no schema; a right was taken away; read-only after a failover; lock not available; no
-# such table; no such column; no such index, of an upsert; a transaction took too long, idle or not; a column has got another type.
-_FAULT_STATES = frozenset(
-    {"3D000", "55000", "3F000", "42501", READ_ONLY, "55P03", "42P01", "42703", "42P10", "25P03", "25P04", "0A000"}
-)
+# What a statement of ours may be refused for by itself, by the text of it or what it is given. All else that PostgreSQL has a code for is a
+# fault of the server, its host or the way to it, or of what somebody has changed: constraints, triggers, rights, types. Such a text quotes rows.
+_MISTAKES = frozenset({"21000", "22000", "22021", "25001", "25P01", "25P02", "42601", "42P02", "42P18"})
+_FUNCTION = re.compile(r"\bPL/|\bSQL\b")
+"""Stands in the context, in every language, where it was not the statement but a function that it has called, as a trigger does."""
 _CONFLICT_STATES = frozenset({"40001", "40P01", "0A000"})
 _SQLITE_CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
@@ -69,7 +66,7 @@ _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
 # No room, a disk that fails, a file system that was mounted anew to be read alone.
 _SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 _NO_THREAD = "can't start new thread"  # at a limit of threads, as a container has one; it has no class of its own
-_SQLITE_VANISHED = re.compile(r"\bno such (table|column|index): |\bON CONFLICT clause does not match ")
+_SQLITE_VANISHED = re.compile(r"\bno such (table|column|index|function): |\bON CONFLICT clause does not match ")
 
 
 class Engine:
@@ -380,7 +377,7 @@ def is_fault(error: BaseException) -> bool:
         return True
     state, code = _codes(error)
     if state is not None:
-        return state.startswith(_FAULT_CLASSES) or state in _FAULT_STATES
+        return state not in _MISTAKES or _FUNCTION.search(str(getattr(_origin(error), "context", ""))) is not None
     if code == sqlite3.SQLITE_ERROR:
         # It has one code for all that a statement may meet.
         return _SQLITE_VANISHED.search(str(error)) is not None
@@ -395,6 +392,9 @@ def _lost(error: BaseException | None) -> bool:
 
 def _codes(error: BaseException | None) -> tuple[str | None, int | None]:
     """Return what the driver says: an SQLSTATE of PostgreSQL, or a result code of SQLite."""
+    return getattr(origin := _origin(error), "sqlstate", None), getattr(origin, "sqlite_errorcode", None)
+
+
+def _origin(error: BaseException | None) -> BaseException | None:
     # SQLAlchemy's own error for a statement from before a column got another type has no code.
-    origin = (error.orig and error.orig.__cause__) or error.orig if isinstance(error, DBAPIError) else error
-    return getattr(origin, "sqlstate", None), getattr(origin, "sqlite_errorcode", None)
+    return (error.orig and error.orig.__cause__) or error.orig if isinstance(error, DBAPIError) else error
