@@ -1,5 +1,11 @@
 import { defineConfig } from "tsdown";
 
+/**
+ * A comment belongs to the member below it only where it begins a line: an editor shows no other. The printer of
+ * declarations puts one that fits behind the member before.
+ */
+const ownLines = (code: string): string => code.replace(/^( *)(.*\S) (\/\*\* .* \*\/)$/gm, "$1$2\n$1$3");
+
 export default defineConfig({
   entry: {
     index: "src/index.ts",
@@ -17,6 +23,15 @@ export default defineConfig({
   sourcemap: false,
   clean: true,
   fixedExtension: false,
+  plugins: [
+    {
+      name: "own-lines",
+      generateBundle(_, bundle) {
+        for (const file of Object.values(bundle))
+          if (file.type === "chunk" && file.fileName.endsWith(".d.ts")) file.code = ownLines(file.code);
+      },
+    },
+  ],
   deps: { neverBundle: ["react", "axios", /^next\//] },
   // How long the declarations take says nothing about the package, and stood as a warning in `make demo`.
   inputOptions: { checks: { pluginTimings: false } },

@@ -4,16 +4,17 @@ export { AuthError, type ClientErrorCode, type ErrorCode, type ServerErrorCode }
 export type {
   AuthClient,
   AuthClientOptions,
+  AuthEvents,
   Channel,
   Environment,
   ListedSession,
+  Locks,
   LoginBody,
   SignupBody,
   TokenOptions,
 } from "./core/types.ts";
 export type {
   Answer,
-  AuthEvents,
   AuthState,
   Identity,
   Reason,

@@ -16,10 +16,10 @@ import {
   step,
   usable,
 } from "../machine/machine.ts";
-import type { AuthEvents, Identity, User } from "../machine/types.ts";
+import type { Identity, User } from "../machine/types.ts";
 import { isAnswer, isMessage } from "./check.ts";
 import { AuthError, accept, read } from "./errors.ts";
-import type { AuthClient, AuthClientOptions, Channel, Environment, Target, TokenOptions } from "./types.ts";
+import type { AuthClient, AuthClientOptions, AuthEvents, Channel, Environment, Target, TokenOptions } from "./types.ts";
 
 /** The document, where there is one, or where it does not matter that there is none. */
 type Page = NonNullable<Environment["document"]>;
@@ -36,7 +36,7 @@ type Page = NonNullable<Environment["document"]>;
  * ```
  */
 export const createAuthClient = (options: AuthClientOptions = {}): AuthClient => {
-  const { environment = globalThis as unknown as Environment } = options;
+  const { environment = globalThis as Environment } = options;
   const { document, navigator, location = { href: "http://localhost" } as Location } = environment;
   const { href: base, hostname: host } = new URL(options.baseUrl ?? "/auth", location.href);
   const origins = options.apiOrigins ?? [location.origin];

@@ -28,6 +28,7 @@ export type ServerErrorCode =
 /** What goes wrong on this side: no network, no answer in time, no answer of this server, a request of a former session. */
 export type ClientErrorCode = "offline" | "network" | "timeout" | "unexpected_answer" | "session_changed";
 
+/** Every `code` of an `AuthError`. */
 export type ErrorCode = ServerErrorCode | ClientErrorCode;
 
 /**
@@ -44,6 +45,7 @@ export type ErrorCode = ServerErrorCode | ClientErrorCode;
  * ```
  */
 export class AuthError extends Error {
+  /** What went wrong, and the message, too. A newer server may have codes that are not listed. */
   declare readonly code: ErrorCode;
   /** The HTTP status, or 0 when there was no answer. */
   declare readonly status: number;

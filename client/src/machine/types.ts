@@ -44,17 +44,31 @@ export type Reason =
   | "evicted";
 
 /** The session is about to end: because nobody acts, or because it has reached its longest life. */
-export type Warning = { readonly kind: "inactivity" | "absolute"; readonly endsAt: number };
+export type Warning = {
+  /** `inactivity`: it goes on if a person acts (`auth.stay()`). `absolute`: only a new login helps. */
+  readonly kind: "inactivity" | "absolute";
+  /** When it ends, on the clock of `auth.now()`. */
+  readonly endsAt: number;
+};
 
 /** Somebody is signed in; `degraded` when the last refresh failed and the client will try again. */
 export type SignedInState = {
+  /** Both mean that somebody is signed in. */
   readonly status: "authenticated" | "degraded";
+  /** The same object for as long as nothing of the user changes. */
   readonly user: User;
+  /** Another object after each refresh. */
   readonly session: Session;
+  /** There while the session is about to end. */
   readonly warning?: Warning | undefined;
 };
 
-/** What an application sees. Frozen, and the same object for as long as nothing changes. */
+/**
+ * What an application sees. Frozen, and the same object for as long as nothing changes.
+ *
+ * `unknown`: the server has yet to say who may be shown, at the load of a page, back from the page cache, past an end of
+ * the session. `anonymous`: nobody is signed in.
+ */
 export type AuthState =
   | { readonly status: "unknown" }
   | { readonly status: "anonymous"; readonly reason: Reason }
@@ -62,7 +76,9 @@ export type AuthState =
 
 /** What `auth.on` listeners are told, by event. */
 export type AuthEvents = {
+  /** Somebody is signed in where nobody was: by a login in any tab, or since the page has found their session. */
   signedIn: SignedInState;
+  /** The session has ended, or a page that hoped to find one learns so. Not told for the reason `never`. */
   signedOut: { readonly reason: Reason };
   /** Another user has signed in in this browser: everything of the former one must leave the page. */
   userChanged: SignedInState;
@@ -77,4 +93,9 @@ export type AuthEvents = {
 };
 
 /** The part of an answer that says who is signed in; a render server may hand it to the page. */
-export type Identity = { readonly user: User; readonly session: WireSession };
+export type Identity = {
+  /** Who. */
+  readonly user: User;
+  /** By which session. Its times count from when the server answered. */
+  readonly session: WireSession;
+};

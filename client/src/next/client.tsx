@@ -12,6 +12,7 @@ import type { AuthClient, AuthClientOptions } from "../core/types.ts";
 import type { AuthState } from "../machine/types.ts";
 import { AuthProvider as Provider, type AuthProviderProps as ProviderProps, useAuth } from "../react/index.ts";
 
+/** What `<AuthProvider>` takes. The options of the client count as they are when it is mounted. */
 export type AuthProviderProps = Pick<AuthClientOptions, "apiOrigins" | "baseUrl" | "idleWarning"> & {
   /** What `getSession()` found; left away where a layout does not ask. */
   initialSession?: ProviderProps["initialSession"];

@@ -17,6 +17,7 @@ type Read = {
   skipTrailingSlashRedirect?: boolean;
 };
 
+/** What `withAuthRewrites` takes beside the configuration. */
 export type AuthRewritesOptions = {
   /** Where the Next.js server reaches the Keyturn server; default `KEYTURN_URL`. */
   url?: string | undefined;

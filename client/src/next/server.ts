@@ -31,6 +31,7 @@ const rendered = cache(async () => exchange(await headers(), process.env));
  */
 export const getSession = async (): Promise<Identity | null> => (await rendered())?.identity ?? null;
 
+/** Where `requireUser` leads when nobody is signed in. */
 export type RequireUserOptions = {
   /** Where to go on after the login: the path of the page that asks, which Next.js does not tell it. */
   returnTo?: string | undefined;

@@ -9,7 +9,9 @@ import type { AuthState, Identity, Reason, User } from "../machine/types.ts";
 import { bind, Context, useSelected } from "./context.ts";
 import { userOf } from "./hooks.ts";
 
+/** What `<AuthProvider>` takes. */
 export type AuthProviderProps = {
+  /** Made once, outside of components: another one starts anew. */
   client: AuthClient;
   /**
    * Who a render server found signed in: `{ user, session }` of its answer, shown until the browser has verified it.
@@ -81,6 +83,7 @@ export const SignedOut = ({ children }: { children?: ReactNode }): ReactNode =>
 export const AuthLoading = ({ children }: { children?: ReactNode }): ReactNode =>
   useSelected(statusOf) === "unknown" ? children : null;
 
+/** What `<RequireAuth>` takes. */
 export type RequireAuthProps = {
   children?: ReactNode;
   /** Shown while it is not known yet. */

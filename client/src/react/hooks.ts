@@ -10,10 +10,14 @@ import { useBinding, useSelected } from "./context.ts";
 
 /** What a component can do. All of them may be taken out of the object. */
 export type AuthActions = Pick<AuthClient, "login" | "signup" | "logout" | "fetch" | "getToken" | "sessions"> & {
+  /** The client of the nearest `<AuthProvider>`, for what is not listed here. */
   readonly client: AuthClient;
 };
 
-/** What a component sees: one kind per status, so that `status` tells TypeScript whether there is a `user`. */
+/**
+ * What a component sees: one kind per status, so that `status` tells TypeScript whether there is a `user`. What a status
+ * has not is null.
+ */
 export type AuthView =
   | { readonly status: "unknown"; readonly user: null; readonly session: null; readonly reason: null }
   | { readonly status: "anonymous"; readonly user: null; readonly session: null; readonly reason: Reason }
@@ -24,6 +28,7 @@ export type AuthView =
       readonly reason: null;
     };
 
+/** What `useAuth` returns. */
 export type UseAuth = AuthView & AuthActions;
 
 /** The end of the session as far as a person should see it. */

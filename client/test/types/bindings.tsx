@@ -59,3 +59,5 @@ export const detach: () => void = attachAuth(axios.create(), auth);
 attachAuth(axios, auth)();
 // @ts-expect-error the client is needed
 attachAuth(axios);
+
+auth.on("degraded", ({ error }) => error.requestId satisfies string | undefined);

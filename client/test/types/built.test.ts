@@ -3,6 +3,7 @@ import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { build } from "tsdown";
+import ts from "typescript";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 let folder: string;
@@ -101,3 +102,41 @@ test("what is built names its whole surface", async () => {
   ]);
   expect(await surface("index.js")).toEqual(["AuthError", "createAuthClient"]);
 });
+
+/** What needs no words: React's, and the browser's own names, or one per kind of a union that says it itself. */
+const plain = /\.children$|^(Channel|Environment|Locks)\./;
+
+/** The outermost statement that a declaration stands in. */
+const statement = (node: ts.Node): ts.Node => (ts.isSourceFile(node.parent) ? node : statement(node.parent));
+
+test("an editor says what each exported name is, and each member of it", () => {
+  const entries = ["index", "react/index", "axios/index", "next/index", "next/server"];
+  const program = ts.createProgram(
+    entries.map((name) => join(folder, `${name}.d.ts`)),
+    { module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler },
+  );
+  const checker = program.getTypeChecker();
+  // What is made from the contract says what the server's own description does.
+  const isOurs = (member: ts.Symbol) =>
+    member.declarations?.some(
+      (one) =>
+        one.getSourceFile().fileName.startsWith(folder) &&
+        !/^interface (paths|components)/.test(statement(one).getText()),
+    );
+  const silent: string[] = [];
+  const judge = (name: string, symbol: ts.Symbol) => {
+    if (!symbol.getDocumentationComment(checker).length && !plain.test(name)) silent.push(name);
+  };
+  for (const name of program.getRootFileNames()) {
+    const file = checker.getSymbolAtLocation(program.getSourceFile(name) as ts.SourceFile) as ts.Symbol;
+    for (const exported of checker.getExportsOfModule(file)) {
+      const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
+      judge(exported.name, symbol);
+      if (!(symbol.flags & ts.SymbolFlags.Type)) continue;
+      const type = checker.getDeclaredTypeOfSymbol(symbol);
+      if (!type.isUnion())
+        for (const member of type.getProperties()) if (isOurs(member)) judge(`${exported.name}.${member.name}`, member);
+    }
+  }
+  expect(silent).toEqual([]);
+}, 60_000);
