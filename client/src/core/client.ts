@@ -300,7 +300,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   const happens = ({ type, persisted }: Event & { persisted?: boolean }) => {
-    if (/^(po|k)/.test(type)) return act();
+    // A pointer, a key, a wheel.
+    if (/po|k|ee/.test(type)) return act();
     // Before a page goes into the page cache, and before it is painted from there: whoever comes back may be another.
     if (persisted) {
       flight = undefined;
@@ -389,7 +390,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       if (starts++ || !document) return;
       listening = new AbortController();
       heartbeat = environment.setInterval(look, HEARTBEAT);
-      for (const name of "pointerdown pointermove keydown visibilitychange focus online pageshow pagehide".split(" "))
+      for (const name of "pagehide pageshow online focus visibilitychange pointerdown pointermove keydown wheel".split(
+        " ",
+      ))
         environment.addEventListener(name, happens, { capture: true, signal: listening.signal });
       // Not every browser has one, and Firefox throws here where cookies are blocked.
       attempt(() => {

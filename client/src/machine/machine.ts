@@ -126,12 +126,12 @@ const rules: Rules = {
     const same = known?.id === session.id;
     // Another tab's answer counts when it is newer. Not by a clock, for tabs have none in common that can be trusted:
     // `absolute_expires_in` only falls while a session lives, and a later session has a later `created_at`.
+    // Where none is known nothing compares.
     const late =
       !own &&
-      known &&
       (same
         ? ended || session.absolute_expires_in > known.absolute_expires_in
-        : session.created_at <= known.created_at);
+        : session.created_at <= (known?.created_at as string));
     if (late) return state;
 
     // The same person stays the same object: what depends on the user alone need not run again.

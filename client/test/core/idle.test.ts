@@ -30,6 +30,16 @@ describe("idle", () => {
     expect(active.names()).not.toContain("idleWarning");
   });
 
+  it.each(["pointerdown", "pointermove", "keydown", "wheel"])("a person acts by %s alone", async (how) => {
+    const { world, tab } = await idle();
+    for (let minute = 0; minute < 120; minute++) {
+      tab.fire(how);
+      await world.run(MINUTE);
+    }
+    expect(tab.status).toBe("authenticated");
+    expect(tab.names()).not.toContain("idleWarning");
+  });
+
   it("warns a minute before the end, in every tab, with the time of the end", async () => {
     const { world, tab } = await idle();
     const other = await world.signedIn();

@@ -113,6 +113,18 @@ def test_activity_in_one_tab_keeps_all_tabs_without_a_warning(idlers: Tabs) -> N
     idlers.assert_nobody_was_signed_out()
 
 
+def test_reader_who_only_turns_the_wheel_is_active(idlers: Tabs) -> None:
+    """Browsers tell of no pointer while a page moves below one that rests, as with two fingers on a touch pad."""
+    tab = idlers.sign_up(ADA)
+    act(tab)
+    for _ in range(2 * TIMEOUT // 120):
+        tab.page.mouse.wheel(0, 100)
+        idlers.advance(120)
+    assert tab.events("idleWarning") == []
+    tab.is_signed_in(ADA)
+    idlers.assert_nobody_was_signed_out()
+
+
 def test_warning_comes_a_minute_before_and_stay_in_one_tab_closes_all(idlers: Tabs) -> None:
     """Both tabs warn once; one answer closes both, tells the server once, and the session goes on."""
     first = idlers.sign_up(ADA)
