@@ -17,8 +17,12 @@ import { type Environment, readSettings } from "./settings.ts";
 /** Who a request is from, and a token that stands for them for a minute. */
 export type Rendered = { readonly token: string; readonly identity: Identity };
 
-/** Why the digest: it is all of an error that Next.js shows to a page of production, `error.tsx` included. */
-const fault = (error: AuthError): AuthError => Object.assign(error, { digest: error.code });
+/**
+ * Why the digest: it is all of an error that Next.js shows to a page of production, `error.tsx` included. Why the cause:
+ * whoever reads the log wants to know whether the server is down, slow, or at another address.
+ */
+const fault = (error: AuthError, cause?: Error): AuthError =>
+  Object.assign(error, { digest: error.code }, cause && { cause });
 
 /** The browser's address, by as many values of the header as our own proxies have written. */
 const addressOf = (headers: Headers, trustedProxies: number): string | undefined =>
@@ -56,7 +60,7 @@ export const exchange = async (headers: Headers, environment: Environment): Prom
   const [cookie, ...others] = readCookie(header, "__Host-kt_refresh");
   if (!hinted(header) || !cookie || others.length || !/^[!-~]+$/.test(cookie)) return null;
   const response = await ask(headers, cookie, environment).catch((error: Error) => {
-    if (error instanceof TypeError || error.name === "TimeoutError") throw fault(new AuthError("unavailable"));
+    if (error instanceof TypeError || error.name === "TimeoutError") throw fault(new AuthError("unavailable"), error);
     throw error;
   });
   const error = await accept(response).then(

@@ -117,6 +117,11 @@ test.each([
   await expect(ask()).rejects.toMatchObject({ name: "AuthError", code, digest: code });
 });
 
+test("no answer: the cause says why, for the log", async () => {
+  answer = { status: 0, body: "" };
+  await expect(ask()).rejects.toMatchObject({ code: "unavailable", cause: { name: "TypeError" } });
+});
+
 test.each([{ KEYTURN_URL: "" }, { KEYTURN_SSR_KEYS: "" }, { KEYTURN_SSR_KEYS: "next" }, { KEYTURN_SSR_KEYS: "next:" }])(
   "%j is a fault of the deployment, with nothing secret in what it says",
   async (missing) => {
