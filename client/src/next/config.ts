@@ -17,6 +17,9 @@ type Read = {
   skipTrailingSlashRedirect?: boolean;
 };
 
+/** Next.js takes a function, too, whose settings would be lost: what it returns is to be given. */
+type NotAFunction<Config> = Config extends (...given: never) => unknown ? never : unknown;
+
 /** What `withAuthRewrites` takes beside the configuration. */
 export type AuthRewritesOptions = {
   /** Where the Next.js server reaches the Keyturn server; default `KEYTURN_URL`. */
@@ -37,7 +40,10 @@ export type AuthRewritesOptions = {
  * export default withAuthRewrites({ reactStrictMode: true });
  * ```
  */
-export const withAuthRewrites = <Config extends object>(config: Config, options: AuthRewritesOptions = {}): Config => {
+export const withAuthRewrites = <Config extends object>(
+  config: Config & NotAFunction<Config>,
+  options: AuthRewritesOptions = {},
+): Config => {
   const { rewrites, trailingSlash, skipTrailingSlashRedirect } = config as Read;
   return {
     ...config,

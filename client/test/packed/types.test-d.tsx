@@ -74,6 +74,8 @@ export const App = () => (
 );
 
 withAuthRewrites({ reactStrictMode: true, rewrites: async () => [] }).reactStrictMode satisfies boolean;
+// @ts-expect-error A function has no settings to keep.
+withAuthRewrites(() => ({ reactStrictMode: true }));
 // @ts-expect-error It is no option.
 withAuthRewrites({}, { server: "http://keyturn" });
 authGate({ login: "/login" })(new Request("https://app.example")) satisfies Response | undefined;
