@@ -26,7 +26,11 @@ const attached = new WeakMap<AxiosInstance, () => void>();
  * Let the requests of an axios instance to the API's origins carry the access token, and after a 401 be sent once more
  * with a new one. Attaching again takes the place of what was attached before.
  *
- * @returns the way to undo it.
+ * A request for which no token can be had fails with an AxiosError `ERR_NETWORK`, whose `cause` is the AuthError. One
+ * whose page shows another user by now, or nobody, is cancelled (`axios.isCancel`) with the message `session_changed`. A
+ * `timeout` of axios begins when a request goes out: what waits for a token as well is bounded by a `signal`.
+ *
+ * @returns the function that undoes it.
  *
  * @example
  * ```ts

@@ -2,7 +2,7 @@
  * `createAuthClient`: the shell around the machine.
  *
  * Owns: the state (and with it the token, in this closure and nowhere else), the requests that change who is signed in
- * and their order, the page, the heartbeat, other tabs. Must not hold: rules (machine), what is believed (check). One
+ * and their order, the page, the heartbeat, other tabs, the application's requests. Must not hold: rules (machine), what is believed (check). One
  * closure, so that minifiers can shorten every name in it; the parts stand in the order in which they build on another.
  */
 import { ACTED, CALM, HAND_OVER, HEARTBEAT, LIMIT, LOCK_LIMIT, OWED, OWED_INTERVAL, STREAM_SPARE } from "../limits.ts";
@@ -176,7 +176,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
    */
   const glance = () => {
     // No server takes a session from a document without an origin of its own, so there is none, wherever the server is.
-    // Asked for by name, for its cookies throw in Chromium, and are none in Firefox's `data:` addresses.
+    // By the origin, and not by whether its cookies can be read: that throws in Chromium, but not at Firefox's `data:`
+    // addresses, which have none.
     const none = note(OWED) || environment.origin === "null";
     if (!document || (!none && host !== location.hostname)) return;
     if (!none && document.cookie.includes("kt_hint=1")) {
@@ -213,7 +214,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
           if (state.token !== token) return;
           // Infinite, in JSON null, when nobody has acted: a refresh is no person.
           const body = { idle_seconds: Math.round((now() - state.activeAt) / 1000) };
-          // Late it may have brought back the cookie of the session that was left: the server removes it.
+          // A late answer may have brought back the cookie of the session that was left, and its hint. Then that is
+          // asked for once more, by `glance`, and the server removes it.
           await ask("/refresh", body, counts, glance).catch((error: AuthError) => {
             if (counts()) dispatch(error.reason ? { type: "ended", reason: error.reason } : { type: "failed", error });
           });
@@ -227,6 +229,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     signal?.throwIfAborted();
     const has = (least: number) => state.token !== rejected && usable(state, now(), least * 1000);
     glance();
+    // A second time, for what was under way may have been void, or have brought just the token that was rejected.
     for (let tries = 2; tries-- && !state.ended && !has(minTtl); ) {
       const waiting = new AbortController();
       await new Promise<unknown>((resolve) => {
@@ -256,11 +259,13 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** When to look next for a logout that is owed, by this tab or by one that is gone. */
   let payAt = 0;
 
+  /** Send the logout that is owed if there is one, once no other tab is at it. */
   const pay = () => {
     payAt = now() + OWED_INTERVAL;
     if (note(OWED)) void locked(settle);
   };
 
+  /** Log in or sign up. */
   const enter = async (path: string, body: object): Promise<User> => {
     await fly(async (counts) => {
       // Under a lock of its own: nobody waits for one for as long as two requests may take. Also when nothing is owed: two
@@ -293,12 +298,14 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   // -- The page, the person, other tabs
   const act = (stay?: boolean) => dispatch({ type: "acted", stay });
 
+  /** Do what is due by now. */
   const look = () => {
     dispatch();
     if (now() >= payAt) pay();
     if (awake() && now() >= refreshAt(state, lead)) void refresh();
   };
 
+  /** An event of the page or of the person. */
   const happens = ({ type, persisted }: Event & { persisted?: boolean }) => {
     // A pointer, a key, a wheel.
     if (/po|k|ee/.test(type)) return act();
@@ -317,6 +324,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     look();
   };
 
+  /** A message of another tab. */
   const hear = ({ data }: { data?: unknown }) => {
     // Never later than now: the date may have been set back on the way.
     if (isMessage(data)) dispatch({ ...data, at: Math.min(now(), data.at + skew()), own: false });
@@ -390,9 +398,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       if (starts++ || !document) return;
       listening = new AbortController();
       heartbeat = environment.setInterval(look, HEARTBEAT);
-      for (const name of "pagehide pageshow online focus visibilitychange pointerdown pointermove keydown wheel".split(
-        " ",
-      ))
+      const names = "pagehide pageshow online focus visibilitychange pointerdown pointermove keydown wheel";
+      for (const name of names.split(" "))
         environment.addEventListener(name, happens, { capture: true, signal: listening.signal });
       // Not every browser has one, and Firefox throws here where cookies are blocked.
       attempt(() => {
