@@ -17,6 +17,7 @@ export default defineConfig({
   },
   server: {
     proxy: {
+      // The server of the demo takes a login from its own address alone.
       "/auth": { target: SERVER, headers: { origin: SERVER } },
       "/demo": { target: SERVER },
     },

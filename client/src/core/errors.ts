@@ -51,7 +51,7 @@ export class AuthError extends Error {
   declare readonly status: number;
   /** Whether the same request may succeed later. */
   declare readonly retryable: boolean;
-  /** Seconds to wait at least, when the server said so. */
+  /** Seconds to wait at least, when the server said so in seconds; a date in `Retry-After` is not read. */
   declare readonly retryAfter?: number | undefined;
   /** By this the server's log knows the request. */
   declare readonly requestId?: string | undefined;

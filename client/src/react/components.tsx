@@ -14,7 +14,8 @@ export type AuthProviderProps = {
   /** Made once, outside of components: another one starts anew. */
   client: AuthClient;
   /**
-   * Who a render server found signed in: `{ user, session }` of its answer, shown until the browser has verified it.
+   * Who a render server found signed in: `{ user, session }` of its answer, shown until the browser has verified it. What
+   * is given first counts; the client knows better than what comes later.
    *
    * Why no token: what a server component passes on stands readable in the page.
    */

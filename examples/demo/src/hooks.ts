@@ -1,5 +1,5 @@
 /** Small hooks of this page. */
-import { useCallback, useEffect, useRef, useState } from "react";
+import { useCallback, useEffect, useState } from "react";
 import { auth } from "./auth.ts";
 import { tellError } from "./words.ts";
 
@@ -40,17 +40,19 @@ export const useAction = (): Action => {
   return { busy, error, run };
 };
 
-/** Something read from the server: now, whenever the session has a new token, and when this tab is looked at again. */
+/**
+ * Something read from the server: now, whenever the session has a new token, and when this tab is looked at again. `load`
+ * has to be the same function in every render.
+ */
 export const useLoaded = <Value>(load: () => Promise<Value>): { value: Value | null; reload: () => Promise<void> } => {
   const [value, setValue] = useState<Value | null>(null);
-  const latest = useRef(load);
   const reload = useCallback(async () => {
     try {
-      setValue(await latest.current());
+      setValue(await load());
     } catch {
       // Signed out or no network: the page shows that already, and what was read stands until then.
     }
-  }, []);
+  }, [load]);
   useEffect(() => {
     void reload();
     const stop = auth.on("refreshed", () => void reload());
