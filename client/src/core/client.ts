@@ -54,7 +54,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   let ahead = 0;
 
   // Never goes back, and does not stand still while the device sleeps as `performance` does in some browsers. The date
-  // may be wrong: when it jumps ahead that is taken for sleep, which at worst costs one refresh.
+  // may be wrong: when it jumps ahead that is taken for sleep, which costs one refresh, and at worst shows nobody until that
+  // is back.
   const now = () => {
     const steady = environment.performance.now();
     ahead = Math.max(ahead, environment.Date.now() - steady);

@@ -53,7 +53,7 @@ export type Context = {
 export type Change =
   /** An answer with an access token; a render server's has none. */
   | { readonly type: "granted"; readonly answer: Answer | (Identity & Partial<Answer>) }
-  /** The session has ended; if another tab says so the one with its id, whichever without one. */
+  /** The session has ended. If another tab says so: the one whose id the event has, or without an id whichever there is. */
   | { readonly type: "ended"; readonly reason: Reason }
   /** A refresh failed, which says nothing about the session. */
   | { readonly type: "failed"; readonly error: Failure }
