@@ -503,7 +503,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["KeyturnProblem"];
                 };
             };
-            /** @description `csrf_refused`: The request does not come from an allowed origin */
+            /** @description `csrf_refused`: X-Keyturn: 1 and an allowed Origin are needed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -598,7 +598,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description `csrf_refused`: The request does not come from an allowed origin */
+            /** @description `csrf_refused`: X-Keyturn: 1 and an allowed Origin are needed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -846,7 +846,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["KeyturnProblem"];
                 };
             };
-            /** @description `csrf_refused`: The request does not come from an allowed origin */
+            /** @description `csrf_refused`: X-Keyturn: 1 and an allowed Origin are needed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1095,7 +1095,7 @@ export interface operations {
                     "application/json": components["schemas"]["SignedInOut"];
                 };
             };
-            /** @description `csrf_refused`: The request does not come from an allowed origin */
+            /** @description `csrf_refused`: X-Keyturn: 1 and an allowed Origin are needed */
             403: {
                 headers: {
                     [name: string]: unknown;

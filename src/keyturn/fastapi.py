@@ -272,8 +272,13 @@ def _application_of(connection: HTTPConnection) -> WebApplication:
         endpoints = (context.endpoint for context in iter_route_contexts(app.routes))
         found = next((one.application for one in endpoints if isinstance(one, _Endpoint)), None)
         if found is None:
-            raise RuntimeError("this application has no Keyturn: call keyturn.fastapi.install(app, ...) first")
+            raise RuntimeError(
+                "this application has no Keyturn: call keyturn.fastapi.install(app, node), or, where it is mounted below "
+                "the one that has it, set its state.keyturn = node"
+            )
         app.state.keyturn = found
     if not isinstance(found, WebApplication):
-        raise TypeError("app.state.keyturn is not a Keyturn")
+        found = app.state.keyturn = getattr(found, "web", None)  # a node's
+        if not isinstance(found, WebApplication):
+            raise TypeError("app.state.keyturn is not a Keyturn")
     return found

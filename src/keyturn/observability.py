@@ -165,7 +165,7 @@ class LogSink:
                 "data": event.data,
             }
             # What `Logger.log` does, without looking through the stack for the line that is always this one.
-            record = _EVENTS.makeRecord(_EVENTS.name, level, __file__, _LINE, "event", (), None, "emit", extra)
+            record = _EVENTS.makeRecord(_EVENTS.name, level, __file__, _LINE, event.type.value, (), None, "emit", extra)
             _EVENTS.handle(record)
 
 

@@ -16,6 +16,7 @@ from ssl import SSLError
 from typing import Final, NamedTuple
 
 from keyturn.core.errors import (
+    CsrfRefused,
     Forbidden,
     InvalidToken,
     MethodNotAllowed,
@@ -178,7 +179,7 @@ def log_refusal(logger: logging.Logger, refused: Refused, request_id: str, **mor
     fields = {"code": refused.code, "status": refused.status, "request_id": request_id, **more}
     # Most of it in the text as well: what a host has set up for its log may show nothing else.
     level, text = logging.INFO, f"refused: {refused.code}"
-    if isinstance(refused, InvalidToken):
+    if isinstance(refused, InvalidToken | CsrfRefused):
         fields["why"] = str(refused.reason)
         text = f"{text} ({fields['why']})"
     elif isinstance(refused, Unavailable):

@@ -198,8 +198,9 @@ async def test_mounted_application(node: Keyturn) -> None:
     async with Browser(outer) as guest:
         await guest.sign_up()
         assert (await guest.get("/inner/notes", headers=guest.bearer)).status_code == 500
-        inner.state.keyturn = node.web
-        assert (await guest.get("/inner/notes", headers=guest.bearer)).status_code == 200
+        for it in (node, node.web, outer.state.keyturn):
+            inner.state.keyturn = it
+            assert (await guest.get("/inner/notes", headers=guest.bearer)).status_code == 200
         assert (await guest.get("/inner/notes")).json()["code"] == "invalid_token"
 
 

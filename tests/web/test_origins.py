@@ -96,6 +96,14 @@ async def test_form_of_another_site(ada: Browser, content_type: str) -> None:
     assert (await ada.post("/auth/refresh", headers=headers_with({}))).status_code == 200
 
 
+async def test_refusal_in_a_log_of_texts(bare: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever's log shows nothing but texts reads there what was missing, which the answer does not say."""
+    with caplog.at_level("INFO", "keyturn"):
+        answer = await bare.post("/auth/refresh", headers=headers_with({"origin": EVIL}))
+    assert caplog.messages == ["csrf_refused", "refused: csrf_refused (origin not allowed)"]
+    assert {name in answer.json()["detail"] for name in ("X-Keyturn", "Origin")} == {True}
+
+
 async def test_refusal_is_an_event(node: Keyturn, bare: httpx.AsyncClient) -> None:
     """A refused origin reaches the sinks; the answer does not say which check failed."""
     seen: list[Event] = []
@@ -220,5 +228,5 @@ def test_config_of_an_origin(origin: str) -> None:
 )
 def test_config_of_a_malformed_base_path(path: str) -> None:
     """A base path is one or more plain segments."""
-    with pytest.raises(ValueError, match="base_path"):
+    with pytest.raises(ValueError, match="KEYTURN_BASE_PATH"):
         WebConfig(base_path=path)

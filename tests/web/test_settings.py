@@ -406,6 +406,6 @@ def test_web_config_in_development(environment: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["KEYTURN_ALLOWED_ORIGINS", "KEYTURN_BASE_PATH", "KEYTURN_SSR_KEYS"])
 def test_web_config_that_is_malformed(environment: pytest.MonkeyPatch, name: str) -> None:
-    """What is not of its form stops the start in development too."""
-    with pytest.raises(UnsafeSettings):
+    """What is not of its form stops the start in development too, and the fault names the variable."""
+    with pytest.raises(UnsafeSettings, match=name):
         load(environment, KEYTURN_ENV="development", **{name: "*"}).web_config()

@@ -59,7 +59,7 @@ def revoke(
     if [session_id is not None, user is not None, everybody].count(True) != 1:
         raise typer.BadParameter("name one session, or a --user, or say --everybody")
     if session_id is not None and _SESSION_ID.fullmatch(session_id) is None:
-        raise typer.BadParameter("a session id is 32 characters of lower-case hex")
+        raise typer.BadParameter("a session id is 32 characters of lower-case hex; all sessions of a user: --user")
     from keyturn.cli.tools import run
 
     ended = run(_revoke_all() if everybody else _revoke(session_id, user))

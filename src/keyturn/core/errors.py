@@ -70,7 +70,13 @@ class UnsupportedMediaType(Refused):
 
 
 class CsrfRefused(Refused):
-    code, status, title, client = ("csrf_refused", 403, "The request does not come from an allowed origin", "fix")
+    """A request with the cookie that may be a foreign page's. `reason` is for logs only, as that of `InvalidToken`."""
+
+    code, status, title, client = ("csrf_refused", 403, "X-Keyturn: 1 and an allowed Origin are needed", "fix")
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class InvalidCredentials(Refused):

@@ -171,7 +171,7 @@ class WebApplication:
         auth = self.services.auth
         data = {"why": verdict.why, "ip": request.client_address(self.config.trusted_proxies)}
         await tell(auth.sinks, Event(EventType.CSRF_REFUSED, auth.clock(), data=data))
-        raise CsrfRefused
+        raise CsrfRefused(verdict.why)
 
     def _trusted_origins(self, request: Request) -> frozenset[str]:
         if self.config.own_origin_from_host and (host := request.only(b"host")) is not None:

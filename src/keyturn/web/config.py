@@ -59,10 +59,11 @@ class WebConfig:
 
     def __post_init__(self) -> None:
         if _BASE_PATH.fullmatch(self.base_path) is None:
-            raise ValueError(f"base_path {self.base_path!r} must look like /auth")
-        for origin in self.own_origins | self.allowed_origins:
-            if not is_origin(origin):
-                raise ValueError(f"{origin!r} is not an origin {ORIGIN_FORM}")
+            raise ValueError(f"KEYTURN_BASE_PATH: {self.base_path!r} must look like /auth")
+        for name, origins in (("BASE_URL", self.own_origins), ("ALLOWED_ORIGINS", self.allowed_origins)):
+            for origin in origins:
+                if not is_origin(origin):
+                    raise ValueError(f"KEYTURN_{name}: {origin!r} is not an origin {ORIGIN_FORM}")
         if self.trusted_proxies < 0:
             raise ValueError("trusted_proxies is a number of proxies")
 
