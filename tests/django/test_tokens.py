@@ -140,7 +140,8 @@ def settings_without_handler() -> Any:
         yield
 
 
-def test_setting_that_is_missing(stranger: Person) -> None:
-    """A project that names nobody to check tokens is told so, and lets nobody in."""
-    with override_settings(KEYTURN=None), pytest.raises(ImproperlyConfigured, match="KEYTURN"):
+@pytest.mark.parametrize("setting", [None, "django.urls.path"])
+def test_setting_that_is_missing(stranger: Person, setting: str | None) -> None:
+    """A project that names nobody to check tokens, or something else, is told so, and lets nobody in."""
+    with override_settings(KEYTURN=setting), pytest.raises(ImproperlyConfigured, match="KEYTURN"):
         principal_of(RequestFactory().get("/", HTTP_AUTHORIZATION="Bearer x"))

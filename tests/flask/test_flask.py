@@ -149,7 +149,7 @@ def test_application_without_the_extension() -> None:
     app = Flask(__name__)
     app.testing = True
     app.add_url_rule("/notes", view_func=guarded)
-    with pytest.raises(RuntimeError, match="TokenAuth"):
+    with pytest.raises(RuntimeError, match=r"KeyturnFlask\(node, app\).*TokenAuth"):
         app.test_client().get("/notes")
 
 

@@ -36,6 +36,7 @@ __all__ = ["TokenMiddleware", "principal_of", "requires"]
 View = TypeVar("View", bound=Callable[..., Any])
 
 _SETTING: Final = "KEYTURN"
+_SETTING_FORM: Final = f'settings.{_SETTING} has to name a Keyturn node or a Verifier, such as "mysite.urls.auth"'
 _KEY: Final = "keyturn.tokens"
 
 
@@ -165,10 +166,13 @@ def _is_async(view: Callable[..., Any]) -> bool:
 def _guard() -> Guard:
     setting = getattr(settings, _SETTING, None)
     if setting is None:
-        raise ImproperlyConfigured(f"settings.{_SETTING} names no Verifier and no Keyturn node")
+        raise ImproperlyConfigured(_SETTING_FORM)
     return _guard_of(setting)
 
 
 @lru_cache(maxsize=8)
 def _guard_of(setting: Any) -> Guard:
-    return Guard(in_threads(import_string(setting) if isinstance(setting, str) else setting))
+    source = import_string(setting) if isinstance(setting, str) else setting
+    if not hasattr(source, "authenticate"):
+        raise ImproperlyConfigured(_SETTING_FORM)
+    return Guard(in_threads(source))

@@ -91,7 +91,7 @@ def _identified() -> Identified:
     if not isinstance(found, Identified):
         extension = current_app.extensions.get(_KEY)
         if not isinstance(extension, TokenAuth):
-            raise RuntimeError("this application has no keyturn.verify.flask.TokenAuth")
+            raise RuntimeError("this application has neither KeyturnFlask(node, app) nor TokenAuth(verifier, app)")
         found = extension.guard.identify(environ_values(request.environ, "HTTP_AUTHORIZATION"))
         request.environ[_KEY] = found
     return found

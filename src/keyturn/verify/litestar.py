@@ -107,7 +107,7 @@ def requires(
     def guard(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
         found = connection.scope.get("auth")
         if not isinstance(found, Identified):
-            raise RuntimeError("this application has no keyturn.verify.litestar.TokenPlugin")
+            raise RuntimeError("this application has neither KeyturnPlugin(node) nor TokenPlugin(verifier)")
         try:
             found.demand(requirement)
             return

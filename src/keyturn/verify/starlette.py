@@ -150,7 +150,9 @@ def _connection_among(arguments: Iterable[object]) -> HTTPConnection:
 
 def _refused(connection: HTTPConnection, requirement: Requirement) -> Refused | None:
     if "user" not in connection.scope:
-        raise RuntimeError("this application has no keyturn.verify.starlette.token_middleware")
+        raise RuntimeError(
+            "this application has no token_middleware, that of keyturn.starlette or of keyturn.verify.starlette"
+        )
     user = connection.scope["user"]
     try:
         if not isinstance(user, TokenUser):
