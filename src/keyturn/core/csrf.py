@@ -38,7 +38,8 @@ def verdict(request: CsrfRequest, trusted_origins: AbstractSet[str]) -> CsrfVerd
     """Judge a cookie-authenticated request.
 
     Why: three locks, each of which a browser honours without the others: the custom header (forms cannot set it), Fetch
-    Metadata (scripts cannot forge it) and Origin. `same-site` counts as foreign: a sibling subdomain may be hostile.
+    Metadata (scripts cannot forge it) and Origin. An Origin decides where there is one, and Fetch Metadata where there is
+    none; `same-site` then counts as foreign: a sibling subdomain may be hostile.
 
     Args:
         request: the headers.
@@ -46,12 +47,9 @@ def verdict(request: CsrfRequest, trusted_origins: AbstractSet[str]) -> CsrfVerd
     """
     if request.header != "1":
         return CsrfVerdict(False, "custom header missing")
-    if request.origin_present and (request.origin is None or request.origin not in trusted_origins):
-        return CsrfVerdict(False, "origin not allowed")
-    if request.sec_fetch_site is not None:
-        if request.sec_fetch_site == "same-origin" or request.origin is not None:
-            return _ALLOWED
-        return CsrfVerdict(False, "fetch metadata says foreign")
-    if request.origin is None:
-        return CsrfVerdict(False, "neither origin nor fetch metadata")
-    return _ALLOWED
+    if request.origin_present:
+        return _ALLOWED if request.origin in trusted_origins else CsrfVerdict(False, "origin not allowed")
+    if request.sec_fetch_site == "same-origin":
+        return _ALLOWED
+    foreign = request.sec_fetch_site is not None
+    return CsrfVerdict(False, "fetch metadata says foreign" if foreign else "neither origin nor fetch metadata")
