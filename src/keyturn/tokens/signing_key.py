@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keyturn.tokens import base64url
+from keyturn.tokens.jws import ALGORITHM
 
 KEY_ENTROPY_BYTES: Final = 48
 
@@ -195,7 +196,7 @@ class SigningKeyRing:
         Spec: RFC 7517 section 5; RFC 7518 section 6.2.1 (EC members).
         """
         listed = [
-            {**_jwk_members(key.public_key), "alg": "ES256", "kid": key.kid, "use": "sig"}
+            {**_jwk_members(key.public_key), "alg": ALGORITHM, "kid": key.kid, "use": "sig"}
             for key in self.keys
             if key.verifies(now)
         ]
@@ -273,10 +274,9 @@ def plan(
         return KeyPlan(SigningKeyRing([*living, fresh]), create=(fresh,), update=reopened, remove=dead)
     newest = max(living, key=lambda key: (key.retire_at is None, key.activate_at))
     due_at = newest.activate_at + schedule.rotation_period
-    lead_over_at = now + schedule.publish_lead
-    if newest.activate_at > now or (rotation is KeyRotation.SCHEDULED and lead_over_at < due_at):
+    handover_at = now + schedule.publish_lead
+    if newest.activate_at > now or (rotation is KeyRotation.SCHEDULED and handover_at < due_at):
         return KeyPlan(SigningKeyRing(living), update=reopened, remove=dead)
-    handover_at = lead_over_at if rotation is KeyRotation.FORCED else max(lead_over_at, due_at)
     fresh = _new_key(entropy, now, handover_at)
     # An old key verifies until the last token signed by it is dead.
     expire_at = handover_at + schedule.access_lifetime + schedule.leeway
