@@ -114,6 +114,7 @@ class Session:
         if _BASE_PATH.fullmatch(base_path) is None:
             raise ValueError(f"{base_path!r} is not a path such as /auth, without a slash at its end")
         self._base = self._origin + base_path
+        self._cookie_routes = frozenset(self._base + path for path in _COOKIE_ROUTES)
         self._origins = frozenset([self._origin] if origins is None else map(origin_of, origins))
         for origin in {self._origin, *self._origins}:
             host = urlsplit(origin).hostname or ""
@@ -156,11 +157,8 @@ class Session:
 
         The cookie's own routes get none: there it is of no use, and a refresh for their 401 would never end.
         """
-        parts = urlsplit(url)
-        if origin_of(url) not in self._origins:
-            return False
-        address = origin_of(url) + parts.path
-        return address.removeprefix(self._base) not in _COOKIE_ROUTES or not address.startswith(self._base)
+        origin = origin_of(url)
+        return origin in self._origins and origin + urlsplit(url).path not in self._cookie_routes
 
     def obtain(self, spare: float, rejected: str | None = None) -> Generator[Future[None], object, Stored]:
         """Get an access token that is not `rejected` and lasts for `spare` seconds; yields what has to be waited for.
