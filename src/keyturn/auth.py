@@ -371,10 +371,9 @@ class Auth:
         # Each time: the cookie has an end, and so has the secret that signs it.
         return signed_in._replace(device_token=self.device_tokens.issue(device_id)), credential
 
-    async def _end(self, session_id: SessionId, reason: RevokeReason) -> Decision:
+    async def _end(self, session_id: SessionId, reason: RevokeReason) -> None:
         decision = await self.sessions.present(session_id, lambda session, now, _: log_out(session, now, reason))
         await tell(self.sinks, *decision.events)
-        return decision
 
     async def _live(self, principal: Principal) -> Session:
         """Read the principal's session; refuse when it has ended, also while its access token is not denied yet."""

@@ -92,7 +92,7 @@ def router(source: WebApplication | Node, *, operations: bool = False) -> APIRou
     application = source if isinstance(source, WebApplication) else source.web
     lifespan = None if isinstance(source, WebApplication) else lifespan_of(source)
     routes = hosted_routes(operations=operations)
-    made = describe(application.config, routes, lambda route: _endpoint(application, route), lifespan=lifespan)
+    made = describe(application.config, routes, lambda route: _Endpoint(application, route), lifespan=lifespan)
     for path, methods in by_path(application, routes).items():
         made.add_route(path, _other_methods(application, methods), methods=[], include_in_schema=False)
     return made
@@ -209,8 +209,8 @@ def _extra(route: Route, documented: Documented) -> dict[str, Any]:
 # -- requests and answers
 
 
-# One route as FastAPI calls it. It knows its application, so that `CurrentPrincipal` can find it. A docstring, FastAPI would
-# show as the description of each route.
+# One route as FastAPI calls it. It knows its application, so that `CurrentPrincipal` can find it. This is no docstring,
+# because FastAPI would show one as the description of each route.
 class _Endpoint:
     def __init__(self, application: WebApplication, route: Route) -> None:
         self.application: Final = application
@@ -219,10 +219,6 @@ class _Endpoint:
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
         return await _answer(self.application, self._methods, request)
-
-
-def _endpoint(application: WebApplication, route: Route) -> Callable[[Request], Awaitable[Response]]:
-    return _Endpoint(application, route)
 
 
 def _other_methods(

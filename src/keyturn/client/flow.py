@@ -8,14 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from keyturn.client.session import SPARE, Session
 from keyturn.client.store import User
-
-Result = TypeVar("Result")
-Waiting = Generator[Future[None], object, Result]
-"""Yields what has to be waited for, and returns the result."""
 
 STREAM_SPARE: Final = 30.0
 """Seconds a token has to last for a body that cannot be sent twice."""
