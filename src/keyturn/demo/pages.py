@@ -18,6 +18,7 @@ from keyturn.demo.page import FRESH, HEADERS, File
 from keyturn.demo.thief import Thieves
 from keyturn.web.asgi import KeyturnASGI, Message, Receive, Scope, Send, read_request, write_response
 from keyturn.web.messages import ClientGone
+from keyturn.wire import values_of
 
 VIEWER: Final = b"__Host-kt_demo_viewer"
 _JSON: Final = b"application/json"
@@ -87,21 +88,17 @@ class DemoASGI:
         await _answer(send, 200, json.dumps({"decisions": list(rows), **self._facts}).encode(), _JSON)
 
     async def _rob(self, scope: Scope, send: Send, viewer: str | None) -> None:
-        held = cookie.read(_all(scope, b"cookie"), cookie.REFRESH)
+        held = cookie.read(values_of(scope["headers"], b"cookie"), cookie.REFRESH)
         # No other page may start a thief: forms cannot set the header.
-        if viewer is None or len(held) != 1 or _all(scope, b"x-keyturn") != [b"1"]:
+        if viewer is None or len(held) != 1 or values_of(scope["headers"], b"x-keyturn") != [b"1"]:
             await _answer(send, 409, b'{"code": "nothing_to_steal"}', _JSON)
             return
         self._thieves.start(viewer, held[0])
         await _answer(send, 202, b'{"thief": "has a copy of your cookie"}', _JSON)
 
 
-def _all(scope: Scope, name: bytes) -> list[bytes]:
-    return [value for key, value in scope["headers"] if key == name]
-
-
 def _viewer(scope: Scope) -> str | None:
-    values = cookie.read(_all(scope, b"cookie"), VIEWER)
+    values = cookie.read(values_of(scope["headers"], b"cookie"), VIEWER)
     return values[0].decode("latin-1") if len(values) == 1 and 20 <= len(values[0]) <= 64 else None
 
 
