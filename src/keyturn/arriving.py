@@ -78,7 +78,7 @@ class _Transport:
         self.arriving = False
         """Whether a request has begun and not ended."""
         self.end = transport.close
-        self.ends = transport.is_closing
+        self.has_ended = transport.is_closing
         self.abort = transport.abort
         self.write: Callable[[bytes], None] = transport.write
         self.get_extra_info = transport.get_extra_info
@@ -89,7 +89,7 @@ class _Transport:
 
     def is_closing(self) -> bool:
         """Say whether it was told to close, or has."""
-        return self._leaving or self.ends()
+        return self._leaving or self.has_ended()
 
     def close(self) -> None:
         """Close when everything is sent: at once, or once the client has, who reads that no more comes, or by `end`."""
@@ -163,7 +163,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End, and let go of the timers, which uvicorn does not after a reset."""
-        self._rest()
+        self._cancel_deadline()
         self._resting.pop(self._connection, None)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -224,7 +224,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._weigh()
         self._connection.arriving = False
         self._size = 0
-        self._rest()
+        self._cancel_deadline()
         super().on_message_complete()
         if self._answering():
             self._resting.pop(self._connection, None)
@@ -232,7 +232,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next request, or rest."""
         super().on_response_complete()
-        if (not self._answering() or self.cycle.more_body) and not self._connection.ends():
+        if (not self._answering() or self.cycle.more_body) and not self._connection.has_ended():
             self._resting[self._connection] = None
 
     def timeout_keep_alive_handler(self) -> None:
@@ -252,7 +252,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._leave()
 
     def _leave(self) -> None:
-        if self._connection.ends():
+        if self._connection.has_ended():
             return
         if not self._answering():
             self._connection.say_end()
@@ -290,7 +290,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # There is none before the first request; its type does not say so.
         return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
 
-    def _rest(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

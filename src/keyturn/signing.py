@@ -221,11 +221,11 @@ class Signing:
     async def _change(self, rotation: KeyRotation) -> None:
         made: list[_Planned] = []
 
-        def plan(sealed: Sequence[bytes], now: float) -> tuple[Sequence[bytes], Collection[str]]:
+        def plan_anew(sealed: Sequence[bytes], now: float) -> tuple[Sequence[bytes], Collection[str]]:
             made[:] = [self._plan(rotation, sealed, now)]
             return made[0].sealed, made[0].leaked
 
-        await self._store.change(plan)
+        await self._store.change(plan_anew)
         (done,) = made
         self._adopt(done.ring.keys)
         for key in done.created:
