@@ -90,8 +90,8 @@ class Policy:
     )
     touch_interval: float = _number(60.0, "Last-seen is worth one write a minute, not one a request.", "rotation")
     max_sessions: int = _number(50, "Bounds what one account stores and lists; the oldest goes.", "ASVS 7.1.2")
-    user_agent_drift: Drift = _number(Drift.NOTIFY, "Another browser with this cookie is worth an event.", "ASVS 7.4")
-    address_drift: Drift = _number(Drift.OFF, "Phones change networks all day.", "ASVS 7.4")
+    user_agent_drift: Drift = _number(Drift.NOTIFY, "Another browser with this cookie is worth an event.", "ASVS 7.5")
+    address_drift: Drift = _number(Drift.OFF, "Phones change networks all day.", "ASVS 7.5")
     password_min_length: int = _number(15, "A password alone must resist guessing.", "NIST SP 800-63B-4 3.1.1.2")
     account_failures: int = _number(10, "Failures of one account before it slows down.", "ASVS 6.3.1")
     address_failures: int = _number(50, "Failures from one address before it slows down.", "ASVS 6.3.1")
@@ -101,7 +101,7 @@ class Policy:
     heal_time: float = _number(900.0, "How long after a failover lost commits are believed.", "rotation: heal mode")
     key_rotation_period: float = _number(90 * DAY, "A signing key is replaced each quarter.", "NIST SP 800-57 1 5.3.6")
     key_publish_lead: float = _number(HOUR, "A new key is in every JWKS cache before it signs.", "ASVS 11.2.2")
-    event_retention: float = _number(180 * DAY, "Security events outlive the longest investigation.", "ASVS 16.4")
+    event_retention: float = _number(180 * DAY, "Security events outlive the longest investigation.", "ASVS 16.1.1")
     relaxed: bool = _number(False, "Only development: the time inequalities may be broken.", "wire: KEYTURN_ENV")
 
     def __post_init__(self) -> None:

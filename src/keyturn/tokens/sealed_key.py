@@ -47,7 +47,7 @@ def seal(signing_key: SigningKey, ring: SecretRing, nonce: bytes) -> bytes:
     Raises:
         ValueError: the nonce has another length.
 
-    Spec: NIST SP 800-38D (AES-GCM, 96-bit nonce); ASVS 5.0 11.3.2, 13.3.3.
+    Spec: NIST SP 800-38D (AES-GCM, 96-bit nonce); ASVS 5.0 11.3.2, 11.3.3.
     """
     if len(nonce) != NONCE_BYTES:
         raise ValueError(f"a nonce has {NONCE_BYTES} bytes")

@@ -219,7 +219,7 @@ def body_reader(headers: Sequence[tuple[bytes, bytes]], receive: Receive, timeou
     """Return a function that reads the body, once.
 
     Why a limit and a time: whoever may call may also send without end, or one byte a minute.
-    Spec: OWASP ASVS 5.0 4.2.5, 15.1.3.
+    Spec: OWASP ASVS 5.0 15.2.2.
     """
 
     async def read() -> bytes:

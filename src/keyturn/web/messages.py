@@ -146,7 +146,7 @@ class Request:
         """Read the whole body; an empty one needs no content type.
 
         Raises: PayloadTooLarge, UnsupportedMediaType, InvalidRequest: it arrives too slowly.
-        Spec: OWASP ASVS 5.0 3.5.2, 4.1.1 (a form cannot send application/json; nothing else is read as JSON).
+        Spec: OWASP ASVS 5.0 3.5.2 (a form cannot send application/json; nothing else is read as JSON).
         """
         # A type that is named is judged before the body is read, and whether there is one or not.
         types = self.values(b"content-type")
