@@ -201,7 +201,7 @@ class Keyturn:
         """Migrate, check that the database is durable, load the signing keys, follow the denylist, begin the upkeep.
 
         Raises:
-            UnsafeSettings: the database cannot be made, acknowledges what it has not written, or is of an earlier version.
+            UnsafeSettings: the database cannot be made, is not durable, whole or ours to write, or is of an earlier version.
             DatabaseNewer: a later version has migrated the database.
             SecretDoesNotFit: the signing keys in it are sealed under another secret.
             Unavailable: a dependency is at fault.

@@ -66,7 +66,11 @@ class AuthError(Exception):
 
 
 class SessionEnded(AuthError):
-    """Nobody is signed in. `reason` is one of the server's, or `never`, or `logout`; the stored tokens are gone."""
+    """Nobody is signed in; the stored tokens are gone.
+
+    `reason` is one of the server's; `expired`: the server knows of no such session, and not why; `never`: nobody has logged
+    in; `logout`.
+    """
 
 
 class Refused(AuthError):

@@ -43,7 +43,7 @@ class Refused(KeyturnError):
 
     Attributes:
         detail: for the developer who reads the answer; never holds a credential or another user's data.
-        retry_after: seconds after which a retry makes sense; None when it never does by itself.
+        retry_after: seconds after which a retry makes sense; None when it never does by itself, or nobody knows when.
     """
 
     clears_cookies = False

@@ -25,7 +25,7 @@ SETTLE_FLOOR = 3 * REQUEST_LIMIT + CRASH_LOSS
 LONGEST_LEEWAY = 120.0
 """Seconds by which a service that checks access tokens may let one live longer, at most."""
 TAIL_FLOOR = 1.5 * REQUEST_LIMIT
-"""Seconds: L for a straggler with the parent, and half of it again where S is the only other margin."""
+"""Seconds: L for a straggler with the parent, and half of it again for clients that keep a request for longer than L."""
 
 
 class Rotation(StrEnum):

@@ -1,7 +1,7 @@
 """Counters of attempts as rows: their keys and windows, and the statements that change them.
 
-Owns: how a limit becomes a key, how long a counter lives, one and given back in SQL. Must not hold: when to count, and what
-a caller is told (`throttle.py`), several attempts at once (`counting.py`).
+Owns: how a limit becomes a key, how long a counter lives, how one is taken and given back in SQL. Must not hold: when to
+count, and what a caller is told (`throttle.py`), several attempts at once (`counting.py`).
 """
 
 from __future__ import annotations

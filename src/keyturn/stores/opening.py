@@ -101,7 +101,7 @@ _EVICT = (
     + f", {_OPEN}"
 )
 _ADMITTED = "SELECT 1 FROM claimed"
-# A query that only reads is run as far as it is read.
+# PostgreSQL runs a query of WITH that only reads no further than it is read: unread, `told` would notify nobody.
 _EVICTED = "SELECT (SELECT count(*) FROM told) FROM claimed"
 _TRIES = 3
 """How often a login looks at what it finds before it waits in line, when others of its user come between."""

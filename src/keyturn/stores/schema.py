@@ -128,5 +128,5 @@ meta = Table(
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""A few facts all nodes share: the PostgreSQL timeline last seen, until when lost commits are believed, until when a node
-prunes SQLite, when its disk was last asked to take a write."""
+"""A few facts all nodes share: the PostgreSQL timeline last seen; until when lost commits are believed, and how long that was to
+be; until when a node prunes SQLite, and when its disk was last asked to take a write."""

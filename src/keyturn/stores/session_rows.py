@@ -1,8 +1,8 @@
 # ruff: noqa: S608 - the statements are put together from the table's own column names, at import
 """Sessions as rows: the statements of the hot path, written out once per database, and the way from row to value.
 
-Owns: reading a group of sessions, swapping a group, touching a group, inserting one. Must not hold: when to do which
-(`presenting.py`, `sql.py`), or what a refresh means (`core/rotation.py`).
+Owns: reading, swapping and touching a group of sessions, looking for a device. Must not hold: when to do which
+(`presenting.py`, `touches.py`, `sql.py`), inserting one (`opening.py`), what a refresh means (`core/rotation.py`).
 
 The statements go to the driver as they are: compiling them anew for each group would cost as much as judging it.
 """

@@ -44,7 +44,7 @@ _GROUPS_AT_ONCE = 3
 read beside it misses that connection's cache: there, one is faster."""
 
 _GIVING_BACK = 1.0
-"""Seconds that who was right waits for a fault's answer longer, so that the attempt does not count."""
+"""Seconds for giving an attempt back when its session cannot be opened: so much later, at most, comes the 503."""
 
 
 class SqlSessions:

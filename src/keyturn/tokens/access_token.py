@@ -231,7 +231,7 @@ class AccessTokenVerifier:
         if not issuer or not accepted or not all(accepted):
             raise ValueError("an issuer and an audience must be named")
         if not 0 <= leeway <= LONGEST_LEEWAY or not max_lifetime > 0:
-            raise ValueError("leeway is 0 to 120 seconds and max_lifetime is positive")
+            raise ValueError(f"leeway is 0 to {LONGEST_LEEWAY:g} seconds and max_lifetime is positive")
         self.key_of: Final = keys if callable(keys) else _timeless(keys)
         self._issuer: Final = issuer
         self._audience: Final = accepted

@@ -108,7 +108,7 @@ def decode_json_object(data: bytes) -> JsonObject:
     bounded before the parser recurses, so nesting cannot exhaust the stack.
 
     Args:
-        data: UTF-8, at most `MAX_TOKEN_BYTES`.
+        data: UTF-8, of a length that the caller has bounded.
 
     Raises:
         InvalidToken: not strict UTF-8, not an object, a doubled member, NaN, Infinity,

@@ -23,7 +23,7 @@ MIN_LENGTH_WITH_FACTOR: Final = 8
 """Characters of a password with a second factor; no policy goes below it.  Spec: ASVS 5.0 6.2.1."""
 MAX_LENGTH: Final = 1024
 
-# Composing shortens a text, but by far less than this; longer input is not even normalised.
+# NFC makes one character of four at most, so that a longer text stays too long; it is not even normalised.
 _MAX_RAW_LENGTH: Final = 4 * MAX_LENGTH
 _MIN_CONTEXT_WORD: Final = 4
 _NOT_ALPHANUMERIC: Final = re.compile(r"[\W_]+")
@@ -133,11 +133,12 @@ def _common_passwords() -> tuple[frozenset[str], int]:
 
 
 def _is_common(folded: str) -> bool:
-    """Tell whether it is on the list, or a listed one repeated or with ends of digits and marks."""
+    """Tell whether it is on the list, be it with digits and marks at its ends, or repeats what is listed or short."""
     common, longest = _common_passwords()
     if folded in common or folded.strip(_ENDS) in common:
         return True
-    # No longer one is on the list. Each costs a copy of the password: with all of them one request took the time of thirty.
+    # What repeats itself after more characters repeats nothing that is listed. Why it matters: each period that is tried costs a
+    # copy of the password, and with all of them one request took the time of thirty.
     for period in range(1, min(len(folded), longest + 1)):
         if folded[period:] == folded[:-period]:
             short = period < MIN_LENGTH_WITH_FACTOR and 2 * period <= len(folded)

@@ -25,7 +25,7 @@ from keyturn.wire import bearer as bearer
 from keyturn.wire import request_id as request_id
 
 MAX_BODY_BYTES: Final = 16 * 1024
-"""Sixteen times the longest password; no body of the contract comes near."""
+"""Two of the longest passwords take half of it in UTF-8, and no body of the contract holds more of them."""
 MAX_USER_AGENT: Final = 512
 """Characters that are kept of a User-Agent; the rest is cut off."""
 
@@ -36,7 +36,7 @@ _PLAIN_JSON: Final = (b"application/json",)
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([0-9.]+):\d{1,5}")
 
 ReadBody = Callable[[], Awaitable[bytes]]
-"""Reads the whole body; raises PayloadTooLarge or InvalidRequest when it is too large or too slow."""
+"""Reads the whole body. Raises: PayloadTooLarge. InvalidRequest: it is too slow, among other things. ClientGone."""
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -58,7 +58,7 @@ class Request:
         body: the body, or what reads it.
         peer: the address of the TCP peer, or None for a local socket.
         scheme: `http` or `https`, as the server saw it.
-        ensure_awaited: raises ClientGone when nobody waits for the answer any more.
+        ensure_awaited: raises ClientGone or Unavailable when nobody waits for the answer any more.
             Why: a request that lay in the queue of a frozen or starting node for longer than the settle time carries a
             token that is reuse by now. Whoever sent it gave up long ago and has gone on; judging it would sign them out.
         parameter: the value of the route's one path parameter.
