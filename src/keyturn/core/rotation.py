@@ -111,10 +111,10 @@ def decide(
 
     Returns: the decision; `session` in it is the new row state, `write` says whether and how to write it.
     """
-    known = _stand(session, presented, contact, now, policy, healing)
-    if isinstance(known, Decision):
-        return known
-    session, outcome, active_at = known
+    found = _refused_or_standing(session, presented, contact, now, policy, healing)
+    if isinstance(found, Decision):
+        return found
+    session, outcome, active_at = found
     drifted = drift(session, contact, policy)
     if drifted is Drift.REQUIRE_LOGIN:
         return end(session, RevokeReason.REVOKED, now, _drift_event(session, contact, now))
@@ -189,12 +189,13 @@ def glance(
     ends the session: a thief who only ever renders pages must not go unseen. The caller is the render server, so its
     address and user agent say nothing about the device.
     """
-    known = _stand(session, presented, contact._replace(idle_seconds=None), now, policy, healing)
-    if not isinstance(known, Decision):
-        return Decision(known[1], known[0])
+    found = _refused_or_standing(session, presented, contact._replace(idle_seconds=None), now, policy, healing)
+    if not isinstance(found, Decision):
+        live, outcome, _ = found
+        return Decision(outcome, live)
     # Only the browser knows when a person last acted, so its next refresh may yet find the session alive.
-    idle = known.reason is RevokeReason.INACTIVITY
-    return Decision(known.outcome, session, reason=known.reason) if idle else known
+    idle = found.reason is RevokeReason.INACTIVITY
+    return Decision(found.outcome, session, reason=found.reason) if idle else found
 
 
 def lapsed(session: Session, now: float) -> bool:
@@ -202,7 +203,7 @@ def lapsed(session: Session, now: float) -> bool:
     return session.revoked_at is not None or now >= min(session.inactivity_expires_at, session.absolute_expires_at)
 
 
-def _stand(
+def _refused_or_standing(
     session: Session | None, presented: PresentedToken, contact: Contact, now: float, policy: Policy, healing: bool
 ) -> Decision | tuple[Session, Outcome, float]:
     """Refuse what ends here; else say what the token is to the session, which lives, and when a person last acted."""
