@@ -237,8 +237,13 @@ def default_threads(processes: int = 1, *, most: int | None = None, limit: float
         limit: the bytes of all of them; as many as we may have when None.
     """
     most, limit = most or cores(processes), limit or memory()
-    left = limit - (processes + (processes > 1)) * PROCESS_MEMORY
+    left = limit - memory_without_hashes(processes)
     return int(max(1, min(most, left / 2 / processes // HASH_MEMORY)))
+
+
+def memory_without_hashes(processes: int) -> int:
+    """Return the bytes of so many processes that serve, and of the supervisor that several have, while nobody signs in."""
+    return (processes + (processes > 1)) * PROCESS_MEMORY
 
 
 def _hand_over(answer: asyncio.Future[_T], future: Future[_T]) -> None:

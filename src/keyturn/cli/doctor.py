@@ -152,11 +152,11 @@ def _memory(settings: Settings) -> list[Finding]:
 
 def too_little_memory(limit: float, workers: int, threads: int | None) -> list[Finding]:
     """Tell when a flood of logins would have this many workers killed, with as many threads or the default."""
-    from keyturn.password_pool import HASH_MEMORY, PROCESS_MEMORY, default_threads
+    from keyturn.password_pool import HASH_MEMORY, default_threads, memory_without_hashes
     from keyturn.settings import Finding
 
     count = threads or default_threads(workers, limit=limit)
-    needed = (workers + (workers > 1)) * PROCESS_MEMORY + workers * count * HASH_MEMORY
+    needed = memory_without_hashes(workers) + workers * count * HASH_MEMORY
     if needed <= limit:
         return []
     text = (

@@ -26,6 +26,10 @@ LONGEST_LEEWAY = 120.0
 """Seconds by which a service that checks access tokens may let one live longer, at most."""
 TAIL_FLOOR = 1.5 * REQUEST_LIMIT
 """Seconds: L for a straggler with the parent, and half of it again for clients that keep a request for longer than L."""
+SHORTEST_PASSWORD = 8
+"""Characters that every policy asks for, at least.  Spec: OWASP ASVS 5.0 6.2.1."""
+LONGEST_MINIMUM = 64
+"""Characters at most that a policy may ask for: so long a password has to be allowed.  Spec: OWASP ASVS 5.0 6.2.9."""
 
 
 class Rotation(StrEnum):
@@ -142,8 +146,9 @@ class Policy:
         for broken, code, text in self._inequalities():
             if broken:
                 yield Problem(code, text, relaxable=code not in _NEVER_RELAXED)
-        if not 8 <= self.password_min_length <= 64:
-            yield Problem("password_min_length", "password_min_length must be 8 to 64", relaxable=False)
+        if not SHORTEST_PASSWORD <= self.password_min_length <= LONGEST_MINIMUM:
+            text = f"password_min_length must be {SHORTEST_PASSWORD} to {LONGEST_MINIMUM}"
+            yield Problem("password_min_length", text, relaxable=False)
 
     def _inequalities(self) -> Iterator[tuple[bool, str, str]]:
         if not self.strict:

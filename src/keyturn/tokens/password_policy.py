@@ -18,9 +18,8 @@ from typing import Final
 from unicodedata import normalize
 
 from keyturn.core.errors import InvalidRequest
+from keyturn.core.policy import LONGEST_MINIMUM, SHORTEST_PASSWORD
 
-MIN_LENGTH_WITH_FACTOR: Final = 8
-"""Characters of a password with a second factor; no policy goes below it.  Spec: ASVS 5.0 6.2.1."""
 MAX_LENGTH: Final = 1024
 
 # NFC makes one character of four at most, so that a longer text stays too long; it is not even normalised.
@@ -99,8 +98,8 @@ class PasswordPolicy:
 
     def __post_init__(self) -> None:
         """Refuse a length that no policy may allow."""
-        if not MIN_LENGTH_WITH_FACTOR <= self.min_length <= 64:
-            raise ValueError("min_length is 8 to 64: every longer password must be allowed too")
+        if not SHORTEST_PASSWORD <= self.min_length <= LONGEST_MINIMUM:
+            raise ValueError(f"min_length is {SHORTEST_PASSWORD} to {LONGEST_MINIMUM}")
 
     def check(self, password: str, context: Iterable[str] = ()) -> str:
         """Return the normal form of a password that may be chosen.
@@ -141,7 +140,7 @@ def _is_common(folded: str) -> bool:
     # copy of the password, and with all of them one request took the time of thirty.
     for period in range(1, min(len(folded), longest + 1)):
         if folded[period:] == folded[:-period]:
-            short = period < MIN_LENGTH_WITH_FACTOR and 2 * period <= len(folded)
+            short = period < SHORTEST_PASSWORD and 2 * period <= len(folded)
             return short or folded[:period] in common
     return False
 
@@ -153,7 +152,7 @@ def _is_made_of(folded: str, context: Iterable[str]) -> bool:
     rest = folded
     for word in reversed(words):
         rest = rest.replace(word, " ")
-    return rest != folded and len(_NOT_ALPHANUMERIC.sub("", rest)) < MIN_LENGTH_WITH_FACTOR
+    return rest != folded and len(_NOT_ALPHANUMERIC.sub("", rest)) < SHORTEST_PASSWORD
 
 
 def _normal_fold(text: str) -> str:
