@@ -92,7 +92,7 @@ class _Transport:
         return self._leaving or self.has_ended()
 
     def close(self) -> None:
-        """Close when everything is sent: at once, or once the client has, who reads that no more comes, or by `end`."""
+        """Close once everything is sent; while a request arrives, say only that no more comes, and leave closing to the client or `end`."""
         if not self.arriving or self.is_closing():
             self.end()
             return
@@ -115,7 +115,10 @@ class _Transport:
         return any(held)
 
     def say_end(self) -> None:
-        """Tell the client now that no more comes, where everything is sent: a loop closes connections after all else that it has to do."""
+        """Tell the client at once that no more comes, where everything is sent.
+
+        Why: an event loop closes a connection only after all else that it has to do.
+        """
         if sys.platform != "win32" and not self._transport.get_write_buffer_size():
             with (
                 suppress(OSError, ValueError),

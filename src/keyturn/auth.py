@@ -126,7 +126,7 @@ class Auth:
         """Prove a password and open a session; end the older one of the same browser.
 
         Raises:
-            InvalidCredentials: unknown, wrong and disabled alike, after the same work.
+            InvalidCredentials: unknown, wrong and disabled alike, after the same work. InvalidRequest: this is no e-mail address.
             Throttled. Unavailable: also when the password queue is full.
 
         Spec: OWASP ASVS 5.0 6.3.1, 6.3.8 (no user enumeration), 7.2.4 (a new session at each login).
@@ -209,7 +209,8 @@ class Auth:
         """
         for token in self._authentic(cookies):
             session, now = await self.sessions.get(token.session_id) if everywhere else (None, 0.0)
-            # At once: what a fault undoes can be asked for again. One that had ended before proves nothing of the others.
+            # All of them first: after a fault the cookie still works, and the person can ask again. A token of a session that
+            # has ended ends no others: anybody may have kept it.
             if session is not None and not lapsed(session, now):
                 await self._revoke(session.user_id, RevokeReason.LOGOUT)
             await self._end(token.session_id, RevokeReason.LOGOUT)
@@ -241,7 +242,7 @@ class Auth:
     async def end_session(self, principal: Principal, session_id: SessionId) -> None:
         """End one of the principal's own sessions.
 
-        Raises: NotFound: there is none such, or it is another user's (which must not show).
+        Raises: NotFound: there is none such, or it is another user's (which must not show). InvalidToken: the one that asks has ended.
         """
         await self._live(principal)
         reason = RevokeReason.LOGOUT if session_id == principal.session_id else RevokeReason.REVOKED
@@ -249,7 +250,7 @@ class Auth:
             raise NotFound
 
     async def end_other_sessions(self, principal: Principal) -> None:
-        """End all the principal's sessions but the one that asks."""
+        """End all the principal's sessions but the one that asks. Raises: InvalidToken: that one has ended."""
         await self._live(principal)
         await self._revoke(principal.user_id, RevokeReason.REVOKED, keep=principal.session_id)
 
@@ -258,8 +259,8 @@ class Auth:
     ) -> SignedIn | None:
         """Change the password, end all other sessions, and give this one a new refresh token.
 
-        Returns: this session, refreshed; None when the browser's cookie stays as it is, also since no token can be had now.
-        It is a child like any other: making it current at once would sign out a browser with a refresh in flight.
+        Returns: this session, refreshed; None when the browser's cookie stays as it is: it is of another session, or refused now.
+        The new token is a child like any other: making it current at once would sign out a browser with a refresh in flight.
 
         Raises: InvalidToken. InvalidRequest: the new password does not pass. InvalidCredentials: the current one is wrong.
             Conflict: it was changed meanwhile. Throttled. Unavailable.

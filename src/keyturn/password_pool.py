@@ -54,7 +54,7 @@ async def pass_all(_password: str) -> None:
 class PasswordPool:
     """Hash and verify passwords off the event loop, a bounded number at a time.
 
-    Whoever asks for one may say for which address. The networks that wait take turns, and one of which as many wait as
+    Whoever asks for one may say for which address. The networks that wait take turns, and one that has as many waiting as
     there are places left is told to come back. Without an address, as on a local socket, nobody can be told apart.
 
     Args:

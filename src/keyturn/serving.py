@@ -56,7 +56,7 @@ DRAIN_TIME = 60.0
 KEEP_ALIVE_TIME = 65.0
 """Longer than the 60 s of common proxies, so that the proxy closes first and never meets a connection just closed."""
 UNREAD_TIME = 20.0
-"""Seconds that a client may leave lying what it was sent: as many as it has to send a request."""
+"""Seconds for which a client may leave unread what it was sent: as many as it has to send a request."""
 _LAST_PORT = 65535
 
 

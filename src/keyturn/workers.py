@@ -36,7 +36,7 @@ FAILED_START_INTERVAL = 5.0
 """The same for one that cannot even start, as during an outage: starting costs a second of the processor."""
 _WATCH_INTERVAL = 0.2
 _TURN_AWAY_TIME = 1.0
-"""Seconds in which workers accept what was queued: so long that also a busy one has, and TCP then tries for the second time."""
+"""Seconds in which workers, busy ones too, accept what was queued. A client that was turned away tries again after as long (TCP)."""
 _STARTUP_FAILED = 3
 """The status of a worker that could not start, at the moment."""
 

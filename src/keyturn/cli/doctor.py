@@ -83,7 +83,7 @@ async def gather(settings: Settings) -> list[Finding]:
 
 
 def _ports(settings: Settings) -> list[Finding]:
-    """Tell when a worker's metrics would be on the port of the server, that cannot be said, or nobody would have an address."""
+    """Tell when a worker's metrics would be on the server's port, its ports cannot be read, or nobody would have an address."""
     import os
 
     from keyturn.settings import Finding

@@ -142,7 +142,8 @@ def standing(
         return Outcome.ROTATE
     ahead_by = presented.generation - session.generation
     is_child = ahead_by == 1 and presented.parent_fingerprint == session.fingerprint
-    # Its time is rounded up by less than a second. With two holders both would be served until the clock is there again.
+    # Made by a clock that was ahead: a time is rounded up by less than a second. As `early` it would be served, to two holders
+    # alike, until that time comes.
     if is_child and not policy.strict and presented.issued_at >= now + 1:
         return Outcome.ROTATE
     if is_child or (ahead_by > 1 and healing):

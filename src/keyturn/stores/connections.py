@@ -61,7 +61,8 @@ def connecting(url: URL, connect_timeout: float, command_timeout: float) -> dict
 class _Beginning:
     """How each connection of one pool begins: it is set up, unless it has no backend of its own.
 
-    Why each and not one at the start: whoever opens a database is told, and a direct connection takes no statement more.
+    Why each is asked and not one at the start: so whoever opens a database is told, a server or a command. A direct connection
+    takes no statement more for it: what sets it up is the question.
     """
 
     def __init__(self, url: str, patience: float) -> None:

@@ -27,8 +27,8 @@ class Group(Generic[Item, Reply]):
 
     Attributes:
         items: what each call brought, in order of arrival.
-        step_aside: lets other groups begin as if this one were done, the next one before anybody wakes up whom this one
-            answers from then on. For work that waits for somebody else, or only has answers left to give.
+        step_aside: lets other groups begin as if this one were done. The next one then begins before those wake up whom this
+            one answers later. For work that waits for somebody else, or only has answers left to give.
     """
 
     __slots__ = ("_futures", "items", "step_aside")

@@ -119,7 +119,7 @@ def _postgresql(parsed: URL) -> URL:
 
 
 def _refuse_nobody() -> None:
-    """Refuse to let the driver take the name of who we run as where there is none, as in a container."""
+    """Refuse a URL without a user where the account that we run as has no name for the driver to take, as in a container."""
     try:
         getuser()
     except (ImportError, KeyError, OSError) as error:

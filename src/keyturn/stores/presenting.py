@@ -30,7 +30,7 @@ from keyturn.stores.session_rows import Read, Swaps, read_group, swap_group, swa
 from keyturn.stores.touches import Touches
 
 _ATTEMPTS = 8
-"""How often a group is judged anew; each time, somebody else has advanced the session, which has an end."""
+"""How often a presentation is judged, at most: anew only when another node has changed its session, or has it locked."""
 
 _STUCK = 1.0
 """Seconds after which others are not to wait for a group that writes."""

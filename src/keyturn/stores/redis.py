@@ -93,7 +93,7 @@ def connect(url: str, *, retries: int = 1) -> Redis:
             # By such a message a server has all connections wait longer, or lead elsewhere; and while they are listened to,
             # an answer that nobody has asked for is taken for that of the next question.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            # Says the name of the library with every connection, for a right more and another way there and back.
+            # Else each connection begins by telling the name of the library, which takes one right and one round trip more.
             driver_info=None,
         )
         # Connects nowhere, and takes the parameters, which no command would otherwise meet before the first login.

@@ -42,8 +42,8 @@ async def ping_for_writing(engine: Engine) -> None:
     Why a lock of no row: a server that takes no writes refuses it, and this connection and all as old are given up, as after
     any write that was refused. A plain question a former primary would still answer, and a node would stay with it.
 
-    In SQLite a disk that has refused a write is asked to take one, by as many probes as it refuses: nobody else may come by then,
-    and what had nothing to write proves nothing.
+    In SQLite a disk that has refused a write is asked to take one, by each probe until it does: there may be no other request
+    that writes, and one that only reads proves nothing.
 
     Raises: Unavailable: it gives none.
     """
