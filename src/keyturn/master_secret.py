@@ -31,4 +31,16 @@ def secret_ring(settings: Settings) -> SecretRing:
             write_once(path, SecretRing.generate(os.urandom(32)))
         except OSError as error:
             raise UnsafeSettings([f"secret_unwritable: {path}: {error.strerror}"]) from error
-    return SecretRing.parse(path.read_text(encoding="ascii"))
+    return _read(path)
+
+
+def _read(path: Path) -> SecretRing:
+    try:
+        return SecretRing.parse(path.read_text(encoding="ascii"))
+    except OSError as error:
+        raise UnsafeSettings([f"secret_unreadable: {path}: {error.strerror}"]) from error
+    except UnicodeDecodeError:
+        # The cause quotes what stands there.
+        raise UnsafeSettings([f"secret_malformed: {path}: not ASCII"]) from None
+    except ValueError as error:
+        raise UnsafeSettings([f"secret_malformed: {path}: {error}"]) from None

@@ -280,6 +280,21 @@ def test_keys_are_listed_with_the_secret_that_development_keeps(sqlite_command: 
     assert "secret_missing" in sqlite_command.run("keys", "list", status=1)
 
 
+def test_secret_of_development_that_cannot_be_read(sqlite_command: Command, tmp_path: Path) -> None:
+    """What is told names its file, be that another user's, a directory, or what an interrupted copy has left."""
+    sqlite_command.environment |= {"KEYTURN_ENV": "development", "KEYTURN_SECRET": ""}
+    sqlite_command.run("migrate")
+    secret = tmp_path / "keyturn.db.secret"
+    secret.mkdir()
+    error = sqlite_command.run("keys", "list", status=1)
+    assert error == f"keyturn: unsafe_settings: secret_unreadable: {secret}: Is a directory\n"
+    secret.rmdir()
+    for content in (b"", b"\xff", b"1:short"):
+        secret.write_bytes(content)
+        error = sqlite_command.run("keys", "list", status=1)
+        assert error.startswith(f"keyturn: unsafe_settings: secret_malformed: {secret}: ")
+
+
 def test_another_secret_is_a_known_error_of_every_command_that_opens_the_keys(migrated: Command) -> None:
     """All say it in the same line, which is not that of an outage, and none overwrites a key."""
     first = migrated.json("keys", "rotate")
