@@ -71,7 +71,7 @@ class BreachCheck:
         self._tls: Final = ssl.create_default_context()
         self._lock: Final = threading.Lock()
         self._asking = 0
-        self._executor = _threads()
+        self._executor = _new_executor()
 
     async def screen(self, password: str) -> None:
         """Let a password pass, or not.
@@ -95,7 +95,7 @@ class BreachCheck:
 
     def close(self) -> None:
         """Drop what waits to be asked; what is under way ends by itself. Whoever asks later is answered."""
-        executor, self._executor = self._executor, _threads()
+        executor, self._executor = self._executor, _new_executor()
         executor.shutdown(wait=False, cancel_futures=True)
 
     async def _ask(self, prefix: str) -> bytes:
@@ -149,7 +149,7 @@ class BreachCheck:
         raise _CorpusFault("too_large" if len(body) > _MAX_ANSWER else "timeout")
 
 
-def _threads() -> ThreadPoolExecutor:
+def _new_executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="keyturn-breaches")
 
 

@@ -82,12 +82,12 @@ class JsonFormatter(logging.Formatter):
 
 
 @lru_cache(maxsize=256)
-def _tells(name: str) -> bool:
+def _names_a_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
 def _clean(name: str, value: object) -> object:
-    if _tells(name):
+    if _names_a_secret(name):
         return _REDACTED
     if value is None or isinstance(value, bool | int | float):
         return value

@@ -90,7 +90,7 @@ class PasswordPool:
         """What waits for a thread, by network, in the order of their turns."""
         self._done: list[Callable[[], None]] = []
         self._closed = False
-        self._executor = self._threads_of_its_own()
+        self._executor = self._new_executor()
 
     @property
     def taken(self) -> int:
@@ -134,7 +134,7 @@ class PasswordPool:
         """Take work again after `close`. A new pool is open."""
         with self._lock:
             if self._closed:
-                self._executor, self._closed = self._threads_of_its_own(), False
+                self._executor, self._closed = self._new_executor(), False
 
     def close(self) -> None:
         """Refuse new work and what still waits, and return when the running hashes are done."""
@@ -145,7 +145,7 @@ class PasswordPool:
             future.cancel()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _threads_of_its_own(self) -> ThreadPoolExecutor:
+    def _new_executor(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="keyturn-password", initializer=yield_to_others)
 
     async def _run(self, address: str, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:

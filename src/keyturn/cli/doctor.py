@@ -189,12 +189,12 @@ async def _database(settings: Settings) -> list[Finding]:
     except CommandError as error:
         return [Finding("database_url_malformed", str(error), fatal=True)]
     except UnsafeSettings as fault:
-        return _told(fault)
+        return _findings_of(fault)
     except Unavailable as error:
         return [Finding("database_unavailable", f"the database does not answer{cause_of(error)}", fatal=True)]
 
 
-def _told(fault: UnsafeSettings) -> list[Finding]:
+def _findings_of(fault: UnsafeSettings) -> list[Finding]:
     from keyturn.settings import Finding
 
     parts = (problem.partition(": ") for problem in fault.problems)
@@ -217,7 +217,7 @@ async def _fitness(engine: Engine) -> list[Finding]:
         try:
             await check(engine)
         except UnsafeSettings as fault:
-            found += _told(fault)
+            found += _findings_of(fault)
     if await current_level(engine) == expected_level() and (names := await missing_indexes(engine)):
         text = f"{', '.join(names)} is missing or INVALID: make it anew, as keyturn.stores.schema has it"
         found.append(Finding("database_index_missing", text, fatal=False))

@@ -91,12 +91,14 @@ class SqlThrottle:
             Unavailable: the database is at fault.
         """
         due = keyed(limits)
-        if due and self._engine.postgres:
-            # One statement, which locks in order, needs no transaction around it and no second try.
-            async with self._engine.lane() as lane:
-                await lane.change(give_back(due, proven, postgres=True))
-        elif due:
+        if not due:
+            return
+        if not self._engine.postgres:
             await self._engine.transact(lambda: _giving_back(due, proven))
+            return
+        # One statement, which locks in order, needs no transaction around it and no second try.
+        async with self._engine.lane() as lane:
+            await lane.change(give_back(due, proven, postgres=True))
 
     async def _refusal(self, due: Keyed) -> float | None:
         """Look, without a turn at writing: those who are refused anyway, be they ever so many, must keep nobody from one."""

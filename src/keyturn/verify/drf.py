@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, ClassVar, Final
 
 from django.contrib.auth import get_user_model
@@ -58,7 +57,8 @@ class PrincipalRefused(APIException):
         self.status_code = refused.status
         headers = dict(problem(refused, "").headers)
         self.auth_header: Final = headers.get(b"www-authenticate", b"").decode("ascii")
-        self.wait: Final = None if refused.retry_after is None else max(1, ceil(refused.retry_after))
+        wait = headers.get(b"retry-after")
+        self.wait: Final = None if wait is None else int(wait)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class Verifier:
         revoked = frozenset[str]() if self._denylist is None else self._denylist
         self._cache: Final = VerifiedTokenCache(judge, revoked=revoked)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_call(weakref.WeakMethod(self._forget)))
+            os.register_at_fork(after_in_child=_call_if_alive(weakref.WeakMethod(self._forget)))
 
     def authenticate(self, token: str) -> Principal:
         """Turn an access token into a principal. Blocks only while keys or revocations are loaded.
@@ -192,7 +192,7 @@ class Verifier:
             self._denylist.forget()
 
 
-def _call(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+def _call_if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
     def call() -> None:
         if (found := method()) is not None:
             found()
