@@ -81,6 +81,7 @@ class Keyturn:
     Raises:
         ValueError: a setting is malformed: a number, a URL.
         UnsafeSettings, UnsafePolicy: naming every finding; production refuses to start with any of them.
+        ModuleNotFoundError: the settings need an extra that is not installed.
 
     Attributes:
         auth: the use cases.

@@ -47,7 +47,7 @@ class WebApplication:
     Args:
         services: what the endpoints call.
         config: addresses, origins, limits, keys.
-        observe: is told of every answer.
+        observe: is told of every answer of a route, and not of a path or a method that there is not.
         to_the_end: a request that the host cancels goes on to its end all the same, without an answer.
             Why: some servers cancel a request whose client has gone, and a host may have a timeout. Between the commit
             and the sinks that would keep an event from the application: that somebody has used a stolen token, say. It
