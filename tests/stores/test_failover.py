@@ -10,7 +10,8 @@ import pytest
 from keyturn.core.policy import DAY
 from keyturn.core.rotation import Outcome
 from keyturn.stores.engine import Engine, open_engine
-from keyturn.stores.failover import TIMELINE, Failover, healing_until, put_meta, start_healing
+from keyturn.stores.failover import TIMELINE, Failover, healing_until, start_healing
+from keyturn.stores.meta import put_meta
 from keyturn.stores.migrations import migrate
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, Holder, sign_in

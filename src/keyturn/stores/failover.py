@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from math import inf
 
-from sqlalchemy import Insert, Select, select
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 
 from keyturn.ports import Clock
 from keyturn.stores.engine import AsyncConnection, Engine
-from keyturn.stores.schema import meta
+from keyturn.stores.meta import get_meta, put_meta
 
 HEAL_UNTIL = "heal_until"
 HEAL_FOR = "heal_for"
@@ -32,18 +29,6 @@ _TIMELINE = (
     "SELECT CASE WHEN pg_is_in_recovery() THEN NULL "
     "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 END"
 )
-
-
-def put_meta(connection: AsyncConnection, name: str, value: str) -> Insert:
-    """Build the statement that sets one of the facts all nodes share."""
-    kind = postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    statement = kind(meta).values(name=name, value=value)
-    return statement.on_conflict_do_update(index_elements=[meta.c.name], set_={"value": value})
-
-
-def get_meta(name: str) -> Select[str]:
-    """Build the statement that reads one of the facts all nodes share."""
-    return select(meta.c.value).where(meta.c.name == name)
 
 
 class Failover:

@@ -13,7 +13,7 @@ from sqlalchemy import Column, ColumnElement, Table, delete, select
 from keyturn.core.policy import DAY
 from keyturn.ports import Clock
 from keyturn.stores.engine import AsyncConnection, Engine
-from keyturn.stores.failover import get_meta, put_meta
+from keyturn.stores.meta import get_meta, put_meta
 from keyturn.stores.schema import counters, denylist, events, sessions
 
 LEASE = "prune_until"

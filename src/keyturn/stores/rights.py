@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from keyturn.core.errors import UnsafeSettings
 from keyturn.stores.engine import AsyncConnection, Engine, ping
-from keyturn.stores.failover import put_meta
+from keyturn.stores.meta import put_meta
 from keyturn.stores.schema import meta, metadata
 
 _SIGN = "sign_of_life"
