@@ -13,7 +13,7 @@ from tests.django.conftest import Person
 # isort: split
 from asgiref.sync import sync_to_async
 from django.contrib.auth import authenticate, get_user_model
-from django.contrib.auth.hashers import make_password
+from django.contrib.auth.hashers import make_password, verify_password
 from django.contrib.auth.models import User
 from django.db import IntegrityError, connections
 from django.test import override_settings
@@ -22,6 +22,7 @@ from keyturn.core.errors import InvalidRequest, InvalidToken, Unavailable
 from keyturn.core.model import Principal, SessionId
 from keyturn.django import DjangoUserDirectory
 from keyturn.django.users import from_django, to_django
+from keyturn.tokens.password import PasswordHasher, Verified
 from keyturn.verify.drf import PrincipalRefused, UserAuthentication
 from tests.django.accounts import Account, Employee, Member
 from tests.web.conftest import PASSWORD
@@ -60,6 +61,22 @@ def test_password_that_django_has_hashed(person: Person, name: str) -> None:
     assert person.log_in().status_code == 200
     assert authenticate(username=person.email, password=PASSWORD) == user
     assert authenticate(username=person.email, password="not the password at all") is None
+
+
+def test_people_who_sign_in_to_both() -> None:
+    """With our hasher neither replaces what the other has made: that would end the user's sessions with Django."""
+    ours = PasswordHasher()
+    others = [f"django.contrib.auth.hashers.{name}PasswordHasher" for name in ("PBKDF2", "BCryptSHA256")]
+    stock = make_password(PASSWORD, hasher="argon2")
+    with override_settings(PASSWORD_HASHERS=["keyturn.django.hashers.PasswordHasher", *others]):
+        made = make_password(PASSWORD)
+        assert ours.verify(from_django(made), PASSWORD) == Verified(ok=True, needs_rehash=False)
+        assert verify_password(PASSWORD, to_django(ours.hash(PASSWORD))) == (True, False)
+        assert verify_password(PASSWORD, made) == (True, False)
+        assert verify_password("another", made)[0] is False
+        # What was there before is replaced once, by whoever comes first.
+        assert verify_password(PASSWORD, stock) == (True, True)
+        assert verify_password(PASSWORD, make_password(PASSWORD, hasher="pbkdf2_sha256")) == (True, True)
 
 
 def test_hash_in_both_spellings() -> None:
