@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -52,6 +55,22 @@ async def test_user(plugin: TokenPlugin) -> None:
     assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).body == b"ada"
     assert (await send(app, "GET", "/anybody", headers=bearer())).json() is True
     assert (await send(app, "GET", "/anybody")).json() is False
+
+
+async def test_guard_while_every_thread_is_taken(plugin: TokenPlugin) -> None:
+    """A guard waits for no thread: those belong to the host's handlers, which may hold them all."""
+    app = Litestar([notes], plugins=[plugin])
+    assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).status == 200
+    taken = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        threads.submit(taken.wait)
+        try:
+            async with asyncio.timeout(10.0):
+                assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).body == b"ada"
+                assert (await send(app, "GET", "/notes", headers=bearer())).code == "forbidden"
+        finally:
+            taken.set()
 
 
 async def test_options(plugin: TokenPlugin) -> None:
