@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -261,6 +261,31 @@ async def test_idle_connections_that_the_server_has_ended(postgres: PostgresServ
     async with engine.autocommit() as one, engine.transaction() as two:
         for connection in (one, two):
             await connection.exec_driver_sql(BACKEND)
+    await engine.close()
+
+
+@pytest.fixture
+def few(postgres: PostgresServer, postgres_url: str) -> Iterator[str]:
+    """A URL with a role that has three connections at most; gone once the test is over."""
+    postgres.execute("CREATE ROLE keyturn_few LOGIN CONNECTION LIMIT 3")
+    yield postgres_url.replace(f"{postgres.user}@", "keyturn_few@")
+    postgres.execute("DROP ROLE keyturn_few")
+
+
+@pytest.mark.parametrize("backend", [backend_of_a_lane, backend_of_the_pool])
+async def test_connections_that_are_left_when_there_are_no_more(
+    postgres: PostgresServer, few: str, backend: Callable[[Engine], Awaitable[int]]
+) -> None:
+    """What is open serves, where PostgreSQL gives no connection in the place of one that has ended."""
+    engine = open_engine(few, pool_size=8)
+    async with engine.autocommit() as one, engine.autocommit() as two, engine.autocommit() as three:
+        lent = [await connection.get_raw_connection() for connection in (one, two, three)]
+        drivers: list[Any] = [each.driver_connection for each in lent]
+    postgres.execute("ALTER ROLE keyturn_few CONNECTION LIMIT 2")
+    ended = await backend(engine)
+    postgres.execute(f"SELECT pg_terminate_backend({ended})")
+    await eventually(lambda: any(driver.is_closed() for driver in drivers))
+    assert ended not in [await backend(engine) for _ in range(4)]
     await engine.close()
 
 

@@ -9,10 +9,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, Pool, event
+from sqlalchemy import AsyncAdaptedQueuePool, Engine, Pool, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from keyturn.core.errors import UnsafeSettings
@@ -54,8 +55,30 @@ def connecting(url: URL, connect_timeout: float, command_timeout: float) -> dict
     given = {"command_timeout": command_timeout, "server_settings": {"application_name": _NAME}}
     urls = each_host(without_sqlalchemy(url.render_as_string(hide_password=False)))
     if len(urls) == 1 and "target_session_attrs" not in url.query:
-        return {"connect_args": {**given, "timeout": connect_timeout}}
-    return {"async_creator": lambda: connect_to_one(urls, seconds=connect_timeout, **given)}
+        return {"poolclass": _Pool, "connect_args": {**given, "timeout": connect_timeout}}
+    return {"poolclass": _Pool, "async_creator": lambda: connect_to_one(urls, seconds=connect_timeout, **given)}
+
+
+class _Pool(AsyncAdaptedQueuePool):
+    """Lends what is open before it opens anything in the place of what has ended.
+
+    Why: it would lend the last one that came back, and where PostgreSQL has no connection to spare (53300) that is the place of one
+    which could not be opened: whoever comes would be refused, beside a dozen of connections that are open and idle.
+    """
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        found, ended = super()._do_get(), list[ConnectionPoolEntry]()
+        while not _is_open(found) and not self._pool.empty():
+            ended.append(found)
+            found = self._pool.get(block=False)
+        for other in ended:
+            self._do_return_conn(other)
+        return found
+
+
+def _is_open(entry: ConnectionPoolEntry) -> bool:
+    connection: Any = entry.driver_connection
+    return connection is not None and not connection.is_closed()
 
 
 class _Beginning:
