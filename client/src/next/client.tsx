@@ -14,7 +14,10 @@ import { AuthProvider as Provider, type AuthProviderProps as ProviderProps, useA
 
 /** What `<AuthProvider>` takes. The options of the client count as they are when it is mounted. */
 export type AuthProviderProps = Pick<AuthClientOptions, "apiOrigins" | "baseUrl" | "idleWarning"> & {
-  /** What `getSession()` found; left away where a layout does not ask. */
+  /**
+   * What `getSession()` found; left away where a layout does not ask. With null the provider expects nobody, and loads the
+   * document anew where there is somebody; `<SignedOut>` is still shown by the browser alone, once it knows.
+   */
   initialSession?: ProviderProps["initialSession"];
   children?: ReactNode;
 };

@@ -15,7 +15,8 @@ export type AuthProviderProps = {
   client: AuthClient;
   /**
    * Who a render server found signed in: `{ user, session }` of its answer, shown until the browser has verified it. What
-   * is given first counts; the client knows better than what comes later.
+   * is given first counts; the client knows better than what comes later. With null, as without it, nothing is known:
+   * `<AuthLoading>` is shown, and `<SignedOut>` as soon as the browser knows.
    *
    * Why no token: what a server component passes on stands readable in the page.
    */
