@@ -67,39 +67,30 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
         throw new axios.CanceledError("session_changed", config);
     };
 
-    const attempt = async (): Promise<Outcome> => {
+    let outcome: Outcome = {};
+    // Send it, and tell whether another token may help.
+    const refused = async () => {
       check();
       // Not every adapter looks at this one before it sends.
       config.cancelToken?.throwIfRequested();
       // Why a copy, and why the answer gets the original: errors are logged with their config, and sent again from it.
       const own = axios.AxiosHeaders.concat(headers, token ? { Authorization: `Bearer ${token}` } : undefined);
-      const outcome: Outcome = await transmit({ ...config, headers: own }).then(
+      outcome = await transmit({ ...config, headers: own }).then(
         (response) => ({ response }),
         (error) => {
           if (error.config) error.config = config;
           return { error, response: error.response };
         },
       );
-      if (outcome.response) outcome.response.config = config;
+      const { response } = outcome;
+      if (response) response.config = config;
       check();
-      return outcome;
+      return on && response?.status === 401 && !auth.challenged(response.headers["www-authenticate"]);
     };
 
-    let outcome = await attempt();
-    const { response } = outcome;
-    if (
-      on &&
-      response?.status === 401 &&
-      token &&
-      !streams &&
-      !((calm[api] as number) > auth.now()) &&
-      !auth.challenged(response.headers["www-authenticate"])
-    ) {
+    if ((await refused()) && token && !streams && !((calm[api] as number) > auth.now())) {
       token = await ask(auth.renew(token, { signal }));
-      if (token) {
-        outcome = await attempt();
-        if (outcome.response?.status === 401) calm[api] = auth.now() + CALM;
-      }
+      if (token && (await refused())) calm[api] = auth.now() + CALM;
     }
     if (outcome.error) throw outcome.error;
     return outcome.response as AxiosResponse;

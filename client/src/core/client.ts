@@ -362,27 +362,20 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const check = () => {
       if (token && (!state.token || state.epoch !== epoch)) throw new AuthError("session_changed");
     };
-    const send = async () => {
+    let response!: Response;
+    // Send it, and tell whether another token may help.
+    const refused = async () => {
       check();
       if (token) headers.set("authorization", `Bearer ${token}`);
       // A clone goes out, so that the body is still there for the second time. Of a Request that is sent with other
       // headers `fetch` keeps all but these two.
       const sent = { referrerPolicy: input.referrerPolicy, referrer: input.referrer, ...init, headers } as RequestInit;
-      return environment.fetch(input.clone?.() ?? input, sent).finally(check);
+      response = await environment.fetch(input.clone?.() ?? input, sent).finally(check);
+      return !challenged(response.headers.get("www-authenticate")) && response.status === 401;
     };
-    let response = await send();
-    if (
-      !challenged(response.headers.get("www-authenticate")) &&
-      response.status === 401 &&
-      token &&
-      !streams &&
-      !((calm[api] as number) > now())
-    ) {
+    if ((await refused()) && token && !streams && !((calm[api] as number) > now())) {
       token = await obtain(token, wanted);
-      if (token) {
-        response = await send();
-        if (response.status === 401) calm[api] = now() + CALM;
-      }
+      if (token && (await refused())) calm[api] = now() + CALM;
     }
     return response;
   };

@@ -137,7 +137,6 @@ const rules: Rules = {
     // The same person stays the same object: what depends on the user alone need not run again.
     const user =
       JSON.stringify(answer.user) === JSON.stringify(seen?.user) ? (seen as Identity).user : Object.freeze(answer.user);
-    const lifetime = expires_in * 1000;
     const idle = session.inactivity_expires_in * 1000;
     return {
       ...INITIAL,
@@ -146,7 +145,7 @@ const rules: Rules = {
         user,
         session: Object.freeze({
           ...session,
-          accessEndsAt: at + lifetime,
+          accessEndsAt: at + expires_in * 1000,
           inactivityEndsAt: at + idle,
           absoluteEndsAt: at + session.absolute_expires_in * 1000,
         }),
@@ -157,7 +156,7 @@ const rules: Rules = {
       token: access_token,
       at,
       // Why jitter: what began together must not refresh together. Never within a second: no hot loop.
-      dueAt: at + Math.max(1000, lifetime * (0.85 + 0.1 * random)),
+      dueAt: at + Math.max(1000, expires_in * 1000 * (0.85 + 0.1 * random)),
       activeAt,
       timeout: same ? Math.max(timeout, idle) : idle,
       seen: { user, session },

@@ -146,6 +146,27 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       expect(server.count(REFRESH)).toBe(1);
     });
 
+    test("an API that wants a stronger login is told of, too, while its other 401s start no refresh", async () => {
+      const told = vi.fn();
+      auth.on("stepUp", told);
+      await failure(api.get("/never"));
+      await failure(api.get("/step-up"));
+      expect(told).toHaveBeenCalledOnce();
+    });
+
+    test("an API that wants a stronger login once it has a token that it takes is told of, and takes no refresh from others", async () => {
+      const told = vi.fn();
+      auth.on("stepUp", told);
+      await api.get("/profile");
+      server.expireTokens();
+      const error = await failure(api.get("/late-step-up"));
+      expect(error.response?.status).toBe(401);
+      expect([server.count("GET /api/late-step-up"), told.mock.calls.length]).toEqual([2, 1]);
+      server.expireTokens();
+      expect((await api.get("/profile")).status).toBe(200);
+      expect(server.count(REFRESH)).toBe(3);
+    });
+
     test("the caller's own Authorization is left alone, and its 401 is theirs", async () => {
       const error = await failure(api.get("/profile", { headers: { authorization: "Basic abc" } }));
       expect(error.response?.status).toBe(401);

@@ -107,6 +107,10 @@ export const startServer = async () => {
     "GET /api/forbidden": (response) => answer(response, 403),
     "GET /api/step-up": (response) =>
       response.writeHead(401, { "www-authenticate": 'Bearer error="insufficient_user_authentication"' }).end(),
+    "GET /api/late-step-up": (response, { headers }) =>
+      valid.has(headers.authorization?.replace("Bearer ", "") ?? "")
+        ? routes["GET /api/step-up"]?.(response, {} as Hit)
+        : answer(response, 401),
     "GET /api/open": (response) => answer(response, 200, {}),
   };
 

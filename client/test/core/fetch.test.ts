@@ -298,6 +298,26 @@ describe("auth.fetch", () => {
     expect(world.server.count(API)).toBe(1);
     expect(world.server.count("/auth/refresh")).toBe(1);
   });
+
+  it("tells of one that answers the second try, too, and takes it for no refusal of every token", async () => {
+    const challenge = 'Bearer error="insufficient_user_authentication", max_age="300"';
+    const { world, tab, send } = await refusing();
+    world.server.handlers.set(API, ({ headers }) =>
+      problem(
+        "invalid_token",
+        401,
+        {},
+        headers.get("authorization")?.endsWith("-1") ? {} : { "www-authenticate": challenge },
+      ),
+    );
+    expect((await send()).status).toBe(401);
+    expect(world.server.count(API)).toBe(2);
+    expect(tab.events.at(-1)).toEqual(["stepUp", { challenge }]);
+    world.server.handlers.delete(API);
+    world.server.tokens += 1;
+    expect((await send()).status).toBe(200);
+    expect(world.server.count("/auth/refresh")).toBe(3);
+  });
 });
 
 describe("sessions", () => {
