@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Security, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.security import SecurityScopes
 from pydantic import BaseModel
@@ -17,7 +19,7 @@ from keyturn.core.model import Principal
 from keyturn.fastapi import CurrentPrincipal, current_principal, install, openapi_document, router
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
-from tests.web.conftest import BROWSER, ORIGIN, PASSWORD, Browser
+from tests.web.conftest import BROWSER, ORIGIN, PARTNER, PASSWORD, Browser
 
 pytestmark = pytest.mark.anyio
 
@@ -202,6 +204,26 @@ async def test_mounted_application(node: Keyturn) -> None:
             inner.state.keyturn = it
             assert (await guest.get("/inner/notes", headers=guest.bearer)).status_code == 200
         assert (await guest.get("/inner/notes")).json()["code"] == "invalid_token"
+
+
+async def test_cors_of_the_host(node: Keyturn) -> None:
+    """The host's middleware and ours name an origin once; it answers our preflights, by what the guide allows."""
+    guide = (Path(__file__).parents[2] / "client" / "README.md").read_text(encoding="utf-8")
+    allowed = guide.partition("allow credentials, the methods")[2].partition("and to expose")[0]
+    methods, headers = (re.findall(r"`([\w-]+)`", part) for part in allowed.split("and the headers"))
+    app = FastAPI()
+    install(app, node)
+    app.add_middleware(
+        CORSMiddleware, allow_origins=[PARTNER], allow_credentials=True, allow_methods=methods, allow_headers=headers
+    )
+    async with Browser(app) as guest:
+        guest.headers.update({"origin": PARTNER, "sec-fetch-site": "same-site"})
+        asked = "authorization,content-type,x-keyturn"
+        wanted = {"access-control-request-method": "POST", "access-control-request-headers": asked}
+        assert (await guest.options("/auth/login", headers=wanted)).status_code == 200
+        answer = await guest.sign_up()
+        assert answer.status_code == 201
+        assert answer.headers.get_list("access-control-allow-origin") == [PARTNER]
 
 
 async def test_prefix_of_the_host(node: Keyturn) -> None:
