@@ -274,6 +274,22 @@ async def test_running_caller_cancelled() -> None:
     pool.close()
 
 
+async def test_event_loops_of_many_threads() -> None:
+    """Each gets the hashes that it has asked for, and no place is lost: a view of Flask has a loop of its own."""
+    pool, hasher = PasswordPool(PasswordHasher(PROFILE), threads=2), PasswordHasher(PROFILE)
+
+    def view(number: int) -> None:
+        password = f"{PASSWORD} {number}"
+        assert hasher.verify(asyncio.run(pool.hash(password)), password).ok
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            for number in range(32):
+                tasks.start_soon(anyio.to_thread.run_sync, view, number)
+    assert pool.taken == 0
+    pool.close()
+
+
 async def test_pool_closed() -> None:
     """Closing ends the running hash in order, and tells those who wait and who come to come back."""
     hasher = GatedHasher()
