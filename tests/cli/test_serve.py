@@ -400,6 +400,17 @@ def test_doctor_names_what_does_not_answer(sqlite_command: Command) -> None:
     assert "hunter2" not in text
 
 
+def test_at_sign_in_a_password(sqlite_command: Command) -> None:
+    """It makes the rest of the password a part of the host, which nobody has; the fault says where to look, and no password."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = "postgresql://keyturn:hunter2@there@127.0.0.1/keyturn"
+    for command in (("users", "list"), ("doctor",)):
+        text = sqlite_command.run(*command, status=1)
+        assert (
+            "(gaierror: no host has this name: are `@`, `:` and `/` of a password in the URL percent-encoded?)" in text
+        )
+        assert "hunter2" not in text
+
+
 def test_doctor_says_what_is_wrong_with_the_way(sqlite_command: Command, tmp_path: Path) -> None:
     """Of a Redis too, whose library has one name for a server that is down and for one that nobody vouches for."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

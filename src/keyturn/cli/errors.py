@@ -29,6 +29,7 @@ _MEANINGS = {
     "53300": "PostgreSQL has no connection to spare for this role or database",
     "55000": "the database takes no connections at the moment",
     "55P03": "somebody holds a table that is needed: nothing was changed, try again",
+    "gaierror": "no host has this name: are `@`, `:` and `/` of a password in the URL percent-encoded?",
     "target_session_attrs": "no server is of the kind that this asks for: is the one that answers a standby, or read-only?",
     "SQLITE_BUSY": "another program is writing to the file: let it end its transaction, or close it",
     "SQLITE_CANTOPEN": "the file cannot be opened, or its directory not be written to",
@@ -37,7 +38,7 @@ _MEANINGS = {
     "SQLITE_READONLY_DIRECTORY": "this user may not write the directory of the file",
     "SQLITE_NOTADB": "the file is no database of SQLite",
 }
-"""What to do about the codes of drivers that say so little to whoever has not met them."""
+"""What to do about the codes and classes of drivers that say so little to whoever has not met them."""
 _FORBIDDEN = "42501"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -91,5 +92,5 @@ def cause_of(fault: Unavailable) -> str:
         return ""
     origin, code = behind(fault)
     # What is wrong with a certificate names at most the host that was asked for.
-    meaning = _MEANINGS.get(code or "", getattr(origin, "verify_message", ""))
+    meaning = _MEANINGS.get(code or type(origin).__name__, getattr(origin, "verify_message", ""))
     return f" ({name_of(fault)}{meaning and f': {meaning}'})"
