@@ -22,7 +22,7 @@ from keyturn.wire import finish as finish
 from keyturn.wire import problem as problem
 
 DEVICE_MAX_AGE: Final = 400 * 24 * 3600
-"""The longest a browser keeps a cookie.  Spec: RFC 6265bis 5.6.1."""
+"""The longest a browser keeps a cookie.  Spec: RFC 6265bis 5.5."""
 
 _EPOCH: Final = date(1970, 1, 1)
 _TWO: Final = tuple(f"{number:02}" for number in range(60))

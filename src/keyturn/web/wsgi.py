@@ -113,7 +113,7 @@ def _unjoined(header: Header) -> Iterable[Header]:
     Why: WSGI servers join headers of one name with a comma, and a comma may also be in the value of a cookie that a
     sibling subdomain has planted. Whether one of ours was sent once, twice or not at all cannot be told then, so none is
     used, and none is cleared. No value of ours has a comma, and browsers send one Cookie header.
-    Spec: RFC 6265bis 5.8.3 ("MUST NOT attach more than one Cookie header field").
+    Spec: RFC 6265 5.4 ("MUST NOT attach more than one Cookie header field").
     """
     name, value = header
     if name == b"cookie" and _JOINED.search(value) is not None:
