@@ -30,6 +30,7 @@ from tests.browser.client.site import Site
 from tests.client_python.api import Api
 from tests.client_python.people import ACCOUNT, Kind, Program, expire, open_program
 from tests.services import free_port
+from tests.verify.conftest import no_threads
 
 pytestmark = pytest.mark.anyio
 # Seconds: longer than any machine takes for fifty requests.
@@ -50,6 +51,20 @@ async def expired(site: Site, make_program: Callable[..., Any], store: MemoryTok
     expire(store)
     made: Program = await make_program(store=store)
     return made
+
+
+def test_no_thread_to_refresh_in(site: Site, store: MemoryTokenStore) -> None:
+    """Where the system gives no thread it is a fault like any other: with a code, and nothing is lost by it."""
+    KeyturnAuth(site.url, store=store).log_in(ACCOUNT["email"], ACCOUNT["password"])
+    expire(store)
+    auth = KeyturnAuth(site.url, store=store)
+    with no_threads():
+        for _ in range(2):
+            with pytest.raises(Unavailable) as caught:
+                auth.token()
+            assert (caught.value.code, caught.value.retryable) == ("network", True)
+            assert "thread" in str(caught.value)
+    assert KeyturnAuth(site.url, store=store).token()
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -207,7 +207,13 @@ class Session:
                 flight.set_result(None)
                 return flight
             # A daemon, for a program that ends must not wait for it: to be killed is to lose an answer, no more.
-            threading.Thread(target=self._fly, args=(flight, seen), name="keyturn refresh", daemon=True).start()
+            thread = threading.Thread(target=self._fly, args=(flight, seen), name="keyturn refresh", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as fault:  # the system has no thread for it now
+                self._state = seen.failed(Unavailable("network", detail=str(fault)), self._clock())
+                flight.set_result(None)
+                return flight
             self._flying = flight
             return flight
 
