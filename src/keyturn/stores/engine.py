@@ -49,7 +49,7 @@ SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 _MISTAKES = frozenset({"21000", "22000", "22021", "25001", "25P01", "25P02", "42601", "42P02", "42P18"})
 _FUNCTION = re.compile(r"\bPL/|\bSQL\b")
 """Stands in the context, in every language, where it was not the statement but a function that it has called, as a trigger does."""
-_CONFLICT_STATES = frozenset({"40001", "40P01", "0A000"})
+_CONFLICT_STATES = frozenset({"40001", "40P01", "0A000"})  # the last: a plan from before a column changed
 _SQLITE_CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE_FAULTS = _SQLITE_CONFLICTS | {
     sqlite3.SQLITE_NOMEM,

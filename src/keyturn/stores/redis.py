@@ -147,8 +147,8 @@ async def answering() -> AsyncGenerator[None]:
     turns = _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
     try:
         async with asyncio.timeout(ANSWER_TIME):
-            # Not to the end: whoever has been waiting begins when others are given up, and Python 3.11 loses the cancellation of
-            # a question that has just been sent.
+            # Less than the whole time: turns come free when others are given up, which is when the time of those who came with
+            # them ends too. Their questions would be cancelled as they are sent, and Python 3.11 loses such a cancellation.
             async with asyncio.timeout(_TIMEOUT):
                 await turns.acquire()
             try:
@@ -167,7 +167,8 @@ async def ping(redis: Redis) -> None:
     Raises: Unavailable: it gives none.
     """
     async with answering():
-        # By itself, for that a replica refuses it has us connect again, whatever an old one says of a script.
+        # By itself: that a replica refuses this has the library connect again (see `connect`). Of a script an old one says it in
+        # other words, which the library does not know.
         await redis.set(_SIGN, b"", ex=60)
     async with answering():
         if await redis.register_script(_SIGN_BY_SCRIPT)(keys=[_SIGN]) != _SIGN.encode():
