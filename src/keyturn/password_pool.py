@@ -64,6 +64,9 @@ class PasswordPool:
         retry_after: seconds that a refused caller is told to wait, at least; at most three times that.
         screen: raises when a password must not be chosen.
 
+    Raises:
+        ValueError: no thread, or a queue of a negative size.
+
     Spec: ASVS 5.0 15.4.4 (fair use of resources), 2.4.1.
     """
 

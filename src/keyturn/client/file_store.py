@@ -67,7 +67,7 @@ class FileTokenStore:
             raise StoreFault("store_corrupt", detail=f"{self._path} is not a token store of this version") from None
 
     def replace(self, former: Stored, new: Stored) -> bool:
-        """Keep `new` if `former` is what is kept: written beside, forced to the disk, and put in its place."""
+        """Keep `new` if `former` is what is kept: written beside, forced to the disk, and put in its place. Raises: StoreFault."""
         with self._faults():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._locked("lock", _WRITE_LIMIT) as mine:

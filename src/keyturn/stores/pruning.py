@@ -43,7 +43,7 @@ class SqlUpkeep:
         """Delete what has expired and return how many rows; 0 at once while another node prunes.
 
         Args: batch: rows per transaction at most, so that no refresh waits for long.
-        Raises: Unavailable: the database is at fault; what was deleted stays deleted.
+        Raises: Unavailable: the database is at fault; what was deleted stays deleted. ValueError: `batch` is below 1.
         """
         if batch < 1:
             raise ValueError("a batch has at least one row")

@@ -214,6 +214,9 @@ class AccessTokenVerifier:
         audience: the service's own name, or several of which one must be in `aud`.
         leeway: seconds of clock difference to forgive, in every time comparison.
         max_lifetime: the longest `exp - iat` believed, in seconds.
+
+    Raises:
+        ValueError: no issuer or no audience, a leeway that is negative or over 120 seconds, or no positive lifetime.
     """
 
     __slots__ = ("_audience", "_issuer", "_max_lifetime", "key_of", "leeway")

@@ -87,8 +87,11 @@ class PasswordPolicy:
     Why: composition rules and forced changes make passwords worse, so there are none.
 
     Attributes:
-        min_length: characters (code points in NFC), at least 8.
+        min_length: characters (code points in NFC), 8 to 64.
         context: words of the site, such as its name and host.
+
+    Raises:
+        ValueError: `min_length` is not 8 to 64.
 
     Spec: NIST SP 800-63B-4 section 3.1.1.2; ASVS 5.0 6.2.1-6.2.5, 6.2.9-6.2.11.
     """

@@ -66,6 +66,9 @@ class SigningKey:
         activate_at: from then on it signs.
         retire_at: from then on it signs no more; None while it has no successor.
         expire_at: from then on it does not verify; None while it has no successor.
+
+    Raises:
+        ValueError: the key is on another curve, or the times run back.
     """
 
     private_key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
@@ -126,6 +129,9 @@ class KeySchedule:
             of the JWK set, or services would meet tokens whose key they cannot know.
         access_lifetime: of the longest-lived access token.
         leeway: the clock difference that verifiers forgive.
+
+    Raises:
+        ValueError: a time is negative, or a key would retire before it can be replaced.
     """
 
     rotation_period: float

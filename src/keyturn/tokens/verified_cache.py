@@ -44,6 +44,9 @@ class VerifiedTokenCache:
             `kid` of a key that leaked. Read on every call, so the live set itself belongs here.
         limit: the most tokens kept, at least 2; about 2 KB each.
 
+    Raises:
+        ValueError: the limit is below 2.
+
     Spec: ASVS 5.0 7.4.1 (a revoked session's tokens are refused).
     """
 

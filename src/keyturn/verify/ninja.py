@@ -68,7 +68,10 @@ class TokenAuth(HttpBearer):
         return self._authenticate_async(request)
 
     def authenticate(self, request: HttpRequest, token: str) -> Principal:
-        """Return the principal; the token is read from the header as it came, not as django-ninja takes it apart."""
+        """Return the principal; the token is read from the header as it came, not as django-ninja takes it apart.
+
+        Raises: PrincipalRefused.
+        """
         try:
             return identified(request).demand(self._requirement)
         except Refused as refused:
