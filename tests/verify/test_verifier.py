@@ -336,6 +336,12 @@ def test_server_that_does_not_answer(
         "http://127.0.0.1.example.com/jwks",
         "http://localhost.example.com/jwks",
         "http://notlocalhost/jwks",
+        "https://auth.example.com:port/jwks",
+        "https://auth.example.com:99999/jwks",
+        "https://auth.example.com:0/jwks",
+        "https://[::1/jwks",
+        "https://auth.example .com/jwks",
+        "https://auth.example.com/jwks\n",
     ],
 )
 def test_address_that_is_refused(url: str) -> None:

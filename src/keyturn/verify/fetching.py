@@ -38,14 +38,20 @@ class KeySource:
         allow_http: believe http from another machine, for development.
 
     Raises:
-        ValueError: not an https URL, or one with a user, a query or a fragment.
+        ValueError: not an https URL, or one with a user, a query, a fragment, a blank or no such port.
 
     Spec: RFC 8725 3.10; OWASP ASVS 5.0 9.1.3, 12.2.1.
     """
 
     def __init__(self, url: str, *, timeout: float, allow_http: bool) -> None:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as fault:
+            raise ValueError("the address of the keys has a malformed host or port") from fault
+        if port == 0 or any(map(str.isspace, url)):
+            # Here, and not at each request that the first tokens wait for.
+            raise ValueError("the address of the keys has a blank in it, or no port that there is")
         if parts.scheme not in {"https", "http"} or not host or parts.username is not None:
             raise ValueError("the address of the keys is an https URL")
         if parts.query or parts.fragment:
