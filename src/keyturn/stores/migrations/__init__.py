@@ -143,7 +143,7 @@ async def _migrate(engine: Engine) -> str:
             await connection.exec_driver_sql(_BOUNDED, (_LOCK_TIMEOUT,))
         await connection.run_sync(_upgrade)
 
-    while not _ALONE.acquire(blocking=False):
+    while not _ALONE.acquire(blocking=False):  # noqa: ASYNC110 - an event belongs to one loop
         await asyncio.sleep(_LOOK_AGAIN)
     try:
         await engine.run(work)
