@@ -197,11 +197,12 @@ async def test_rotating_ipv6_addresses_share_one_counter(sqlite_node: Keyturn) -
 
 
 async def test_ipv4_in_ipv6_clothing_is_one_address(sqlite_node: Keyturn) -> None:
-    """`::ffff:192.0.2.9` and `192.0.2.9` are one caller."""
+    """`192.0.2.9`, `::ffff:192.0.2.9` and `64:ff9b::192.0.2.9` are one caller, and no other one is."""
     email = "nobody-mapped@example.com"
-    peers = ["192.0.2.9", "::ffff:192.0.2.9", "::ffff:c000:209"]
-    codes = [await guess(sqlite_node.asgi, email, peer=peers[n % 3]) for n in range(FAILURES + 1)]
+    peers = ["192.0.2.9", "::ffff:192.0.2.9", "::ffff:c000:209", "64:ff9b::192.0.2.9", "64:ff9b::c000:209"]
+    codes = [await guess(sqlite_node.asgi, email, peer=peers[n % len(peers)]) for n in range(FAILURES + 1)]
     assert codes == ["invalid_credentials"] * FAILURES + ["throttled"]
+    assert await guess(sqlite_node.asgi, email, peer="64:ff9b::192.0.2.10") == "invalid_credentials"
 
 
 async def test_answers_never_come_out_of_a_shared_cache(sqlite_node: Keyturn, bob: Browser) -> None:

@@ -5,11 +5,13 @@ Owns: the comparison and the label. Must not hold: user-agent parsing (a library
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Network, ip_address
 
 from keyturn.core.model import Contact, Session
 from keyturn.core.policy import Drift, Policy
 
+_TRANSLATED = IPv6Network("64:ff9b::/96")
+"""What a network without IPv4 makes of the addresses of those who have no other.  Spec: RFC 6052 2.1; RFC 7755."""
 _SEVERITY = {Drift.OFF: 0, Drift.NOTIFY: 1, Drift.REQUIRE_LOGIN: 2}
 
 
@@ -21,7 +23,7 @@ def label(browser: str | None, system: str | None) -> str:
 
 
 def network(ip: str) -> str:
-    """Reduce an address to the network one subscriber holds: IPv4 whole, IPv6 by /64; anything else as it is.
+    """Reduce an address to the network one subscriber holds: IPv4 whole, in IPv6 too, IPv6 by /64; anything else as it is.
 
     Why: a throttle keyed on the text of an IPv6 address gives every caller 2**64 fresh keys.
     """
@@ -33,6 +35,8 @@ def network(ip: str) -> str:
         return str(address)
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
+    if address in _TRANSLATED:  # or everybody with IPv4 would be one subscriber, and locked out by any of them
+        return str(IPv4Address(int(address) & 0xFFFF_FFFF))
     return address.exploded[:19] + "::/64"
 
 
