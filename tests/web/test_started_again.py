@@ -53,6 +53,20 @@ def test_application_under_two_test_clients(database_url: str) -> None:
                 assert client.get("/hello", headers=bearer).status_code == status
 
 
+def test_two_browsers_at_once(tmp_path: Path) -> None:
+    """A second test client on the event loop of the first is another browser, as `docs/guides/application.md` says."""
+    app = FastAPI()
+    install(app, Keyturn(settings_of(sqlite_url(tmp_path))))
+    credentials = {"email": "ada@example.com", "password": PASSWORD}
+    with TestClient(app, base_url=ORIGIN, headers=BROWSER) as ada:
+        bob = TestClient(app, base_url=ORIGIN, headers=BROWSER)
+        bob.portal = ada.portal
+        assert ada.post("/auth/signup", json=credentials).status_code == 201
+        assert bob.post("/auth/refresh").status_code == 401
+        assert bob.post("/auth/login", json=credentials).status_code == 200
+        assert [browser.post("/auth/refresh").status_code for browser in (ada, bob)] == [200, 200]
+
+
 @pytest.mark.parametrize("redis", [False, pytest.param(True, marks=pytest.mark.services)])
 def test_whatever_waits(database_url: str, redis: bool, request: pytest.FixtureRequest) -> None:
     """Hashes, writers, groups and key changes wait for each other, and the upkeep for a leak, on whichever loop it is."""
