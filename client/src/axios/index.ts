@@ -61,9 +61,9 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
     // Before anybody is known the page is the first one's.
     const epoch = auth.epoch || 1;
     let token = await ask(auth.getToken(streams ? { signal, minTtl: 30 } : { signal }));
-    // What one user's page asks for must neither go out as another, nor reach a page that shows another, or nobody.
+    // What one user's page asks for must neither go out as another or nobody, nor reach a page that shows those.
     const check = () => {
-      if (token && (auth.getSnapshot().status === "unknown" || auth.epoch !== epoch))
+      if (auth.epoch !== epoch || (token && auth.getSnapshot().status === "unknown"))
         throw new axios.CanceledError("session_changed", config);
     };
 
@@ -84,7 +84,8 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
       );
       const { response } = outcome;
       if (response) response.config = config;
-      check();
+      // What was asked for as nobody may reach anybody.
+      if (token) check();
       return on && response?.status === 401 && !auth.challenged(response.headers["www-authenticate"]);
     };
 

@@ -358,9 +358,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // Before anybody is known the page is the first one's.
     const epoch = state.epoch || 1;
     let token = await obtain(null, wanted);
-    // What one user's page asks for must neither go out as another, nor reach a page that shows another, or nobody.
+    // What one user's page asks for must neither go out as another or nobody, nor reach a page that shows those.
     const check = () => {
-      if (token && (!state.token || state.epoch !== epoch)) throw new AuthError("session_changed");
+      if (state.epoch !== epoch || (token && !state.token)) throw new AuthError("session_changed");
     };
     let response!: Response;
     // Send it, and tell whether another token may help.
@@ -370,7 +370,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       // A clone goes out, so that the body is still there for the second time. Of a Request that is sent with other
       // headers `fetch` keeps all but these two.
       const sent = { referrerPolicy: input.referrerPolicy, referrer: input.referrer, ...init, headers } as RequestInit;
-      response = await environment.fetch(input.clone?.() ?? input, sent).finally(check);
+      // What was asked for as nobody may reach anybody.
+      response = await environment.fetch(input.clone?.() ?? input, sent).finally(() => token && check());
       return !challenged(response.headers.get("www-authenticate")) && response.status === 401;
     };
     if ((await refused()) && token && !streams && !((calm[api] as number) > now())) {

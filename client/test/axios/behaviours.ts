@@ -325,6 +325,14 @@ export const behavesWith = (adapter: "xhr" | "http" | "fetch") =>
       expect(server.count("POST /api/save")).toBe(0);
     });
 
+    test("the session ends while a request waits for a token: it does not go out as nobody's", async () => {
+      await auth.getToken();
+      browser.pass(700_000);
+      server.identity = null;
+      expect(axios.isCancel(await failure(api.post("/save", { of: "ada" })))).toBe(true);
+      expect(server.count("POST /api/save")).toBe(0);
+    });
+
     test("the instance's own interceptors see a request once and an answer once", async () => {
       const seen: string[] = [];
       api.interceptors.request.use((config) => {

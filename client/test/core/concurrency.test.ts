@@ -325,6 +325,23 @@ describe("concurrency", () => {
     expect(world.server.count(API)).toBe(1);
   });
 
+  it.each<[string, (world: World, tab: Tab) => unknown]>([
+    ["ends", ({ server }) => server.end("revoked")],
+    ["is logged out of", (_, tab) => tab.client.logout()],
+  ])("sends nothing as nobody that a user's page asked for, whose session %s while it waits", async (_, end) => {
+    const world = new World();
+    const tab = await world.signedIn();
+    await tab.hide();
+    await world.run(700_000);
+    const asked = tab.client.fetch(API, { method: "POST", body: "{}" }).catch((error) => error);
+    await end(world, tab);
+    await world.run(50);
+    expect(await asked).toMatchObject({ code: "session_changed", retryable: false });
+    expect(world.server.count(API)).toBe(0);
+    // What the page asks for after that it asks for as nobody.
+    expect((await tab.client.fetch(API)).status).toBe(401);
+  });
+
   it.each([
     ["had a token that no longer lasts", (world: World) => world.run(700_000)],
     ["was back from the page cache", async (_: World, tab: Tab) => tab.fire("pagehide", { persisted: true })],
