@@ -112,7 +112,8 @@ export type AuthClient = {
    */
   hydrate(identity: Identity): void;
   /**
-   * A valid access token, refreshed when needed; null when nobody is signed in.
+   * A valid access token, refreshed when needed; null when nobody is signed in. It is that of whoever is signed in once it
+   * is there: compare `epoch` before and after where that matters, as `fetch` does.
    *
    * Throws: the AuthError of the last refresh when there is no token because it failed (`offline`, `network`, `timeout`,
    * `unexpected_answer`, or what the server answered); the signal's reason.
