@@ -258,9 +258,10 @@ def open_metrics(*, wanted: bool) -> Metrics | None:
     """
     try:
         return Metrics()
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
         if wanted:
-            raise
+            text = "KEYTURN_METRICS_TOKEN or KEYTURN_METRICS_PORT is set: install prometheus-client"
+            raise ModuleNotFoundError(text, name=error.name) from error
         return None
 
 

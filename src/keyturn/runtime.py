@@ -383,8 +383,10 @@ def _password_pool(settings: Settings, screen: Callable[[str], Awaitable[None]])
 
 
 def _connect(redis_url: str) -> Redis:
-    from keyturn.stores.redis import connect
-
+    try:
+        from keyturn.stores.redis import connect
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("KEYTURN_REDIS_URL is set: install keyturn[redis]", name="redis") from error
     return connect(redis_url)
 
 

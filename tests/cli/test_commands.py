@@ -15,6 +15,8 @@ from sqlalchemy import Executable, text, update
 
 from keyturn.core.login import attempt_limits
 from keyturn.core.policy import Policy
+from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
 from keyturn.stores.engine import open_engine
 from keyturn.stores.redis import connect
 from keyturn.stores.schema import signing_keys
@@ -429,6 +431,25 @@ def test_metrics_that_cannot_be_counted(migrated: Command, monkeypatch: pytest.M
     error = migrated.run("serve", "--port", "0", status=1)
     assert error == "keyturn: not_installed: prometheus_client: install keyturn[server]\n"
     assert "UNSAFE  metrics_not_installed: " in migrated.run("doctor", status=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "setting", "value", "extra"),
+    [
+        ("redis.asyncio", "redis_url", "redis://127.0.0.1:1", r"keyturn\[redis\]"),
+        ("prometheus_client", "metrics_token", "a3J9x0Qm7LpZ2vB8nT5y", "prometheus-client"),
+    ],
+)
+def test_application_without_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, setting: str, value: str, extra: str
+) -> None:
+    """Whose setting needs one that is not there is told which setting, and what to install."""
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "keyturn.stores.redis", raising=False)
+    database = f"sqlite:///{tmp_path}/keyturn.db"
+    settings = Settings.load(env="development", database_url=database, **{setting: value})
+    with pytest.raises(ModuleNotFoundError, match=f"KEYTURN_{setting.upper()}.* install {extra}"):
+        Keyturn(settings)
 
 
 @pytest.mark.parametrize(
