@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from keyturn.core.events import Event
 from keyturn.core.login import Admission, Limit
-from keyturn.core.model import Contact, Principal, RevokeReason, Session, SessionId, User, UserId
+from keyturn.core.model import Principal, RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.rotation import Decision
 from keyturn.core.secret import redacted
 
@@ -364,7 +364,6 @@ __all__ = [
     "ChooseLimits",
     "ClaimsHook",
     "Clock",
-    "Contact",
     "Credential",
     "Denylist",
     "DescribeDevice",

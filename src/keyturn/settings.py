@@ -1,7 +1,7 @@
 """The environment, read once: every `KEYTURN_*` variable, and what is unsafe about them.
 
-Owns: names, defaults, `_FILE` variants, findings. Must not hold: what is built from it (`runtime.py`), findings that
-need a database (the store's).
+Owns: names, defaults, `_FILE` variants, the values that they stand for (policy, secrets, addresses), findings. Must not
+hold: the node that is built from them (`runtime.py`), findings that need a database (the store's).
 """
 
 from __future__ import annotations

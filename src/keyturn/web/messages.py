@@ -3,7 +3,8 @@
 Owns: how headers, addresses and bodies are read, and every way of refusing them. Must not hold: routes, frameworks,
 what a request means (`endpoints.py`).
 
-Nothing here believes `Host`, `X-Forwarded-Host`, `X-HTTP-Method-Override` or `X-Original-URL`: nobody reads them.
+Nothing here believes `Host`, `X-Forwarded-Host`, `X-HTTP-Method-Override` or `X-Original-URL`: nobody reads them, but for the
+first in development (`WebConfig.own_origin_from_host`).
 """
 
 from __future__ import annotations
