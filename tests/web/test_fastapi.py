@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -264,6 +265,24 @@ async def test_router_runs_the_node(tmp_path: Path) -> None:
     ):
         answer = await client.post("/auth/signup", json={"email": "ada@example.com", "password": PASSWORD})
         assert answer.status_code == 201
+
+
+async def test_lifespan_that_needs_the_node(tmp_path: Path) -> None:
+    """A host whose own lifespan makes a user runs the node around that, and its router runs it once more."""
+    node = Keyturn(Settings.load(env="development", database_url=f"sqlite:///{tmp_path}/keyturn.db", base_url=ORIGIN))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+        async with node.lifespan():
+            await node.users.create("ada@example.com", None, await node.passwords.hash(PASSWORD))
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    install(app, node)
+    async with app.router.lifespan_context(app), Browser(app) as browser:
+        browser.email = "ada@example.com"
+        assert (await browser.log_in()).status_code == 200
+        assert (await browser.post("/auth/refresh")).status_code == 200
 
 
 async def test_node_that_nobody_started(node: Keyturn, guest: Browser) -> None:
