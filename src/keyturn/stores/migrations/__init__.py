@@ -29,8 +29,11 @@ _PATIENCE = 600.0
 """Seconds a step may take, and the turn of another node: an index over a million sessions takes one or two."""
 _LOCK_TIMEOUT = "5s"
 """How long a step waits for a table: whoever comes meanwhile waits behind it, and gives up after 10 s."""
-# The role or the database may have bounds of its own, meant for statements that are small.
-_UNBOUNDED = "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)"
+# The role or the database may have bounds of its own, meant for statements that are small. PostgreSQL 17 was the first to have the last one.
+_UNBOUNDED = (
+    "SELECT set_config(name, '0', true) FROM pg_settings"
+    " WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')"
+)
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:migrate', 0))"
 # A node that froze with the table locked would keep it locked.
 _BOUNDED = "SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', '5s', true)"
