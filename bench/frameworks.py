@@ -270,7 +270,7 @@ def litestar(bench: Bench) -> list[Pair]:
         connection: ASGIConnection[Any, Any, Any, Any] = ASGIConnection(scope)
         found = finish(ours.authenticate_request(connection))
         scope["user"], scope["auth"] = found.user, found.auth
-        guard(connection, handler)
+        finish(guard(connection, handler))
         return found.user
 
     def ask_theirs(token: str) -> object:

@@ -11,7 +11,7 @@ Owns: the translation to Litestar, and its OpenAPI's security scheme. Must not d
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from litestar import Request, Response
@@ -93,7 +93,7 @@ class _TokenMiddleware(AbstractAuthenticationMiddleware):
 
 def requires(
     *scopes: str, max_age: int | None = None, amr: Sequence[str] = ()
-) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]:
+) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Coroutine[Any, Any, None]]:
     """Return a guard: a valid token with these scopes, and the sign-in that the route needs.
 
     Why a coroutine, which waits for nothing: Litestar runs any other guard on a thread, for which it waits in turn with the
