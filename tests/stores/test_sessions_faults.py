@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import stat
 import threading
@@ -274,9 +275,10 @@ def few(postgres: PostgresServer, postgres_url: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("backend", [backend_of_a_lane, backend_of_the_pool])
 async def test_connections_that_are_left_when_there_are_no_more(
-    postgres: PostgresServer, few: str, backend: Callable[[Engine], Awaitable[int]]
+    postgres: PostgresServer, few: str, backend: Callable[[Engine], Awaitable[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is open serves, where PostgreSQL gives no connection in the place of one that has ended."""
+    """What is open serves, where PostgreSQL gives no connection in the place of one that has ended. The pool logs as little as SQLAlchemy's."""
+    caplog.set_level(logging.INFO)
     engine = open_engine(few, pool_size=8)
     async with engine.autocommit() as one, engine.autocommit() as two, engine.autocommit() as three:
         lent = [await connection.get_raw_connection() for connection in (one, two, three)]
@@ -287,6 +289,7 @@ async def test_connections_that_are_left_when_there_are_no_more(
     await eventually(lambda: any(driver.is_closed() for driver in drivers))
     assert ended not in [await backend(engine) for _ in range(4)]
     await engine.close()
+    assert "Pool" not in caplog.text
 
 
 async def test_sqlite_directory_that_is_missing(tmp_path: Path) -> None:

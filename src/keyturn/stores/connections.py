@@ -66,6 +66,9 @@ class _Pool(AsyncAdaptedQueuePool):
     which could not be opened: whoever comes would be refused, beside a dozen of connections that are open and idle.
     """
 
+    __module__ = AsyncAdaptedQueuePool.__module__
+    """It writes to the log by this name, and whoever set SQLAlchemy's log up means this one too."""
+
     def _do_get(self) -> ConnectionPoolEntry:
         found, ended = super()._do_get(), list[ConnectionPoolEntry]()
         while not _is_open(found) and not self._pool.empty():
