@@ -209,8 +209,7 @@ class Auth:
         """
         for token in self._authentic(cookies):
             session, now = await self.sessions.get(token.session_id) if everywhere else (None, 0.0)
-            # All of them first: after a fault the cookie still works, and the person can ask again. A token of a session that
-            # has ended ends no others: anybody may have kept it.
+            # All first: after a fault the cookie still works, to ask again. A token of an ended session ends no others: anybody may have it.
             if session is not None and not lapsed(session, now):
                 await self._revoke(session.user_id, RevokeReason.LOGOUT)
             await self._end(token.session_id, RevokeReason.LOGOUT)
@@ -303,8 +302,7 @@ class Auth:
     def _presented(self, cookies: Cookies) -> PresentedToken:
         authentic = self._authentic(cookies)
         if len(cookies.refresh) != 1:
-            # Why: of two cookies under one `__Host-` name at least one is planted, so neither is used; the
-            # owner's must not be cleared for it.
+            # Why: of two cookies under one `__Host-` name at least one is planted: neither is used, and the owner's is not cleared for it.
             raise NoSession(clears_cookies=not authentic)
         if not authentic:
             raise NoSession
@@ -351,7 +349,7 @@ class Auth:
     ) -> tuple[SignedIn, Credential | None]:
         """Open a session; return what the client gets, and the user as they are then."""
         device_id = self._device(cookies) or self.entropy(DEVICE_ID_LENGTH)
-        former = dict.fromkeys(token.session_id for token in self._authentic(cookies))
+        former = [token.session_id for token in self._authentic(cookies)]
         session_id = SessionId(self.entropy(_SESSION_ID_LENGTH))
         new_device = attempt is not None and not attempt.known_device
         login = Login(session_id, user.id, device_id, device_name, contact, ("pwd",), remember, new_device)
