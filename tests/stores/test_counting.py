@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from random import Random
 
 import pytest
-from asyncpg.exceptions import InvalidTextRepresentationError
+from asyncpg.exceptions import CharacterNotInRepertoireError
 from sqlalchemy import insert, text
 
 from keyturn.core.errors import Unavailable
@@ -106,7 +106,16 @@ async def test_users_of_those_who_are_refused_together(engine: Engine) -> None:
 
 
 async def test_mistake_of_ours(engine: Engine) -> None:
-    """It stays an error of its own kind for all who came together, and is no reason to try again."""
+    """It stays an error of its own kind for all who came together."""
+    throttle = SqlThrottle(engine)
+    taking = [throttle.take_and_find([limit(name)], f"{name}\x00") for name in ("one", "two")]
+    assert [type(error) for error in await asyncio.gather(*taking, return_exceptions=True)] == [
+        CharacterNotInRepertoireError
+    ] * 2
+
+
+async def test_trigger_that_somebody_has_added(engine: Engine) -> None:
+    """What it refuses is a fault for all who came together, and no reason to try again."""
     async with engine.autocommit() as connection:
         raising = "BEGIN PERFORM nextval('times'); RAISE 'broken' USING ERRCODE = 'invalid_text_representation'; END"
         await connection.exec_driver_sql("CREATE SEQUENCE times")
@@ -115,9 +124,7 @@ async def test_mistake_of_ours(engine: Engine) -> None:
         await connection.exec_driver_sql(trigger)
     throttle = SqlThrottle(engine)
     taking = [throttle.take([limit(name)]) for name in ("one", "two")]
-    assert [type(error) for error in await asyncio.gather(*taking, return_exceptions=True)] == [
-        InvalidTextRepresentationError
-    ] * 2
+    assert [type(error) for error in await asyncio.gather(*taking, return_exceptions=True)] == [Unavailable] * 2
     async with engine.autocommit() as connection:
         assert (await connection.exec_driver_sql("SELECT nextval('times')")).scalar_one() == 2
 
