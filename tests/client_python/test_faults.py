@@ -365,6 +365,13 @@ def test_base_path_that_is_no_path_is_refused(base_path: str) -> None:
         KeyturnAuth("https://auth.example.com", base_path=base_path)
 
 
+def test_path_in_the_address_of_the_server_is_refused() -> None:
+    """It was dropped, and a program met somebody else's answer; a slash at the end says nothing."""
+    with pytest.raises(ValueError, match="'/login/auth' is no part .* base_path"):
+        KeyturnAuth("https://auth.example.com/login/auth")
+    assert KeyturnAuth("https://auth.example.com/").covers("https://auth.example.com/api")
+
+
 def test_plain_http_to_another_machine_has_a_loud_switch() -> None:
     """Inside a network that protects its traffic otherwise."""
     assert KeyturnAuth("http://auth.internal:8000", insecure=True).covers("http://auth.internal:8000/api")

@@ -111,6 +111,9 @@ class Session:
         insecure: bool = False,
     ) -> None:
         self._origin = origin_of(base_url)
+        if (path := urlsplit(base_url).path.rstrip("/")) != "":
+            # Dropped without a word, the routes would be looked for beside it.
+            raise ValueError(f"{path!r} is no part of the server's address: give it as base_path")
         if _BASE_PATH.fullmatch(base_path) is None:
             raise ValueError(f"{base_path!r} is not a path such as /auth, without a slash at its end")
         self._base = self._origin + base_path
