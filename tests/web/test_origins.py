@@ -100,7 +100,9 @@ async def test_refusal_in_a_log_of_texts(bare: httpx.AsyncClient, caplog: pytest
     """Whoever's log shows nothing but texts reads there what was missing, which the answer does not say."""
     with caplog.at_level("INFO", "keyturn"):
         answer = await bare.post("/auth/refresh", headers=headers_with({"origin": EVIL}))
-    assert caplog.messages == ["csrf_refused", "refused: csrf_refused (origin not allowed)"]
+    # The test's own client has words of its own, where another test has left a log of everything.
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("keyturn.")]
+    assert ours == ["csrf_refused", "refused: csrf_refused (origin not allowed)"]
     assert {name in answer.json()["detail"] for name in ("X-Keyturn", "Origin")} == {True}
 
 
