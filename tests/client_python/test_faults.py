@@ -367,7 +367,7 @@ def test_base_path_that_is_no_path_is_refused(base_path: str) -> None:
 
 def test_path_in_the_address_of_the_server_is_refused() -> None:
     """It was dropped, and a program met somebody else's answer; a slash at the end says nothing."""
-    with pytest.raises(ValueError, match="'/login/auth' is no part .* base_path"):
+    with pytest.raises(ValueError, match=r"'/login/auth' is no part .* base_path"):
         KeyturnAuth("https://auth.example.com/login/auth")
     assert KeyturnAuth("https://auth.example.com/").covers("https://auth.example.com/api")
 
