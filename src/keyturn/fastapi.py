@@ -32,13 +32,12 @@ from keyturn.verify.fastapi import BEARER, PrincipalRefused, TokenAuth, answer_r
 from keyturn.verify.guard import Guard
 from keyturn.web import server_credential
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import end_connection, read_request, received_from, respond_routed
+from keyturn.web.asgi import end_connection, respond_routed
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.config import WebConfig
 from keyturn.web.documentation import DOCUMENTED, Documented
 from keyturn.web.endpoints import ROUTES, Route
 from keyturn.web.hosting import Node, by_path, hosted_routes, lifespan_of
-from keyturn.web.messages import ClientGone
 
 __all__ = ["CurrentPrincipal", "PrincipalRefused", "current_principal", "install", "router"]
 
@@ -235,13 +234,11 @@ def _other_methods(
 
 async def _answer(application: WebApplication, methods: Mapping[str, Route], request: Request) -> Response:
     parameter = request.path_params.get("session_id", "")
-    timeout = application.config.body_timeout
-    # Not from `receive`: a dependency of the whole application may have read the body.
-    source = received_from(request.stream(), ClientDisconnect)
-    message = read_request(request.scope, request.receive, timeout, source=source, parameter=parameter)
-    try:
-        answer = await respond_routed(application, methods, message)
-    except ClientGone:
+    stream, gone = request.stream(), ClientDisconnect
+    answer = await respond_routed(
+        application, methods, request.scope, request.receive, stream, gone=gone, parameter=parameter
+    )
+    if answer is None:
         return Response(status_code=400)  # nobody is there to read it
     end_connection(answer, request.scope)
     return translate(answer)

@@ -29,12 +29,11 @@ from litestar.response.base import ASGIResponse
 from keyturn.core.errors import InvalidToken
 from keyturn.verify.litestar import SECURITY, TokenPlugin, requires
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import Receive, Scope, Send, read_request, received_from, respond_routed, write_response
+from keyturn.web.asgi import Receive, Scope, Send, respond_routed, write_response
 from keyturn.web.bodies import KeyturnProblem
 from keyturn.web.documentation import DOCUMENTED, Documented
 from keyturn.web.endpoints import Route
 from keyturn.web.hosting import Node, by_path, hosted_routes, lifespan_of
-from keyturn.web.messages import ClientGone
 from keyturn.web.messages import Response as Answer
 
 __all__ = ["SECURITY", "KeyturnPlugin", "requires"]
@@ -111,14 +110,12 @@ def _answering(application: WebApplication, methods: Mapping[str, Route]) -> _Ha
     async def answer(request: Request[Any, Any, Any]) -> Response[bytes]:
         # Litestar has types of its own for what ASGI says of scopes and messages.
         scope, receive = cast("Scope", request.scope), cast("Receive", request.receive)
-        timeout, parameter = application.config.body_timeout, request.path_params.get("session_id", "")
-        # Not from `receive`: a hook, a guard or a middleware of the host may have read the body.
-        source = received_from(request.stream(), InternalServerException)
-        message = read_request(scope, receive, timeout, source=source, parameter=parameter)
-        try:
-            return _Answer(await respond_routed(application, methods, message))
-        except ClientGone:
+        stream, gone = request.stream(), InternalServerException
+        parameter = request.path_params.get("session_id", "")
+        found = await respond_routed(application, methods, scope, receive, stream, gone=gone, parameter=parameter)
+        if found is None:
             return Response(b"", status_code=400)  # nobody is there to read it
+        return _Answer(found)
 
     return answer
 

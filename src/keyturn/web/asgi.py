@@ -123,16 +123,34 @@ async def serve(application: WebApplication, scope: Scope, receive: Receive, sen
     await write_response(response, scope, send)
 
 
-def respond_routed(
-    application: WebApplication, methods: Mapping[str, Route] | None, request: Request
-) -> Awaitable[Response]:
-    """Answer a request whose path has these methods; None: nobody has routed yet.
+async def respond_routed(
+    application: WebApplication,
+    methods: Mapping[str, Route],
+    scope: Scope,
+    receive: Receive,
+    stream: AsyncIterator[bytes],
+    *,
+    gone: type[Exception],
+    parameter: str,
+) -> Response | None:
+    """Answer a request that a host has routed, and whose body a hook of it may have read; None: nobody waits for an answer.
 
-    Why not whatever a host has found: it goes by the path as it was decoded, and tidied up.
+    Why not whatever the host has found: it goes by the path as it was decoded, and tidied up.
+
+    Args:
+        methods: those of its path.
+        stream: the body, from the host.
+        gone: what the stream raises when the client has left.
+        parameter: the value of the route's one path parameter.
     """
-    if methods is None or request.path == NEVER_FOUND:
-        return application.respond(request)
-    return application.respond_at(methods, request)
+    source = received_from(stream, gone)
+    request = read_request(scope, receive, application.config.body_timeout, source=source, parameter=parameter)
+    try:
+        if request.path == NEVER_FOUND:
+            return await application.respond(request)
+        return await application.respond_at(methods, request)
+    except ClientGone:
+        return None
 
 
 def read_request(
