@@ -28,9 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos", action="store_true", help="run the chaos tests at their full length")
     group.addoption(
         "--browser-family",
-        choices=("chromium", "firefox"),
-        default="chromium",
-        help="run tests/browser/client in this browser of the system",
+        choices=("shell", "chromium", "firefox"),
+        default="shell",
+        help="run tests/browser/client in this browser of the system; shell is Chromium without windows",
     )
     group.addoption("--screenshots", action="store_true", help="write docs/images anew from the browser tests")
 

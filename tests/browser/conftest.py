@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
-from tests.services import BROWSERS, find_program
+from tests.services import SHELLS, find_program
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
@@ -41,7 +41,7 @@ def playwright(pytestconfig: pytest.Config) -> Iterator[Playwright]:
 @pytest.fixture(scope="session")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """A headless Chromium of the system; the tests download none."""
-    launched = playwright.chromium.launch(executable_path=find_program(*BROWSERS), args=ARGUMENTS)
+    launched = playwright.chromium.launch(executable_path=find_program(*SHELLS), args=ARGUMENTS)
     yield launched
     launched.close()
 

@@ -70,9 +70,11 @@ def test_what_refusals_carry() -> None:
 
 def test_reasons_for_logs() -> None:
     """Why a token is not believed and what is unavailable is for logs: it is in no text of the refusal."""
-    for refused in (errors.InvalidToken("expired"), errors.Unavailable("database")):
+    told = (errors.InvalidToken("expired"), errors.CsrfRefused("origin"), errors.Unavailable("database"))
+    for refused in told:
         assert str(refused) == refused.title
         assert refused.detail == ""
+    assert told[1].reason == "origin"
 
 
 def test_cookies_cleared() -> None:

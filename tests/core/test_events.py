@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keyturn.core.events import Event, EventType
-from keyturn.core.model import RevokeReason
+from keyturn.core.model import RevokeReason, SessionId
 
 PASSING = {EventType.REFRESHED, EventType.REFRESH_REFUSED, EventType.CSRF_REFUSED, EventType.THROTTLED}
 
@@ -19,6 +19,18 @@ def test_event_kept(kind: EventType) -> None:
 def test_event_without_data() -> None:
     """An event may have nothing to say."""
     assert Event(EventType.KEY_ROTATED, 1.0) == (EventType.KEY_ROTATED, 1.0, None, None, {})
+
+
+def test_session_in_logs() -> None:
+    """Its name tells one session from another, and holds nothing of the id itself."""
+    first, same, other = (
+        Event(EventType.REFRESHED, 1.0, None, SessionId(bytes([number]) * 16)) for number in (1, 1, 2)
+    )
+    assert first.session_hash == same.session_hash != other.session_hash
+    assert first.session_hash is not None
+    assert len(first.session_hash) == 32
+    assert "01" * 8 not in first.session_hash
+    assert Event(EventType.KEY_ROTATED, 1.0).session_hash is None
 
 
 def test_reasons_on_the_wire() -> None:

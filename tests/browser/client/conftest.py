@@ -1,4 +1,4 @@
-"""Fixtures: the client as it is shipped, a Chromium or Firefox with its page cache on, a site and a browser on it."""
+"""Fixtures: the client as it is shipped, the browser that is asked for, a site and a browser on it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def family(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session")
-def one_browser(playwright: Playwright, family: str) -> Iterator[Browser]:
-    """The system's Chromium, with the page cache that the driver would switch off, or its Firefox."""
+def whole_browser(playwright: Playwright, family: str) -> Iterator[Browser]:
+    """The system's Chromium as people have it, with the page cache that the driver would switch off, or its Firefox."""
     if family == "firefox":
         launched = playwright.firefox.launch(channel="moz-firefox", executable_path=find_program(*FIREFOXES))
     else:
@@ -50,11 +50,19 @@ def one_browser(playwright: Playwright, family: str) -> Iterator[Browser]:
     launched.close()
 
 
+@pytest.fixture
+def one_browser(request: pytest.FixtureRequest, family: str) -> Browser:
+    """What a test runs in: the whole browser where that is asked for, or has to be."""
+    whole = family != "shell" or request.node.get_closest_marker("page_cache") is not None
+    chosen: Browser = request.getfixturevalue("whole_browser" if whole else "browser")
+    return chosen
+
+
 @pytest.fixture(autouse=True)
 def _possible(request: pytest.FixtureRequest, family: str) -> None:
     """Skip what only Chromium can be made to do, with the reason."""
     marker = request.node.get_closest_marker("only_chromium")
-    if marker is not None and family != "chromium":
+    if marker is not None and family == "firefox":
         pytest.skip(marker.args[0])
 
 

@@ -226,6 +226,7 @@ def test_end_of_the_session_at_the_server_is_told_with_its_reason(
     elsewhere.is_signed_in(ADA)
 
 
+@pytest.mark.page_cache
 @pytest.mark.parametrize("ended", [True, False])
 def test_page_back_from_the_page_cache_shows_nobody_before_it_is_verified(tabs: Tabs, ended: bool) -> None:
     """Not one painted frame shows the user while the server has not been asked again."""
@@ -253,6 +254,7 @@ def test_page_back_from_the_page_cache_shows_nobody_before_it_is_verified(tabs: 
         tabs.assert_nobody_was_signed_out()
 
 
+@pytest.mark.page_cache
 @pytest.mark.only_chromium("only Chromium keeps a page that waits for an answer")
 def test_answer_that_waited_in_the_page_cache_is_not_shown_before_the_page_is_verified(tabs: Tabs) -> None:
     """It comes back with the page, when nobody knows yet whether its user is still there."""
