@@ -78,7 +78,7 @@ $(NEXT_STAMP): $(NODE_STAMP) $(NEXT_SOURCES)
 test: ## Everything that has to pass; installs what it needs
 	@# Side by side: what waits for the network, and then the checks of Python and those of the fronts, a core each.
 	$(MAKE) --no-print-directory -j2 services $(NODE_STAMP)
-	$(MAKE) --no-print-directory -j2 --output-sync=target check fronts
+	$(MAKE) --no-print-directory -j2 --output-sync=target compiled fronts
 	@# Every branch of core and tokens has to be taken by these. Measuring slows tests down by a sixth, so the others go without.
 	rm -f .coverage .coverage.*
 	$(PYTEST) $(PARALLEL) --cov --cov-report= $(MEASURED)
@@ -87,6 +87,11 @@ test: ## Everything that has to pass; installs what it needs
 	$(PYTEST) $(PARALLEL) $(MEASURED:%=--ignore=%) --ignore=tests/browser tests
 	@# In a process of their own: the browser's driver occupies the event loop of its thread.
 	$(PYTEST) $(PARALLEL) tests/browser
+
+# Once, while the fronts still build, and not four times when the workers of the tests begin. What does not load they say.
+.PHONY: compiled
+compiled: check
+	@$(PYTEST) --collect-only -q tests >/dev/null || true
 
 # One after the other: both build the npm package.
 .PHONY: fronts
