@@ -111,10 +111,13 @@ class Side:
         numbers = {row[0]: number for number, row in enumerate(await query(self.node, hashes))}
         events = await query(self.node, "SELECT type, at, session_hash, user_id, data FROM keyturn_events ORDER BY id")
         told = sorted((kind, at, numbers.get(one), *map(str, more)) for kind, at, one, *more in events)
+        # What a session that ended was last used for may have come too late to be written.
+        touched = ("last_seen_at", "last_active_at", "inactivity_expires_at")
+        alive = ", ".join(f"CASE WHEN revoked_at IS NULL THEN {name} END" for name in touched)
         sessions = await query(
             self.node,
-            "SELECT created_at, generation, confirmed_at, last_seen_at, last_active_at, inactivity_expires_at,"
-            " absolute_expires_at, revoked_at, revoked_reason, ip FROM keyturn_sessions ORDER BY created_at",
+            f"SELECT created_at, generation, confirmed_at, {alive}, absolute_expires_at, revoked_at, revoked_reason, ip"
+            " FROM keyturn_sessions ORDER BY created_at",
         )
         counters = await query(self.node, "SELECT amount, expires_at FROM keyturn_counters ORDER BY expires_at, amount")
         denied = await query(self.node, "SELECT created_at, expires_at FROM keyturn_denylist")
