@@ -11,9 +11,12 @@ from bench.figures import Figure, over_rounds, table
 from tests.services import ServiceError, find_program
 
 
-# Each starts its own services, so they belong to the tests that need some.
+# Each starts its own services, so they belong to the tests that need some. Under valgrind everything takes fifty times as
+# long, so that one begins before the others.
 @pytest.mark.services
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.waits) if name == "instructions" else name for name in BENCHMARKS]
+)
 def test_quick_run(name: str) -> None:
     """Figures come out, and the benchmark's own checks (every answer good, every confirm in the database) pass.
 
