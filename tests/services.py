@@ -33,7 +33,7 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 START_ATTEMPTS = 5
 INSTALL_HINT = (
-    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium chromium-headless-shell curl, and pgbouncer, nginx, haproxy, caddy, "
+    "on Debian or Ubuntu: apt-get install postgresql redis-server chromium curl, and pgbouncer, nginx, haproxy, caddy, "
     "apache2 and faketime for `make chaos`, firefox-esr for `make prove` "
     "(no running service is needed, only the programs)"
 )
