@@ -98,21 +98,21 @@ def test_restore_that_was_interrupted_later_is_a_known_error(sqlite_command: Com
     assert f"UNSAFE  {told}" in sqlite_command.run("doctor", status=1)
 
 
-def test_every_command_works_as_a_process_of_its_own(sqlite_command: Command) -> None:
+def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:
     """From an empty database to a deleted user, each step as the installed script runs it."""
-    assert sqlite_command.spawn("migrate").startswith("the database is at level ")
-    user_id = sqlite_command.spawn("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
-    assert sqlite_command.spawn("users", "list") == f"{user_id}\t{EMAIL}\t-\tno\n"
-    assert sqlite_command.spawn("users", "disable", EMAIL) == f"disabled {user_id}\n"
-    assert sqlite_command.spawn("sessions", "list", EMAIL) == ""
-    assert "not_found" in sqlite_command.spawn("sessions", "revoke", "00" * 16, status=1)
-    assert " signs from " in sqlite_command.spawn("keys", "rotate")
-    assert "active" in sqlite_command.spawn("keys", "list")
-    assert sqlite_command.spawn("prune") == "deleted 0 rows\n"
-    assert sqlite_command.spawn("heal", "--minutes", "0") == "healing has ended\n"
-    assert sqlite_command.spawn("doctor").startswith("safe: ")
-    assert sqlite_command.spawn("secret").startswith("1:")
-    assert sqlite_command.spawn("users", "delete", EMAIL, "--yes") == f"deleted {user_id}\n"
+    assert command.spawn("migrate").startswith("the database is at level ")
+    user_id = command.spawn("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
+    assert command.spawn("users", "list") == f"{user_id}\t{EMAIL}\t-\tno\n"
+    assert command.spawn("users", "disable", EMAIL) == f"disabled {user_id}\n"
+    assert command.spawn("sessions", "list", EMAIL) == ""
+    assert "not_found" in command.spawn("sessions", "revoke", "00" * 16, status=1)
+    assert " signs from " in command.spawn("keys", "rotate")
+    assert "active" in command.spawn("keys", "list")
+    assert command.spawn("prune") == "deleted 0 rows\n"
+    assert command.spawn("heal", "--minutes", "0") == "healing has ended\n"
+    assert command.spawn("doctor").startswith("safe: ")
+    assert command.spawn("secret").startswith("1:")
+    assert command.spawn("users", "delete", EMAIL, "--yes") == f"deleted {user_id}\n"
 
 
 def test_users_are_created_listed_disabled_enabled_and_deleted(migrated: Command) -> None:
