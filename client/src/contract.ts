@@ -741,7 +741,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["KeyturnProblem"];
                 };
             };
-            /** @description `conflict`: It exists already */
+            /** @description `conflict`: Something else was there first */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1113,7 +1113,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["KeyturnProblem"];
                 };
             };
-            /** @description `conflict`: It exists already */
+            /** @description `conflict`: Something else was there first */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1220,7 +1220,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["KeyturnProblem"];
                 };
             };
-            /** @description `forbidden`: The access token does not allow this */
+            /** @description `forbidden`: This is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;

@@ -64,7 +64,7 @@ class ScopeMissing(Forbidden):
     """A token without a scope that the route needs; names all that it needs."""
 
     def __init__(self, scopes: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__("the access token lacks a scope that is needed here")
         self.scopes: Final = scopes
 
 

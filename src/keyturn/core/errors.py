@@ -80,7 +80,7 @@ class CsrfRefused(Refused):
 
 
 class InvalidCredentials(Refused):
-    """Why: unknown, wrong, disabled and locked are one answer, so that none of them can be told from outside."""
+    """Why: unknown, wrong and disabled are one answer, after the same work, so that none of them can be told from outside."""
 
     code, status, title, client = ("invalid_credentials", 401, "E-mail or password is wrong", "show")
 
@@ -127,7 +127,7 @@ class StepUpRequired(Refused):
 
 
 class Forbidden(Refused):
-    code, status, title, client = ("forbidden", 403, "The access token does not allow this", "show")
+    code, status, title, client = ("forbidden", 403, "This is not allowed", "show")
 
 
 class NotFound(Refused):
@@ -143,7 +143,7 @@ class MethodNotAllowed(Refused):
 
 
 class Conflict(Refused):
-    code, status, title, client = "conflict", 409, "It exists already", "show"
+    code, status, title, client = "conflict", 409, "Something else was there first", "show"
 
 
 class PayloadTooLarge(Refused):
