@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
-HEADER = "x-keyturn"
+HEADER = b"x-keyturn"
 """A header that a cross-site form cannot send and a cross-site script cannot send without a preflight."""
 
 

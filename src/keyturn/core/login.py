@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import Contact, NewToken, RevokeReason, Session, SessionId, UserId
-from keyturn.core.policy import Policy
+from keyturn.core.policy import HOUR, Policy
 from keyturn.core.rotation import Mint, end
 
 NO_PARENT = bytes(8)
@@ -117,4 +117,4 @@ def attempt_limits(account: str, network: str, device_id: bytes | None, policy: 
 
 def signup_limits(network: str, policy: Policy) -> tuple[Limit, ...]:
     """List what a sign-up counts against."""
-    return (Limit(("signup-address", network), policy.signups_per_address, 3600.0),)
+    return (Limit(("signup-address", network), policy.signups_per_address, HOUR),)

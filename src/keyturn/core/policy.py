@@ -80,11 +80,13 @@ class Policy:
     Spec: OWASP ASVS 5.0 7.1.1, 7.3.1, 7.3.2 (documented and enforced inactivity and absolute lifetimes).
     """
 
-    rotation: Rotation = _number(Rotation.CONFIRMED, "No false logout and no silent reuse at once.", "rotation")
-    settle_time: float = _number(60.0, "A child younger than this never confirms: racing tabs converge.", "rotation: S")
-    tail_time: float = _number(15.0, "A straggler may carry the parent for L after the confirm.", "rotation: tail")
+    rotation: Rotation = _number(Rotation.CONFIRMED, "No false logout and no silent reuse at once.", "decision 0001")
+    settle_time: float = _number(
+        60.0, "A child younger than this never confirms: racing tabs converge.", "rotation-proof.md"
+    )
+    tail_time: float = _number(15.0, "A straggler may carry the parent for L after the confirm.", "rotation-proof.md")
     access_lifetime: float = _number(600.0, "How long a copied access token works at most.", "RFC 9700 2.2.2; 5-15 min")
-    ssr_lifetime: float = _number(60.0, "A server-side render needs one page's worth of time.", "rotation: SSR")
+    ssr_lifetime: float = _number(60.0, "A server-side render needs one page's worth of time.", "wire.md: ssr")
     clock_leeway: float = _number(5.0, "Verifying services' clocks differ a little.", "RFC 7519 4.1.4")
     inactivity_timeout: float = _number(HOUR, "An abandoned machine signs out.", "NIST SP 800-63B-4 2.2.3 (AAL2: 1 h)")
     remembered_inactivity_timeout: float = _number(14 * DAY, "Who is remembered comes back in 2 weeks.", "ASVS 7.3.1")
@@ -92,7 +94,7 @@ class Policy:
     remembered_absolute_lifetime: float = _number(
         30 * DAY, "No session outlives a month, however busy.", "NIST SP 800-63B-4 2.1.3 (AAL1: 30 d)"
     )
-    touch_interval: float = _number(60.0, "Last-seen is worth one write a minute, not one a request.", "rotation")
+    touch_interval: float = _number(60.0, "Last-seen is worth one write a minute, not one a request.", "ours")
     max_sessions: int = _number(50, "Bounds what one account stores and lists; the oldest goes.", "ASVS 7.1.2")
     user_agent_drift: Drift = _number(Drift.NOTIFY, "Another browser with this cookie is worth an event.", "ASVS 7.5")
     address_drift: Drift = _number(Drift.OFF, "Phones change networks all day.", "ASVS 7.5")
@@ -102,11 +104,11 @@ class Policy:
     failure_window: float = _number(900.0, "Over which failures are counted, in seconds.", "ASVS 6.3.1")
     hard_failures: int = _number(100, "Consecutive failures of one account, ever.", "NIST SP 800-63B-4 3.2.2")
     signups_per_address: int = _number(20, "Sign-ups from one address per hour.", "ASVS 2.4.1")
-    heal_time: float = _number(900.0, "How long after a failover lost commits are believed.", "rotation: heal mode")
+    heal_time: float = _number(900.0, "How long after a failover lost commits are believed.", "decision 0012")
     key_rotation_period: float = _number(90 * DAY, "A signing key is replaced each quarter.", "NIST SP 800-57 1 5.3.6")
     key_publish_lead: float = _number(HOUR, "A new key is in every JWKS cache before it signs.", "ASVS 11.2.2")
     event_retention: float = _number(180 * DAY, "Security events outlive the longest investigation.", "ASVS 16.1.1")
-    relaxed: bool = _number(False, "Only development: the time inequalities may be broken.", "wire: KEYTURN_ENV")
+    relaxed: bool = _number(False, "Only development: the time inequalities may be broken.", "wire.md: KEYTURN_ENV")
 
     def __post_init__(self) -> None:
         problems = [p for p in self.problems() if not (self.relaxed and p.relaxable)]

@@ -37,7 +37,7 @@ Observe = Callable[[str, int, float], None]
 
 END_TIME: Final = 20.0
 """Seconds that the end of a node waits for a request: a database that hangs has been given up by then."""
-_PREFLIGHT_HEADERS: Final = b"authorization, content-type, x-keyturn, x-request-id"
+_PREFLIGHT_HEADERS: Final = b"authorization, content-type, %s, x-request-id" % csrf.HEADER
 _EXPOSED_HEADERS: Final = b"retry-after, www-authenticate, x-request-id"
 
 
@@ -164,7 +164,7 @@ class WebApplication:
         """Judge whether a cookie-authenticated request comes from a page we trust; before anything else of it is read."""
         origin = request.raw(b"origin")
         present = origin is not None or bool(request.values(b"origin"))
-        header, site = request.raw(b"x-keyturn"), request.raw(b"sec-fetch-site")
+        header, site = request.raw(csrf.HEADER), request.raw(b"sec-fetch-site")
         return _verdict_on(header, site, origin, present, self._trusted_origins(request))
 
     async def _refuse_foreign(self, request: Request, verdict: csrf.CsrfVerdict) -> NoReturn:
