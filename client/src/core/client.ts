@@ -175,7 +175,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
    * Look at the hint, if the page can see the cookies of the server's host: without it there is no session, and no
    * request; with it somebody may have signed in in another tab.
    */
-  const glance = () => {
+  const checkHint = () => {
     // No server takes a session from a document without an origin of its own, so there is none, wherever the server is.
     // By the origin, and not by whether its cookies can be read: that throws in Chromium, but not at Firefox's `data:`
     // addresses, which have none.
@@ -216,8 +216,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
           // Infinite, in JSON null, when nobody has acted: a refresh is no person.
           const body = { idle_seconds: Math.round((now() - state.activeAt) / 1000) };
           // A late answer may have brought back the cookie of the session that was left, and its hint. Then that is
-          // asked for once more, by `glance`, and the server removes it.
-          await ask("/refresh", body, counts, glance).catch((error: AuthError) => {
+          // asked for once more, by `checkHint`, and the server removes it.
+          await ask("/refresh", body, counts, checkHint).catch((error: AuthError) => {
             if (counts()) dispatch(error.reason ? { type: "ended", reason: error.reason } : { type: "failed", error });
           });
         }),
@@ -229,7 +229,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const obtain = async (rejected: string | null, { minTtl = 10, signal }: TokenOptions = {}) => {
     signal?.throwIfAborted();
     const has = (least: number) => state.token !== rejected && usable(state, now(), least * 1000);
-    glance();
+    checkHint();
     // A second time, for what was under way may have been void, or have brought just the token that was rejected.
     for (let tries = 2; tries-- && !state.ended && !has(minTtl); ) {
       const waiting = new AbortController();
@@ -246,7 +246,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   };
 
   /** Send the logout that is owed. */
-  const settle = async (owed = note(OWED)): Promise<void> => {
+  const sendLogout = async (owed = note(OWED)): Promise<void> => {
     if (!owed) return;
     note(OWED, owed);
     const again = await call("POST", "/logout", owed).then(
@@ -263,7 +263,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** Send the logout that is owed if there is one, once no other tab is at it. */
   const pay = () => {
     payAt = now() + OWED_INTERVAL;
-    if (note(OWED)) void locked(settle);
+    if (note(OWED)) void locked(sendLogout);
   };
 
   /** Log in or sign up. */
@@ -271,10 +271,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     await fly(async (counts) => {
       // Under a lock of its own: nobody waits for one for as long as two requests may take. Also when nothing is owed: two
       // slow requests of other tabs are over by then, whose cookies would replace those of this login.
-      await locked(settle);
+      await locked(sendLogout);
       await locked(async () => {
         // Late, and nobody else is there: the person has logged out since, and nobody waits for this session.
-        await ask(path, body, counts, () => state.ended && settle("{}"));
+        await ask(path, body, counts, () => state.ended && sendLogout("{}"));
         // What is still owed is void: the server ends the former session of this browser when it opens the next one.
         note(OWED, "");
       });
@@ -286,7 +286,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const logout: AuthClient["logout"] = ({ everywhere } = {}) => {
     // It waits for no lock, for the page may go away at once. Logins wait for it, in every tab: its answer removes the
     // cookies, new ones, too.
-    const left = settle(JSON.stringify({ everywhere }));
+    const left = sendLogout(JSON.stringify({ everywhere }));
     void locked(() => left);
     // The server does it, too, when it can be reached.
     attempt(() => {
@@ -321,7 +321,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       pay();
       dispatch({ type });
     }
-    if (awake()) glance();
+    if (awake()) checkHint();
     look();
   };
 
@@ -403,7 +403,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       });
       hear({ data: { type: "acted", at: parseFloat(note(ACTED) as string) } });
       pay();
-      glance();
+      checkHint();
       // With a token, too: whatever other tabs did while this one was stopped it has not heard.
       if (!state.ended) void refresh();
     },
