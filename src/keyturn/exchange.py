@@ -15,12 +15,12 @@ from keyturn.core.secret import redacted
 
 
 class Cookies(NamedTuple):
-    """The raw values of our cookies in a request: every one that stands under the exact name."""
+    """The raw values of our cookies in a request, every one that stands under the exact name, and whether it is still awaited."""
 
     refresh: Sequence[bytes] = ()
     device: Sequence[bytes] = ()
     ensure_awaited: Callable[[], object] = bool
-    """Raises when the sender has gone. Called by the judge: see `web/messages.py`."""
+    """Raises when the sender has gone (`bool` never does). Called by the judge: see `web/messages.py`."""
 
     def __repr__(self) -> str:
         """Show nothing of it."""

@@ -18,10 +18,11 @@ from keyturn.core.rotation import Decision
 from keyturn.core.secret import redacted
 
 Judge = Callable[[Session | None, float, bool], Decision]
-"""(session as read, database's now, healing) -> decision. Pure: the store may call it again after the row has moved."""
+"""(session as read, database's now, healing) -> decision. It changes nothing: the store may call it again after the row has
+moved. What it raises, as when nobody waits for the answer any more, fails this presentation alone, which then writes nothing."""
 
 Admit = Callable[[Sequence[Session], float], Admission]
-"""(the user's live sessions, database's now) -> admission. Pure, as `Judge`."""
+"""(the user's live sessions, database's now) -> admission. May be called again, as `Judge`."""
 
 PlanKeys = Callable[[Sequence[bytes], float], tuple[Sequence[bytes], Collection[str]]]
 """(every sealed key, database's now) -> (every sealed key from then on, ids of keys that leaked). May be called again."""

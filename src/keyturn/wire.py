@@ -153,7 +153,7 @@ def problem(refused: Refused, request_id: str) -> Response:
     return Response(refused.status, headers, encode_json(document).encode("ascii"))
 
 
-def behind(error: BaseException) -> tuple[BaseException, str | None]:
+def driver_error(error: BaseException) -> tuple[BaseException, str | None]:
     """Return what the driver raised, from behind a fault, and its SQLSTATE or result code, or OpenSSL's reason."""
     while isinstance(error, Unavailable) and error.__cause__ is not None:
         error = error.__cause__
@@ -170,7 +170,7 @@ def name_of(error: BaseException) -> str:
 
     Why not its text: a driver quotes addresses and statements in it.
     """
-    origin, code = behind(error)
+    origin, code = driver_error(error)
     return type(origin).__name__ if code is None else f"{type(origin).__name__} {code}"
 
 

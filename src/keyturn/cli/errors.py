@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keyturn.core.errors import KeyturnError, Refused, Unavailable, UnsafePolicy, UnsafeSettings
-from keyturn.wire import behind, name_of
+from keyturn.wire import driver_error, name_of
 
 _REFERRED = "a table of the application refers to what is to be deleted: delete there first"
 _MEANINGS = {
@@ -74,7 +74,7 @@ def problems_of(error: BaseException) -> Sequence[Problem] | None:
         return [Problem("cannot_write", str(error.strerror))]
     if isinstance(error, CommandError):
         return [Problem(error.code, str(error))]
-    if behind(error)[1] == _FORBIDDEN:
+    if driver_error(error)[1] == _FORBIDDEN:
         return [Problem("database_forbidden", _MEANINGS[_FORBIDDEN])]
     if isinstance(error, Unavailable):
         return [Problem("unavailable", f"{error.dependency} does not answer as it should{cause_of(error)}")]
@@ -90,7 +90,7 @@ def cause_of(fault: Unavailable) -> str:
     """Name the cause of a fault, in brackets: its class, the driver's code and what that means where it is known."""
     if fault.__cause__ is None:
         return ""
-    origin, code = behind(fault)
+    origin, code = driver_error(fault)
     # What is wrong with a certificate names at most the host that was asked for.
     meaning = _MEANINGS.get(code or type(origin).__name__, getattr(origin, "verify_message", ""))
     return f" ({name_of(fault)}{meaning and f': {meaning}'})"

@@ -59,7 +59,7 @@ class Request:
         body: the body, or what reads it.
         peer: the address of the TCP peer, or None for a local socket.
         scheme: `http` or `https`, as the server saw it.
-        ensure_awaited: raises ClientGone or Unavailable when nobody waits for the answer any more.
+        ensure_awaited: raises ClientGone or Unavailable when nobody waits for the answer any more; `bool` never does.
             Why: a request that lay in the queue of a frozen or starting node for longer than the settle time carries a
             token that is reuse by now. Whoever sent it gave up long ago and has gone on; judging it would sign them out.
         parameter: the value of the route's one path parameter.
