@@ -81,9 +81,7 @@ class Policy:
     """
 
     rotation: Rotation = _number(Rotation.CONFIRMED, "No false logout and no silent reuse at once.", "decision 0001")
-    settle_time: float = _number(
-        60.0, "A child younger than this never confirms: racing tabs converge.", "rotation-proof.md"
-    )
+    settle_time: float = _number(60.0, "No younger child confirms: racing tabs converge.", "rotation-proof.md")
     tail_time: float = _number(15.0, "A straggler may carry the parent for L after the confirm.", "rotation-proof.md")
     access_lifetime: float = _number(600.0, "How long a copied access token works at most.", "RFC 9700 2.2.2; 5-15 min")
     ssr_lifetime: float = _number(60.0, "A server-side render needs one page's worth of time.", "wire.md: ssr")
@@ -155,7 +153,8 @@ class Policy:
     def _inequalities(self) -> Iterator[tuple[bool, str, str]]:
         if not self.strict:
             settle, tail, access = self.settle_time, self.tail_time, self.access_lifetime
-            short = f"settle_time {settle:g} s must be at least 3L + F = {SETTLE_FLOOR:g} s"
+            why = f"thrice the {REQUEST_LIMIT:g} s of a refresh, and the {CRASH_LOSS:g} s of cookies that a crash may lose"
+            short = f"settle_time {settle:g} s must be at least {SETTLE_FLOOR:g} s: {why}"
             yield (settle < SETTLE_FLOOR, "settle_too_short", short)
             yield (tail < TAIL_FLOOR, "tail_too_short", f"tail_time {tail:g} s must be at least {TAIL_FLOOR:g} s")
             yield (tail >= settle, "tail_too_long", f"tail_time {tail:g} s must stay under settle_time {settle:g} s")
