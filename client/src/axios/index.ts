@@ -14,8 +14,9 @@ import axios, {
 } from "axios";
 import type { AuthClient } from "../core/types.ts";
 
-/** After an API refused even a new token, its 401s start no refresh for so long: `auth.fetch` does the same. */
+// Both as in `limits.ts`. Why not from there: the bundle would get a file more, and the core would outgrow its size.
 const CALM = 5_000;
+const STREAM_SPARE = 30;
 
 type Config = InternalAxiosRequestConfig;
 type Outcome = { readonly response?: AxiosResponse | undefined; readonly error?: unknown };
@@ -60,7 +61,7 @@ export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => vo
 
     // Before anybody is known the page is the first one's.
     const epoch = auth.epoch || 1;
-    let token = await ask(auth.getToken(streams ? { signal, minTtl: 30 } : { signal }));
+    let token = await ask(auth.getToken(streams ? { signal, minTtl: STREAM_SPARE } : { signal }));
     // What one user's page asks for must neither go out as another or nobody, nor reach a page that shows those.
     const check = () => {
       if (auth.epoch !== epoch || (token && auth.getSnapshot().status === "unknown"))
