@@ -164,7 +164,7 @@ class Signing:
         return self._seen_at(now).jwks
 
     async def refresh(self) -> None:
-        """Load the keys and run the schedule: at start, and from then on every few minutes.
+        """Load the keys and run the schedule: at start, and from then on with each upkeep, about once a minute.
 
         The schedule goes by the database's clock: a node whose own is months ahead would replace everybody's keys. Several
         nodes may do this at once: each change is planned and made while nobody else can, so the others find it made. A

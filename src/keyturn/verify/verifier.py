@@ -36,7 +36,7 @@ class Verifier:
 
     Keys are fetched when the first token needs them, kept as long as the server's answer says, then fetched anew beside
     the requests. An unknown key id makes one request per interval at most, and a server that cannot be reached ends
-    nobody's work: known keys go on for a day. Only without any keys is the answer a fault (503), and never a 401.
+    nobody's work: known keys go on for a day. A token of a key that is not known is then a fault (503), and never a 401.
 
     One for a process, made once: it is safe in any thread and in any event loop.
 
