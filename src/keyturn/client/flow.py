@@ -42,7 +42,7 @@ def flow(session: Session, request: Any) -> Generator[Any, Any, None]:
         # Another token would be as old a login: RFC 9470 wants the person, not a refresh.
         or "insufficient_user_authentication" in challenge
         or not replayable
-        or not session.calm(str(request.url))
+        or not session.may_renew(str(request.url))
     ):
         return
     new = yield from session.obtain(0, held.access_token)

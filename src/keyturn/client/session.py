@@ -185,7 +185,7 @@ class Session:
     def _has(self, state: State, spare: float, rejected: str | None) -> bool:
         return state.stored.access_token != rejected and state.stored.usable(self._clock(), spare)
 
-    def calm(self, url: str) -> bool:
+    def may_renew(self, url: str) -> bool:
         """Say whether a 401 of the API at this address may start a refresh."""
         return self._clock() >= self._calm_until.get(origin_of(url), 0.0)
 
