@@ -3,7 +3,7 @@
 Owns how many hashes run and wait at once, and what happens beyond that. Must not know
 users, throttles or what a password is for.
 
-Why: a hash costs 24 ms of a core and 19 MiB on purpose. Unbounded, a login flood would
+Why: a hash costs 22 ms of a core and 19 MiB on purpose. Unbounded, a login flood would
 take the memory of the node and the time of `/refresh`; so the queue is short, what does
 not fit is told to come back, and the threads yield to everything else. While some wait,
 results are handed over a few at a time: a hash empties the processor's caches, and what

@@ -56,7 +56,7 @@ class PasswordProfile:
 
 
 OWASP: Final = PasswordProfile(memory_kib=19 * 1024, passes=2, lanes=1)
-"""argon2id with 19 MiB and two passes, about 24 ms.
+"""argon2id with 19 MiB and two passes, about 22 ms.
 
 Why: strong enough that a stolen table is dear to guess through, cheap enough that a
 login flood is not an outage.  Spec: OWASP Password Storage Cheat Sheet; ASVS 5.0 11.4.2.
