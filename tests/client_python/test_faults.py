@@ -309,6 +309,23 @@ async def test_activity_is_told_and_a_refresh_is_none(
     assert 0 <= site.proxy.refreshes[-1].json["idle_seconds"] < 60
 
 
+async def test_activity_that_cannot_be_told_keeps_nobody_from_a_token_that_is_there(
+    site: Site, make_program: Callable[..., Any], store: MemoryTokenStore
+) -> None:
+    """Another process has got a token: it is taken when the server does not answer, and the activity is told with the next one."""
+    await (await make_program(store=store)).log_in()
+    program = await make_program(store=store)
+    program.auth.acted()
+    site.proxy.fault("/auth/refresh", status=503)
+    held = store.load()
+    assert (await program.get()).status_code == 200
+    assert store.load() == held
+    site.clock.ahead += 700
+    expire(store)
+    await program.get()
+    assert 0 <= site.proxy.refreshes[-1].json["idle_seconds"] < 60
+
+
 async def test_tokens_of_one_server_are_not_shown_to_another(
     make_program: Callable[..., Any], store: MemoryTokenStore, kind: Kind, stack: AsyncExitStack
 ) -> None:

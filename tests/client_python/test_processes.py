@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from keyturn.client import FileTokenStore, KeyturnAuth
@@ -205,3 +206,22 @@ def test_child_of_a_fork_refreshes_by_itself(make_sharing: Callable[..., Sharing
     assert process.hear() == "200"
     assert process.ask("get") == "200"
     assert len(sharing.site.proxy.refreshes) == 1
+
+
+def test_person_who_acts_where_another_process_refreshes_stays_signed_in(make_sharing: Callable[..., Sharing]) -> None:
+    """A program that runs all day is always the first to refresh; of who acts in another one the server hears all the same."""
+    sharing = make_sharing()
+    site, person = sharing.site, sharing.auth
+    daemon = KeyturnAuth(site.url, store=FileTokenStore(sharing.path))
+    person._clock = daemon._clock = site.clock
+    with httpx2.Client(base_url=site.url, auth=daemon) as first, httpx2.Client(base_url=site.url, auth=person) as second:
+        for _ in range(45):
+            site.clock.ahead += 120
+            assert first.get("/api/who").status_code == 200
+            person.acted()
+            assert second.get("/api/who").status_code == 200
+    refreshes = site.proxy.refreshes
+    told = [one for one in refreshes if one.json]
+    # Once in the life of a token by each: 90 minutes of 10.
+    assert 7 <= len(told) <= 9
+    assert len(refreshes) <= 18

@@ -131,6 +131,8 @@ class Session:
         self._proxy = proxy
         self._clock = SteadyClock()
         self._acted_at: float | None = None
+        # What of it the server knows.
+        self._told_at: float | None = None
         self._calm_until: dict[str, float] = {}
         self._state = State()
         self._begin()
@@ -239,29 +241,35 @@ class Session:
             flight.set_exception(defect)
 
     def _renewed(self, stale: str | None) -> Stored:
-        """Adopt what another process has got, or refresh. Raises: AuthError."""
+        """Adopt what another process has got, or refresh. Raises: AuthError.
+
+        Why a refresh, too, when a person has acted here: only this process can tell the server, and where another one is always
+        the first to refresh, it never would.
+        """
         with self._store.alone(LOCK_LIMIT):
             for _ in range(_TRIES):
-                held = self._load()
+                held, acted_at = self._load(), self._acted_at
                 if held.refresh_token is None:
                     raise SessionEnded("no_session", reason=held.reason)
-                if held.access_token != stale and held.usable(self._clock(), SPARE):
+                found = held.access_token != stale and held.usable(self._clock(), SPARE)
+                if found and acted_at == self._told_at:
                     return held
+                activity = {} if acted_at is None else {"idle_seconds": round(self._clock() - acted_at)}
                 try:
-                    new = self._ask("/refresh", self._activity(), held)
+                    new = self._ask("/refresh", activity, held)
                 except SessionEnded as ended:
                     # Only if it is still this session that is kept: another process may have signed in anew.
                     if self._store.replace(held, held.signed_out(ended.reason)):
                         raise
                     continue
+                except AuthError:
+                    if found:
+                        return held
+                    raise
+                self._told_at = acted_at
                 if self._store.replace(held, new):
                     return new
         raise Unavailable("session_changed")
-
-    def _activity(self) -> dict[str, object]:
-        if self._acted_at is None:
-            return {}
-        return {"idle_seconds": round(self._clock() - self._acted_at)}
 
     # -- login and logout
 
@@ -275,6 +283,7 @@ class Session:
                 pass
         self._adopt(new)
         self.acted()
+        self._told_at = self._acted_at
         user = new.user
         assert user is not None  # noqa: S101 - read_sign_in gives none without
         return user
