@@ -24,6 +24,7 @@ from keyturn.client import (
     User,
 )
 from keyturn.client.errors import read_error
+from keyturn.client.reading import read_sign_in
 from keyturn.client.wire import Answer
 from keyturn.core.events import EventType
 from tests.browser.client.site import Site
@@ -145,6 +146,15 @@ async def test_answer_without_a_token_is_none(site: Site, expired: Program, stor
         await expired.get()
     assert caught.value.code == "unexpected_answer"
     assert store.load() == former
+
+
+@pytest.mark.parametrize("lifetime", ["1" + "0" * 400, "1e400", "-1", "true", '"600"', "null"])
+def test_answer_with_a_lifetime_that_is_none(lifetime: str) -> None:
+    """It is an answer that does not count, like any other, and nothing that the token file could not hold."""
+    body = f'{{"access_token": "a", "expires_in": {lifetime}, "user": {{"id": "1", "email": "a@b.c"}}, "session": {{"id": "0"}}}}'
+    with pytest.raises(Unavailable) as caught:
+        read_sign_in(Answer(200, [], body.encode()), Stored(refresh_token="kt_rt_token"), "https://auth.test", 0.0)
+    assert caught.value.code == "unexpected_answer"
 
 
 async def test_redirect_of_the_server_is_not_followed(api: Api, kind: Kind, stack: AsyncExitStack) -> None:

@@ -6,7 +6,6 @@ Owns: reading them into what is kept of a sign-in. Must not hold: requests, stor
 from __future__ import annotations
 
 import re
-from math import isfinite
 from typing import Any, Final
 
 from keyturn.client.errors import Unavailable, read_object
@@ -17,6 +16,8 @@ REFRESH_COOKIE: Final = "__Host-kt_refresh"
 DEVICE_COOKIE: Final = "__Host-kt_device"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,8192}")
 """What may stand in a Cookie or an Authorization header without changing what is around it."""
+_LONGEST: Final = 1e9
+"""Seconds that an access token may last."""
 
 
 def read_sign_in(answer: Answer, held: Stored, server: str, at: float) -> Stored:
@@ -39,7 +40,8 @@ def read_sign_in(answer: Answer, held: Stored, server: str, at: float) -> Stored
     session = document.get("session")
     session_id = session.get("id") if isinstance(session, dict) else None
     user = _user(document.get("user"))
-    lasts = isinstance(lifetime, int | float) and isfinite(lifetime) and lifetime >= 0
+    # Exact types: True is no number. What lies between the bounds is finite, and no int that a float cannot hold.
+    lasts = type(lifetime) in {int, float} and 0 <= lifetime <= _LONGEST
     tokens = is_token(access) and is_token(refresh)
     if not (lasts and tokens and user is not None and isinstance(session_id, str)):
         raise Unavailable("unexpected_answer", answer.status)
