@@ -6,14 +6,13 @@ when keys change (`signing.py`), refresh tokens.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keyturn.background import answer_within, is_cancelled
+from keyturn.background import answer_within
 from keyturn.core.errors import Unavailable
 from keyturn.core.model import Principal, Session, User
 from keyturn.core.policy import REQUEST_LIMIT, Policy
@@ -114,9 +113,7 @@ class AccessTokens:
         try:
             extra = dict(await answer_within(self.patience, self._claims(user, session), "claims hook"))
             return sign(_scope(extra.pop("scope", None)), extra), expires_in
-        except (Exception, asyncio.CancelledError) as fault:
-            if isinstance(fault, asyncio.CancelledError) and is_cancelled():
-                raise
+        except Exception as fault:
             # The hook is the application's code: whatever it raises or returns is a fault of ours to the client, and
             # no sign-out.
             _logger.exception("claims hook failed")

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 from keyturn.background import answer_within
+from keyturn.core.errors import InvalidRequest, Refused, Unavailable
 from keyturn.core.events import Event
 from keyturn.core.model import RevokeReason, SessionId, User, UserId
 from keyturn.core.policy import REQUEST_LIMIT
@@ -36,7 +37,7 @@ class Bounded:
     Why: nobody else ends a query that hangs, and each request that waits for one would be held for ever.
 
     Each method raises `Unavailable` after `patience` seconds. What was to be written may be written all the same, as after
-    any fault on the way back.
+    any fault on the way back. A refusal that is not about what it was asked is a fault of the application.
     """
 
     patience = REQUEST_LIMIT
@@ -65,7 +66,13 @@ class Bounded:
         return await self._in_time(self._users.replace_password_hash(user_id, old, new))
 
     async def _in_time(self, asked: Awaitable[Result]) -> Result:
-        return await answer_within(self.patience, asked, "users")
+        try:
+            return await answer_within(self.patience, asked, "users")
+        except (Unavailable, InvalidRequest):
+            raise
+        except Refused as refused:
+            # Something that it needs was refused to it, by whomever. Who asks us must not be signed out for that.
+            raise RuntimeError("the user directory was refused what it needs") from refused
 
 
 class Apart:

@@ -27,7 +27,7 @@ def to_its_end(work: Coroutine[Any, Any, Result], among: set[asyncio.Future[Any]
 async def answer_within(seconds: float, asked: Awaitable[Result], dependency: str) -> Result:
     """Await what code of the application answers, but not for ever.
 
-    Raises: Unavailable: it has not answered in time; it is cancelled. Whatever else it raises is let through.
+    Raises: Unavailable: it has not answered in time and is cancelled, or what it awaits was. Whatever else it raises is let through.
     """
     limit = asyncio.timeout(seconds)
     try:
@@ -35,6 +35,10 @@ async def answer_within(seconds: float, asked: Awaitable[Result], dependency: st
             return await asked
     except TimeoutError as fault:
         if not limit.expired():
+            raise
+        raise Unavailable(dependency) from fault
+    except asyncio.CancelledError as fault:
+        if is_cancelled():
             raise
         raise Unavailable(dependency) from fault
 

@@ -11,7 +11,8 @@ import pytest
 
 from keyturn.access import AccessTokens
 from keyturn.apart import Bounded
-from keyturn.core.model import Session, User
+from keyturn.core.errors import InvalidToken, NoSession, SessionEnded, Unavailable
+from keyturn.core.model import RevokeReason, Session, User
 from keyturn.runtime import Keyturn
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import PASSWORD, Browser
@@ -26,11 +27,14 @@ class Users(InterruptedUsers):
 
     hangs = False
     loses = False
+    raises: BaseException | None = None
 
     async def get(self, user_id: str) -> User | None:
-        """Read, or hang."""
+        """Read, or hang, or raise."""
         if self.hangs:
             await asyncio.Event().wait()
+        if self.raises is not None:
+            raise self.raises
         return await super().get(user_id)
 
     async def replace_password_hash(self, user_id: str, old: str, new: str) -> bool:
@@ -80,6 +84,31 @@ async def test_refresh_that_waits_for_the_application(tmp_path: Path, monkeypatc
                     assert (await browser.refresh()).code == "unavailable"
             part.hangs = False
             assert (await browser.refresh()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (asyncio.CancelledError(), 503),
+        (Unavailable("users"), 503),
+        (InvalidToken("of another service"), 500),
+        (NoSession(), 500),
+        (SessionEnded(RevokeReason.REVOKED), 500),
+        (KeyError("id"), 500),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+async def test_refresh_while_the_directory_raises(tmp_path: Path, fault: BaseException, status: int) -> None:
+    """Whatever it is: what it awaits was cancelled, or refused to it. The request is answered, and nobody is signed out."""
+    async with serving(tmp_path) as (node, users, _):
+        browser = Browser(node.asgi)
+        assert (await browser.sign_up()).status == 201
+        users.raises = fault
+        for answer in (await browser.refresh(), await browser.send("GET", "/auth/me", bearer=True)):
+            assert answer.status == status
+            assert answer.cookies == {}
+        users.raises = None
+        assert (await browser.refresh()).status == 200
 
 
 async def test_password_change_whose_answer_is_lost(tmp_path: Path) -> None:
