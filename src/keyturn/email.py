@@ -55,3 +55,11 @@ def normalise_email(text: str) -> Email:
         # The library's message may quote the input; the answer must not carry it back.
         raise InvalidRequest("email: not a valid e-mail address") from error
     return Email(valid.normalized, normalize("NFC", valid.normalized.casefold()))
+
+
+def with_ascii_domain(address: Email) -> str:
+    """Return an address with its domain as DNS has it, `xn--...`: so it may stand in a table that others have written."""
+    if address.display.isascii():
+        return address.display
+    valid = validate_email(address.display, check_deliverability=False, test_environment=True)
+    return f"{valid.local_part}@{valid.ascii_domain}"

@@ -125,6 +125,17 @@ def test_address_in_another_case(person: Person) -> None:
     assert other.log_in().json()["user"]["id"] == str(person.user.pk)
 
 
+@pytest.mark.parametrize("stored", ["xn--bcher-kva.example", "bücher.example", "XN--BCHER-KVA.example"])
+def test_address_with_its_domain_in_either_spelling(person: Person, stored: str) -> None:
+    """A domain is one domain in Unicode and in ASCII, as whoever made the user has written it: to sign in with, and to take."""
+    local = person.email.partition("@")[0]
+    user = made_by_django(f"{local}@{stored}", make_password(PASSWORD))
+    for domain in ("xn--bcher-kva.example", "bücher.example", "BÜCHER.example"):
+        person.email = f"{local}@{domain}"
+        assert person.log_in().json()["user"]["id"] == str(user.pk)
+        assert person.sign_up().json()["code"] == "conflict"
+
+
 def test_address_that_two_users_have(person: Person, caplog: pytest.LogCaptureFixture) -> None:
     """An address that somebody else has entered too signs in neither, and nobody signs up with it."""
     made_by_django(person.email, make_password(PASSWORD))

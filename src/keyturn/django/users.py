@@ -19,7 +19,7 @@ from django.db.models import Q
 
 from keyturn.core.errors import InvalidRequest, Unavailable
 from keyturn.core.model import User, UserId
-from keyturn.email import Email, normalise_email
+from keyturn.email import Email, normalise_email, with_ascii_domain
 from keyturn.ports import Credential
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.verify.django_users import can_be_id
@@ -161,7 +161,10 @@ def _with_ids(ids: Iterable[UserId]) -> Any:
 def _holders(address: Email) -> list[Any]:
     """Read the users who have an address, compared as everywhere in Keyturn and not as a database folds case."""
     field = _model().get_email_field_name()
-    candidates = _users().filter(Q(**{f"{field}__iexact": address.display}) | Q(**{field: address.key}))
+    wanted = Q(**{f"{field}__iexact": address.display}) | Q(**{field: address.key})
+    if (spelled := with_ascii_domain(address)) != address.display:
+        wanted |= Q(**{f"{field}__iexact": spelled})
+    candidates = _users().filter(wanted)
     return [user for user in candidates if _key(getattr(user, field)) == address.key]
 
 
