@@ -8,12 +8,16 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 import keyturn.client.httpx
 from keyturn.client import KeyturnAuth, MemoryTokenStore, SessionEnded
+from keyturn.runtime import Keyturn
+from keyturn.stores.schema import users
 from tests.browser.client.site import Site
 from tests.client_python.api import Api
 from tests.client_python.people import ACCOUNT, PARALLEL, Program, expire, pieces_async
@@ -243,6 +247,24 @@ async def test_request_asked_for_as_one_user_is_not_repeated_as_another(
     assert len(api.sent) == 1
     assert (await program.get(f"{api.url}/notes")).status_code == 200
     assert api.sent[1].authorization == f"Bearer {store.load().access_token}"
+
+
+async def test_request_of_somebody_who_has_a_new_name_is_repeated(
+    site: Site, api: Api, make_program: Callable[..., Any]
+) -> None:
+    """The person is the same, whatever the server calls them by now."""
+    program = await make_program(origins=[api.url])
+    await program.log_in()
+    api.refused = {f"Bearer {await program.run(program.auth.token)}"}
+
+    async def rename(node: Keyturn) -> None:
+        async with node.engine.transaction() as connection:
+            renamed = update(users).where(users.c.id == program.auth.user.id)
+            await connection.execute(renamed.values(name=str(uuid4())))
+
+    await asyncio.to_thread(site.call, rename)
+    assert (await program.get(f"{api.url}/notes")).status_code == 200
+    assert len(api.sent) == 2
 
 
 async def test_one_auth_serves_threads_and_event_loops_with_one_refresh(site: Site, stack: AsyncExitStack) -> None:

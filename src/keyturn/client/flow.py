@@ -24,7 +24,7 @@ def flow(session: Session, request: Any) -> Generator[Any, Any, None]:
 
     A caller's own Authorization is left alone, and an address that is not covered gets nothing: both requests pass as they
     are. Only a 401 to a request that carried our token counts: after a redirect to another origin the HTTP library has
-    taken it away. A request for a newer login than the one that was asked for is not sent a second time.
+    taken it away. A request that was asked for as one user is not sent a second time as another.
 
     Raises: what `Session.obtain` raises.
     """
@@ -46,7 +46,8 @@ def flow(session: Session, request: Any) -> Generator[Any, Any, None]:
     ):
         return
     new = yield from session.obtain(0, held.access_token)
-    if new.user != held.user:
+    # By the id: the same person may have another name by now.
+    if (new.user and new.user.id) != (held.user and held.user.id):
         return
     request.headers["authorization"] = f"Bearer {new.access_token}"
     response = yield request
