@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,69 @@ def test_answer_with_a_lifetime_that_is_none(lifetime: str) -> None:
     with pytest.raises(Unavailable) as caught:
         read_sign_in(Answer(200, [], body.encode()), Stored(refresh_token="kt_rt_token"), "https://auth.test", 0.0)
     assert caught.value.code == "unexpected_answer"
+
+
+async def test_request_that_comes_to_be_sent_too_late_is_not(
+    site: Site,
+    expired: Program,
+    make_program: Callable[..., Any],
+    store: MemoryTokenStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that was stopped, or had no network, carries a cookie that others have gone on from: it would be reuse."""
+    stopped, goes_on = threading.Event(), threading.Event()
+    connect = socket.create_connection
+
+    def stop(*args: Any, **more: Any) -> socket.socket:
+        if threading.current_thread().name == "keyturn refresh" and not stopped.is_set():
+            stopped.set()
+            goes_on.wait(60)
+        return connect(*args, **more)
+
+    monkeypatch.setattr(socket, "create_connection", stop)
+    monkeypatch.setattr("keyturn.client.session.LOCK_LIMIT", 0.1)
+    monkeypatch.setattr("keyturn.client.wire.LIMIT", 3.0)
+    other = await make_program(store=store)
+    late = asyncio.create_task(expired.get())
+    await asyncio.to_thread(stopped.wait, 60)
+    began = asyncio.get_running_loop().time()
+    for _ in range(3):
+        assert (await other.get()).status_code == 200
+        site.clock.ahead += 700
+        expire(store)
+    await asyncio.sleep(began + 3.0 - asyncio.get_running_loop().time())
+    before = len(site.proxy.refreshes)
+    goes_on.set()
+    with pytest.raises(Unavailable) as caught:
+        await late
+    assert caught.value.code == "timeout"
+    assert len(site.proxy.refreshes) == before
+    assert (await other.get()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 102 Processing\r\n\r\n"], ids=["head", "interim"]
+)
+async def test_answer_that_never_ends(
+    kind: Kind, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """A server that sends something now and then is listened to no longer than any other."""
+    monkeypatch.setattr("keyturn.client.wire.LIMIT", 0.5)
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        while not writer.is_closing():
+            await asyncio.sleep(0.05)
+            writer.write(sent if sent.endswith(b"\n") else b"x")
+            with suppress(ConnectionError):
+                await writer.drain()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        program = await open_program(stack, kind, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with anyio.fail_after(10):
+            with pytest.raises(Unavailable) as caught:
+                await program.log_in()
+        assert caught.value.code == "timeout"
 
 
 async def test_redirect_of_the_server_is_not_followed(api: Api, kind: Kind, stack: AsyncExitStack) -> None:

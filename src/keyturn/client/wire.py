@@ -6,8 +6,9 @@ Owns: the exchange, its limits and the cookies in it. Must not hold: what an ans
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -70,7 +71,7 @@ def post(library: Any, url: str, headers: Mapping[str, str], content: bytes, opt
     try:
         with (
             library.Client(timeout=LIMIT, follow_redirects=False, cookies=nothing, **options) as client,
-            client.stream("POST", url, headers=headers, content=content) as response,
+            client.stream("POST", url, headers=headers, content=content, extensions=_watched(began)) as response,
         ):
             body = b""
             for piece in response.iter_bytes():
@@ -90,11 +91,37 @@ def post(library: Any, url: str, headers: Mapping[str, str], content: bytes, opt
         _exchanging.reset(here)
 
 
+def _watched(began: float) -> dict[str, Any]:
+    """Return what has the library tell of each step of an exchange, to end one that takes too long.
+
+    Why not by its time-outs alone: each is for one step, or one read. A host is tried at every address that it has, and the
+    head of an answer is read until it ends.
+    """
+
+    def heard(step: str, told: Mapping[str, Any]) -> None:
+        if step.endswith("send_request_headers.started"):
+            # A process may have been stopped, or without a network, since it read its cookie. Others have gone on from it then, and
+            # it would be reuse.
+            _in_time(began)
+        elif step.endswith(("connect_tcp.complete", "start_tls.complete")):
+            stream = told["return_value"]
+            stream.read = partial(_read_in_time, began, stream.read)
+
+    return {"trace": heard}
+
+
+def _read_in_time(began: float, read: Callable[..., bytes], max_bytes: int, timeout: float | None = None) -> bytes:
+    return read(max_bytes, timeout=_in_time(began))
+
+
 def _shows_no_cookie(_record: logging.LogRecord) -> bool:
     """Keep an exchange of ours out of the log. Why: whoever reads a refresh token there is signed in."""
     return not _exchanging.get()
 
 
-def _in_time(began: float) -> None:
-    if monotonic() - began > LIMIT:
+def _in_time(began: float) -> float:
+    """Return how many seconds are left. Raises: NoAnswer: none."""
+    left = began + LIMIT - monotonic()
+    if left <= 0:
         raise NoAnswer("timeout")
+    return left
