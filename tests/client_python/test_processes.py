@@ -213,13 +213,14 @@ def test_person_who_acts_where_another_process_refreshes_stays_signed_in(make_sh
     sharing = make_sharing()
     site, person = sharing.site, sharing.auth
     daemon = KeyturnAuth(site.url, store=FileTokenStore(sharing.path))
-    person._clock = daemon._clock = site.clock
+    clock: Any = site.clock
+    person._clock = daemon._clock = clock
     with (
         httpx2.Client(base_url=site.url, auth=daemon) as first,
         httpx2.Client(base_url=site.url, auth=person) as second,
     ):
         for _ in range(45):
-            site.clock.ahead += 120
+            clock.ahead += 120
             assert first.get("/api/who").status_code == 200
             person.acted()
             assert second.get("/api/who").status_code == 200
