@@ -17,9 +17,7 @@ _SEVERITY = {Drift.OFF: 0, Drift.NOTIFY: 1, Drift.REQUIRE_LOGIN: 2}
 
 def label(browser: str | None, system: str | None) -> str:
     """Name a device for people: `Firefox on Windows`, as far as it is known."""
-    if browser and system:
-        return f"{browser} on {system}"
-    return browser or system or "Unknown device"
+    return " on ".join(part for part in (browser, system) if part) or "Unknown device"
 
 
 def network(ip: str) -> str:

@@ -133,9 +133,7 @@ class Policy:
 
     def explain(self) -> tuple[Explained, ...]:
         """List every number with its reason and its source."""
-        return tuple(
-            Explained(f.name, getattr(self, f.name), f.metadata["reason"], f.metadata["source"]) for f in fields(self)
-        )
+        return tuple(Explained(f.name, getattr(self, f.name), **f.metadata) for f in fields(self))
 
     def problems(self) -> Iterator[Problem]:
         """Yield every rule these numbers break; empty for a policy that holds the guarantees."""
@@ -146,9 +144,6 @@ class Policy:
         for broken, code, text in self._inequalities():
             if broken:
                 yield Problem(code, text, relaxable=code not in _NEVER_RELAXED)
-        if not SHORTEST_PASSWORD <= self.password_min_length <= LONGEST_MINIMUM:
-            text = f"password_min_length must be {SHORTEST_PASSWORD} to {LONGEST_MINIMUM}"
-            yield Problem("password_min_length", text, relaxable=False)
 
     def _inequalities(self) -> Iterator[tuple[bool, str, str]]:
         if not self.strict:
@@ -177,10 +172,12 @@ class Policy:
             too_short = idle < self.access_lifetime + max(self.access_lifetime, self.touch_interval)
             text = f"{name} {idle:g} s must be at least 2 access_lifetime, and access_lifetime + touch_interval"
             yield (too_short, "inactivity_too_short", text)
+        text = f"password_min_length must be {SHORTEST_PASSWORD} to {LONGEST_MINIMUM}"
+        yield (not SHORTEST_PASSWORD <= self.password_min_length <= LONGEST_MINIMUM, "password_min_length", text)
 
 
-_NEVER_RELAXED = frozenset({"access_too_long", "leeway_too_long"})
-"""What no verifier would take: every request would be a 401."""
+_NEVER_RELAXED = frozenset({"access_too_long", "leeway_too_long", "password_min_length"})
+"""What no verifier would take, so that every request would be a 401; and a number that would be wrong anywhere."""
 _MAY_BE_ZERO = frozenset({"settle_time", "tail_time", "clock_leeway", "touch_interval", "key_publish_lead"})
 
 

@@ -168,10 +168,8 @@ def end(session: Session, reason: RevokeReason, now: float, *events: Event) -> D
 
 def log_out(session: Session | None, now: float, reason: RevokeReason = RevokeReason.LOGOUT) -> Decision:
     """End the session of any authentic token, whatever the token's standing; ending twice changes nothing."""
-    if session is None:
-        return Decision(Outcome.ENDED, None)
-    if session.revoked_at is not None:
-        return Decision(Outcome.ENDED, session, reason=session.revoked_reason)
+    if session is None or session.revoked_at is not None:
+        return Decision(Outcome.ENDED, session, reason=session and session.revoked_reason)
     return end(session, reason, now)
 
 
@@ -208,10 +206,8 @@ def _refused_or_standing(
     session: Session | None, presented: PresentedToken, contact: Contact, now: float, policy: Policy, healing: bool
 ) -> Decision | tuple[Session, Outcome, float]:
     """Refuse what ends here; else say what the token is to the session, which lives, and when a person last acted."""
-    if session is None:
-        return Decision(Outcome.ENDED, None)
-    if session.revoked_at is not None:
-        return Decision(Outcome.ENDED, session, reason=session.revoked_reason)
+    if session is None or session.revoked_at is not None:
+        return Decision(Outcome.ENDED, session, reason=session and session.revoked_reason)
     active_at = _active_at(session, contact, now)
     if reason := _expired(session, active_at, now, policy):
         return end(session, reason, now)
