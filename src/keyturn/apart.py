@@ -13,6 +13,7 @@ from keyturn.core.errors import InvalidRequest, Refused, Unavailable
 from keyturn.core.events import Event
 from keyturn.core.model import RevokeReason, SessionId, User, UserId
 from keyturn.core.policy import REQUEST_LIMIT
+from keyturn.counted import GIVING_BACK, unjudged
 from keyturn.ports import (
     Admit,
     Attempt,
@@ -128,9 +129,13 @@ class InTurn:
 
     async def open_after_attempt(self, user: User, admit: Admit, attempt: Attempt | None, room: int) -> Opened:
         """Give back, if anything was taken, then open."""
-        if attempt is not None:
-            await self._throttle.give_back(attempt.taken)
-        return await self._with_users.open_with_user(user, admit)
+        if attempt is None:
+            return await self._with_users.open_with_user(user, admit)
+        await self._throttle.give_back(attempt.taken)
+        # What counts successes: there is none yet.
+        kept = [limit for limit in attempt.taken if limit.kept]
+        async with unjudged(self._throttle, kept, within=GIVING_BACK):
+            return await self._with_users.open_with_user(user, admit)
 
     async def sign_up(self, email: str, name: str | None, password_hash: str, event: Event) -> User | None:
         """Create, then record: what comes between the two leaves a user in the application's table, and no event."""

@@ -24,7 +24,7 @@ from keyturn.core.errors import (
     SessionEnded,
 )
 from keyturn.core.events import Event, EventType
-from keyturn.core.login import Admission, Limit, Login, admit, attempt_limits, signup_limits
+from keyturn.core.login import Admission, Limit, Login, admit, attempt_limits, login_limits, signup_limits
 from keyturn.core.model import Contact, PresentedToken, Principal, RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, decide, glance, lapsed, log_out
@@ -139,7 +139,7 @@ class Auth:
         def limits(known: bool) -> Sequence[Limit]:
             # The queue may have filled up since.
             self.passwords.reserve(contact.ip)
-            return attempt_limits(account, network(contact.ip), device_id if known else None, self.policy)
+            return login_limits(account, network(contact.ip), device_id if known else None, self.policy)
 
         attempt = await self.attempts.begin(address, device_id, limits)
         await allow(attempt.retry_after, attempt.taken, contact, self.sinks, self.clock)

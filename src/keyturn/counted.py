@@ -6,8 +6,10 @@ how (`stores/`), what a success gives back (`auth.py`).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from keyturn.core.errors import Throttled, Unavailable
 from keyturn.core.events import Event, EventType
@@ -15,6 +17,9 @@ from keyturn.core.login import Limit
 from keyturn.core.model import Contact
 from keyturn.ports import Clock, EventSink, Throttle
 from keyturn.sinks import tell
+
+GIVING_BACK: Final = 1.0
+"""Seconds for giving an attempt back when its session cannot be opened: so much later, at most, comes the 503."""
 
 
 async def allow(
@@ -32,8 +37,10 @@ async def allow(
 
 
 @asynccontextmanager
-async def unjudged(throttle: Throttle, taken: Sequence[Limit]) -> AsyncGenerator[None]:
+async def unjudged(throttle: Throttle, taken: Sequence[Limit], *, within: float | None = None) -> AsyncGenerator[None]:
     """Give an attempt back when a dependency is at fault in the block, in which nobody is told that a password is wrong.
+
+    Args: within: seconds that the giving back may take; None: as many as it takes.
 
     Why not as a success does: failures in a row would begin anew with each fault, and whoever guesses could wait for one.
 
@@ -42,6 +49,7 @@ async def unjudged(throttle: Throttle, taken: Sequence[Limit]) -> AsyncGenerator
     try:
         yield
     except Unavailable:
-        with suppress(Unavailable):
-            await throttle.give_back(taken, proven=False)
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(within):
+                await throttle.give_back(taken, proven=False)
         raise

@@ -154,8 +154,8 @@ class Openings(Protocol):
     def open_after_attempt(self, user: User, admit: Admit, attempt: Attempt | None, room: int) -> Awaitable[Opened]:
         """Do as `SessionsWithUsers.open_with_user`, and as `Throttle.give_back` for what the attempt took.
 
-        The attempt is given back before the session can be seen, or with it. When the opening fails it may stay counted:
-        that is one attempt less, never one more.
+        The attempt is given back before the session can be seen, or with it. When the opening fails it is given back whole, or
+        may stay counted: that is one attempt less, never one more.
 
         Args:
             attempt: of this login, as `Attempts.begin` returned it; None: there is nothing to give back.
@@ -243,7 +243,9 @@ class Throttle(Protocol):
         ...
 
     async def give_back(self, limits: Sequence[Limit], *, proven: bool = True) -> None:
-        """Undo one `take`; after a success (`proven`) a limit without a window (consecutive failures) is reset to zero."""
+        """Undo one `take`; after a success (`proven`) a limit without a window (consecutive failures) is reset to zero, and
+        one that counts successes (`kept`) stays as it is.
+        """
         ...
 
 

@@ -126,6 +126,7 @@ class Settings(BaseSettings):
     user_agent_drift: Drift | None = None
     address_drift: Drift | None = None
     max_sessions: int | None = None
+    account_logins: int | None = None
     password_min_length: int | None = None
     breach_url: Annotated[str, AfterValidator(_corpus)] | None = None
     """The range of a corpus of breached passwords: `https://host/range`. None: passwords are not looked up."""
@@ -205,6 +206,7 @@ class Settings(BaseSettings):
             "user_agent_drift",
             "address_drift",
             "max_sessions",
+            "account_logins",
             "password_min_length",
         ):
             values[name] = getattr(self, name)

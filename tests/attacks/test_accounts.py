@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,8 @@ from keyturn.stores.lanes import PostgresLane, SqliteLanes, Statement
 from keyturn.testing import FrozenClock
 from keyturn.tokens.password import PasswordHasher, PasswordProfile
 from keyturn.tokens.password_policy import PasswordPolicy
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import KeyturnASGI
 from tests.attacks.conftest import lighten, settings_of, with_passwords
 from tests.attacks.support import DEVICE, PASSWORD, WRONG, Answer, Browser, query
 from tests.services import sqlite_url
@@ -562,6 +565,80 @@ async def test_sessions_of_one_account_are_bounded(ada: Browser, clock: FrozenCl
         assert (await other.log_in()).status == 200
     assert len(await others[0].sessions()) == 50
     assert (await ada.refresh()).code == "session_ended:evicted"
+
+
+def limited(node: Keyturn, logins: int) -> KeyturnASGI:
+    """Return the same node's routes under a policy of so many logins of one account from one address."""
+    services = replace(node.services, auth=replace(node.auth, policy=replace(node.policy, account_logins=logins)))
+    return KeyturnASGI(WebApplication(services, node.settings.web_config()))
+
+
+async def test_logins_of_one_account_from_one_address_are_bounded(
+    node: Keyturn, ada: Browser, clock: FrozenClock
+) -> None:
+    """Who knows a password makes no sessions without end: over the limit nobody there learns whether theirs is right, on a
+    known device or not, for no hash is made. All others get in, and so does everybody when the window is over.
+    """
+    application, known = limited(node, 3), {DEVICE: ada.jar[DEVICE]}
+
+    def browser(device: bool, **more: str) -> Browser:
+        made = Browser(application, **{"email": ada.email, "peer": ada.peer, **more})
+        made.jar = dict(known) if device else {}
+        return made
+
+    for number in range(3 + 2 * ACCOUNT_FAILURES):
+        assert (await browser(number % 2 == 0).log_in()).status == 200
+    with hashing() as done:
+        answers: list[Answer] = []
+        for device in (False, True):
+            for password in (PASSWORD, WRONG):
+                refused = browser(device)
+                refused.password = password
+                answers.append(await refused.log_in())
+    assert done == []
+    assert {answer.code for answer in answers} == {"throttled"}
+    assert all(answer.comparable() == answers[0].comparable() for answer in answers)
+    assert 0 < int(answers[0].header("retry-after")) <= node.policy.failure_window
+    # The owner elsewhere, a neighbour at the same address, and who is signed in there.
+    assert (await browser(False, peer="203.0.113.99").log_in()).status == 200
+    neighbour = Browser(application, peer=ada.peer)
+    assert (await neighbour.sign_up()).status == 201
+    assert (await neighbour.log_in()).status == 200
+    ada.application = application
+    assert (await ada.refresh()).status == 200
+    change = {"current_password": PASSWORD, "new_password": "a passphrase that nobody floods with"}
+    assert (await ada.send("POST", "/auth/password", change, bearer=True)).status == 204
+    clock.advance(node.policy.failure_window)
+    again = browser(False)
+    again.password = change["new_password"]
+    assert (await again.log_in()).status == 200
+
+
+async def test_guesses_beside_an_owner_take_none_of_their_logins(
+    node: Keyturn, ada: Browser, clock: FrozenClock
+) -> None:
+    """Whoever does not know the password, at the owner's own address, cannot use their logins up, whenever they guess."""
+    application, half = limited(node, 3), node.policy.failure_window / 2
+    owner = Browser(application, email=ada.email, peer=ada.peer)
+    owner.jar = {DEVICE: ada.jar[DEVICE]}
+
+    async def guess() -> str:
+        guesser = Browser(application, email=ada.email, peer=ada.peer)
+        guesser.password = WRONG
+        return (await guesser.log_in()).code
+
+    # Two windows of failures fall into the one of logins that begins in the middle.
+    assert (await owner.log_in()).status == 200
+    clock.advance(half)
+    assert await guess() == "invalid_credentials"
+    clock.advance(half)
+    assert (await owner.log_in()).status == 200
+    codes = [await guess() for _ in range(ACCOUNT_FAILURES)]
+    clock.advance(half)
+    codes += [await guess() for _ in range(ACCOUNT_FAILURES + 1)]
+    guesses = Counter(codes)
+    assert guesses == {"invalid_credentials": 2 * ACCOUNT_FAILURES - 1, "throttled": 2}
+    assert [(await owner.log_in()).status for _ in range(4)] == [200, 200, 200, 429]
 
 
 async def test_log_in_again_in_an_account_that_is_full(ada: Browser, clock: FrozenClock) -> None:

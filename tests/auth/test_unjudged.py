@@ -211,6 +211,30 @@ async def test_right_password_whose_session_cannot_be_opened(subject: Subject) -
     assert await subject.guesses_left() == subject.node.policy.account_failures
 
 
+@pytest.mark.parametrize("fault", ["no memory", "no session", "no new hash"])
+async def test_faults_are_no_logins(subject: Subject, fault: str) -> None:
+    """Logins of an account are limited, and a right password whose login ends in a fault is none."""
+    await subject.sign_up()
+    policy = replace(subject.node.policy, account_logins=1, account_failures=1)
+    subject.node.auth = replace(subject.node.auth, policy=policy)
+    if fault == "no memory":
+        await subject.want_memory()
+        await refused(lambda: subject.log_in(PASSWORD))
+        await subject.want_memory(False)
+        for _ in range(policy.account_logins + 2 * policy.account_failures):
+            await subject.log_in(PASSWORD)
+        with pytest.raises(Throttled):
+            await subject.log_in(PASSWORD)
+        return
+    if fault == "no new hash":
+        subject.use(GatedHasher(PasswordProfile(memory_kib=128, passes=1)))
+    for statement in (_OPEN_NO_SESSION if fault == "no session" else _KEEP_NO_HASH)[subject.node.engine.postgres]:
+        await query(subject.node, statement)
+    for _ in range(12):
+        with pytest.raises(Unavailable):
+            await subject.log_in(PASSWORD)
+
+
 async def test_wrong_password_whose_refusal_cannot_be_recorded(subject: Subject) -> None:
     """A guess that was judged counts, be the answer what it may."""
     await subject.sign_up()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keyturn.core.events import EventType
-from keyturn.core.login import NO_PARENT, Login, admit, attempt_limits, signup_limits
+from keyturn.core.login import NO_PARENT, Limit, Login, admit, attempt_limits, login_limits, signup_limits
 from keyturn.core.model import Contact, RevokeReason, Session, SessionId
 from keyturn.core.policy import DAY, HOUR, Policy
 from tests.core.vectors import CONTACT, SESSION_ID, load, minter, session, token_hash
@@ -84,20 +84,33 @@ def test_limits_of_an_unknown_device() -> None:
     """An attempt counts against account and address together, against the address, and against the account for good."""
     policy = Policy()
     first, second, third = attempt_limits("a@example.com", "192.0.2.1", None, policy)
-    assert first == (("login-account-address", "a@example.com", "192.0.2.1"), 10, 900.0)
-    assert second == (("login-address", "192.0.2.1"), 50, 900.0)
-    assert third == (("login-account", "a@example.com"), 100, None)
+    assert first == Limit(("login-account-address", "a@example.com", "192.0.2.1"), 10, 900.0)
+    assert second == Limit(("login-address", "192.0.2.1"), 50, 900.0)
+    assert third == Limit(("login-account", "a@example.com"), 100, None)
 
 
 def test_limits_of_a_known_device() -> None:
     """A device of the account counts by itself: others who guess do not lock its owner out."""
     (limit,) = attempt_limits("a@example.com", "192.0.2.1", b"\x0d" * 16, Policy())
-    assert limit == (("login-device", "a@example.com", "0d" * 16), 10, 900.0)
+    assert limit == Limit(("login-device", "a@example.com", "0d" * 16), 10, 900.0)
+
+
+@pytest.mark.parametrize("device_id", [None, b"\x0d" * 16])
+def test_limits_of_a_login(device_id: bytes | None) -> None:
+    """Beside what any attempt counts against, successes count by account and network, the same for all devices.
+
+    Beyond the policy's number there is room for the guesses that others may make meanwhile, in two windows of theirs.
+    """
+    policy = Policy(account_logins=30, account_failures=4, failure_window=60.0)
+    *others, logins = login_limits("a@example.com", "192.0.2.1", device_id, policy)
+    assert tuple(others) == attempt_limits("a@example.com", "192.0.2.1", device_id, policy)
+    assert logins == Limit(("logins", "a@example.com", "192.0.2.1"), 38, 60.0, kept=True)
+    assert not any(limit.kept for limit in others)
 
 
 def test_limits_of_a_sign_up() -> None:
     """Sign-ups are counted by address and hour."""
-    assert signup_limits("192.0.2.1", Policy()) == ((("signup-address", "192.0.2.1"), 20, HOUR),)
+    assert signup_limits("192.0.2.1", Policy()) == (Limit(("signup-address", "192.0.2.1"), 20, HOUR),)
 
 
 def test_contact_without_activity() -> None:

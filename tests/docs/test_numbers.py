@@ -78,11 +78,14 @@ SAID = {
         f"`user_agent` {longest(bodies.Render, 'user_agent')}.",
         f"at least {POLICY.password_min_length} characters (`KEYTURN_PASSWORD_MIN_LENGTH`), at most {MAX_LENGTH},",
         f"the database's may differ by {WINDOW} s",
+        f"| `KEYTURN_ACCOUNT_LOGINS` | {POLICY.account_logins} | of one account from one address (IPv6: /64) in "
+        f"{POLICY.failure_window / 60:g} minutes,",
         f"for at most {LIMIT:g} s; when it is at fault",
         f"{OWASP.memory_kib // 1024} MiB each",
         f"{HOUR:g} at most, in development too",
     ],
     "docs/guides/operating.md": [
+        f"has {POLICY.account_logins} logins in {POLICY.failure_window / 60:g} minutes, then 429;",
         f"gives a request up after {REQUEST_LIMIT:g} s",
         f"less than {KEEP_ALIVE_TIME:g} s, which is\n  when the server closes them",
         f"have up to {DRAIN_TIME:g} s",

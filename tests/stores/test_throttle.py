@@ -34,6 +34,7 @@ pytestmark = pytest.mark.anyio
 A = Limit(("login-account", "alice@example.com"), 3, 900.0)
 B = Limit(("login-address", "192.0.2.1"), 5, 600.0)
 FOREVER = Limit(("login-forever", "alice@example.com"), 4, None)
+KEPT = Limit(("logins", "alice@example.com"), 3, 900.0, kept=True)
 
 
 @asynccontextmanager
@@ -115,6 +116,17 @@ async def test_give_back_undoes_one_take_and_resets_consecutive_failures(throttl
     assert await throttle.take([A]) is None
     assert await throttle.take([A]) is not None
     assert [await throttle.take([FOREVER]) is None for _ in range(5)] == [True] * 4 + [False]
+
+
+async def test_give_back_where_successes_count(throttle: Throttle) -> None:
+    """A success stays counted, also where nothing else is given back; what a fault has ended is given back."""
+    for limits in ([A, KEPT], [KEPT]):
+        assert await throttle.take(limits) is None
+        await throttle.give_back(limits)
+    assert await throttle.take([A, KEPT]) is None
+    await throttle.give_back([A, KEPT], proven=False)
+    assert [await throttle.take([KEPT]) is None for _ in range(2)] == [True, False]
+    assert [await throttle.take([A]) is None for _ in range(4)] == [True, True, True, False]
 
 
 async def test_give_back_of_what_was_never_taken(throttle: Throttle) -> None:

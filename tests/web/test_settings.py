@@ -174,6 +174,7 @@ def test_policy_numbers(environment: pytest.MonkeyPatch) -> None:
         KEYTURN_SETTLE_TIME="90",
         KEYTURN_TAIL_TIME="20",
         KEYTURN_MAX_SESSIONS="3",
+        KEYTURN_ACCOUNT_LOGINS="20",
         KEYTURN_USER_AGENT_DRIFT="require_login",
         KEYTURN_ADDRESS_DRIFT="notify",
         KEYTURN_PASSWORD_MIN_LENGTH="12",
@@ -185,7 +186,7 @@ def test_policy_numbers(environment: pytest.MonkeyPatch) -> None:
         "notify",
         12,
     )
-    assert policy.rotation is Rotation.STRICT
+    assert (policy.rotation, policy.account_logins) == (Rotation.STRICT, 20)
 
 
 @pytest.mark.parametrize(

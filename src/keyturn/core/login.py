@@ -90,6 +90,8 @@ class Limit(NamedTuple):
     key: tuple[str, ...]
     amount: int
     window: float | None
+    kept: bool = False
+    """A success is not given back: it counts as well."""
 
 
 def attempt_limits(account: str, network: str, device_id: bytes | None, policy: Policy) -> tuple[Limit, ...]:
@@ -113,6 +115,17 @@ def attempt_limits(account: str, network: str, device_id: bytes | None, policy: 
         Limit(("login-address", network), policy.address_failures, window),
         Limit(("login-account", account), policy.hard_failures, None),
     )
+
+
+def login_limits(account: str, network: str, device_id: bytes | None, policy: Policy) -> tuple[Limit, ...]:
+    """List what a login counts against: as any attempt, and where successes count too, which cost a hash and rows each.
+
+    Why by account and network: whoever knows a password keeps out nobody who is elsewhere, and no neighbour. Whoever guesses
+    beside the owner is counted in two windows of failures at most: there is room for that, so it takes no login from anybody.
+    """
+    amount = policy.account_logins + 2 * policy.account_failures
+    logins = Limit(("logins", account, network), amount, policy.failure_window, kept=True)
+    return (*attempt_limits(account, network, device_id, policy), logins)
 
 
 def signup_limits(network: str, policy: Policy) -> tuple[Limit, ...]:

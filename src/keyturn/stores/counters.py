@@ -46,6 +46,11 @@ def keyed(limits: Sequence[Limit]) -> Keyed:
     return _keyed(tuple(limits))
 
 
+def due_back(limits: Sequence[Limit], *, proven: bool = True) -> Keyed:
+    """Do as `keyed` for those that are given back."""
+    return keyed([limit for limit in limits if not (proven and limit.kept)])
+
+
 # An attempt that is given back asks twice.
 @lru_cache(maxsize=256)
 def _keyed(limits: tuple[Limit, ...]) -> Keyed:

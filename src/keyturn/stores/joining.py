@@ -18,7 +18,7 @@ from keyturn.core.errors import Unavailable
 from keyturn.core.login import Admission
 from keyturn.ports import Admit, Attempt, Credential, Opened
 from keyturn.stores.arrays import columns_of, unnest
-from keyturn.stores.counters import GIVEN_BACK, Keyed, keyed
+from keyturn.stores.counters import GIVEN_BACK, Keyed, due_back
 from keyturn.stores.engine import Engine, until_won
 from keyturn.stores.event_log import EVENT_NAMES, EVENT_TYPES, EventRow, event_rows
 from keyturn.stores.group_commit import Group
@@ -37,7 +37,7 @@ class Joining(NamedTuple):
     seen: Seen
     admit: Admit
     taken: Keyed
-    """The counters that the attempt has taken from."""
+    """The counters that the attempt gives back to."""
     room: int
     """Live sessions at most with which none is evicted."""
 
@@ -50,7 +50,7 @@ def joining(attempt: Attempt | None, admit: Admit, room: int) -> Joining | None:
     """Return a login that can go in by the statement, None when it cannot."""
     if attempt is None or attempt.credential is None or not isinstance(attempt.seen, Seen):
         return None
-    return Joining(attempt.credential, attempt.seen, admit, keyed(attempt.taken), room)
+    return Joining(attempt.credential, attempt.seen, admit, due_back(attempt.taken), room)
 
 
 async def join(engine: Engine, terms: Terms, group: Group[Joining, Joined]) -> None:

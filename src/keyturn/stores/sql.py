@@ -21,8 +21,9 @@ from keyturn.core.login import Admission
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.core.rotation import Decision
+from keyturn.counted import GIVING_BACK
 from keyturn.ports import Admit, Attempt, Clock, Judge, Listing, Opened, Presented
-from keyturn.stores.counters import keyed
+from keyturn.stores.counters import due_back
 from keyturn.stores.counting import STATEMENTS, TOGETHER
 from keyturn.stores.engine import AsyncConnection, Engine, faults, until_won
 from keyturn.stores.event_log import recording, write_events
@@ -42,9 +43,6 @@ from keyturn.stores.touches import PERIOD, Touches
 _GROUPS_AT_ONCE = 3
 """With three, a node with 64 connections to PostgreSQL is busy to 97 % (`bench/README.md`). SQLite has one writer, and what is
 read beside it misses that connection's cache: there, one is faster."""
-
-_GIVING_BACK = 1.0
-"""Seconds for giving an attempt back when its session cannot be opened: so much later, at most, comes the 503."""
 
 
 class SqlSessions:
@@ -124,7 +122,7 @@ class SqlSessions:
             # Undone with all the rest. A database that said nothing, or was busy until now, is not asked for more.
             if attempt is not None and not isinstance(fault.__cause__, OSError | PoolTimeoutError):
                 with suppress(Unavailable, TimeoutError):
-                    async with asyncio.timeout(_GIVING_BACK):
+                    async with asyncio.timeout(GIVING_BACK):
                         await SqlThrottle(self._engine, self._clock).give_back(attempt.taken, proven=False)
             raise
 
@@ -136,7 +134,7 @@ class SqlSessions:
         entry = joining(attempt, admit, room) if at_once else None
         if entry is not None and (joined := await self._joinings.call(entry)) is not None:
             return joined
-        taken = () if attempt is None else keyed(attempt.taken)
+        taken = () if attempt is None else due_back(attempt.taken)
 
         async def once() -> Opening | None:
             async with self._engine.lane() as lane:

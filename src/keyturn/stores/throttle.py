@@ -23,6 +23,7 @@ from keyturn.ports import Clock
 from keyturn.stores.counters import (
     SPARE,
     Keyed,
+    due_back,
     give_back,
     keyed,
     lifetime,
@@ -90,7 +91,7 @@ class SqlThrottle:
         Raises:
             Unavailable: the database is at fault.
         """
-        due = keyed(limits)
+        due = due_back(limits, proven=proven)
         if not due:
             return
         if not self._engine.postgres:
@@ -177,7 +178,7 @@ class RedisThrottle:
         Raises:
             Unavailable: Redis is at fault.
         """
-        due = keyed(limits)
+        due = due_back(limits, proven=proven)
         async with self._answering():
             await self._give_back(keys=_names(due), args=[int(proven and limit.window is None) for _, limit in due])
 
