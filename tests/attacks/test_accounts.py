@@ -662,16 +662,19 @@ def test_password_that_is_long_to_judge() -> None:
     steps: Counter[str] = Counter()
 
     def count(frame: FrameType, kind: str, _: object) -> Any:
-        steps[kind] += frame.f_code.co_name != "<genexpr>"  # a character each, which is done in no time
+        # A character each, which is done in no time. Since Python 3.12 a list is made by the function around it, and counts.
+        steps[kind] += frame.f_code.co_name != "<genexpr>"
         return count
 
+    policy = PasswordPolicy(15)
+    policy.check("a list is loaded for it")
     before = sys.gettrace()
     sys.settrace(count)
     try:
-        PasswordPolicy(15).check("\u0390" * 1020 + "b\U0001f600xx")
+        policy.check("\u0390" * 1020 + "b\U0001f600xx")
     finally:
         sys.settrace(before)
-    assert 20 < steps["line"] < 500
+    assert 20 < steps["line"] < 2000
 
 
 @pytest.mark.parametrize(
