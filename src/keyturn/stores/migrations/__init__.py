@@ -3,15 +3,16 @@
 Owns: the version table and running the steps in `versions/`. Must not hold: the tables as they are now (`schema.py`).
 
 Steps add what the next version needs and never take away what the last one uses, so that nodes of both can run at once.
-Alembic is imported when it is needed: a node that only serves does without.
+Alembic is imported when there is a step to do: a node that only serves does without, and so does a command.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect
 
@@ -19,9 +20,6 @@ from keyturn.core.errors import KeyturnError, UnsafeSettings
 from keyturn.stores.engine import AsyncConnection, Engine, open_engine
 from keyturn.stores.location import create_private_file
 from keyturn.stores.schema import metadata
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 VERSION_TABLE = "keyturn_alembic_version"
 """Not Alembic's default: the application may have migrations of its own in the same database."""
@@ -89,15 +87,15 @@ async def has_reached(engine: Engine) -> bool:
     return level is not None and level >= expected_level()
 
 
-@cache
 def expected_level() -> str:
     """Say which level this version expects."""
-    from alembic.script import ScriptDirectory
+    return _levels()[-1]
 
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
-        raise RuntimeError("there are no migrations")
-    return head
+
+@cache
+def _levels() -> Sequence[str]:
+    """List the levels that this version knows, from the first: the files of the steps are named after them."""
+    return sorted(step.stem.removeprefix("level_") for step in Path(__file__).with_name("versions").glob("level_*.py"))
 
 
 async def why_not_migrated(engine: Engine) -> str | None:
@@ -115,10 +113,7 @@ async def why_not_migrated(engine: Engine) -> str | None:
 
 def refuse_newer(level: str | None) -> None:
     """Refuse a level that this version does not know. Raises: DatabaseNewer."""
-    from alembic.script import ScriptDirectory
-
-    known = {step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if level is not None and level not in known:
+    if level is not None and level not in _levels():
         raise DatabaseNewer(f"the database is at level {level}, which is unknown: upgrade Keyturn")
 
 
@@ -155,26 +150,24 @@ async def _migrate(engine: Engine) -> str:
     return expected_level()
 
 
-def _config() -> Config:
+def _level(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    level: str | None = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar_one_or_none()  # noqa: S608
+    return level
+
+
+def _upgrade(connection: Connection) -> None:
+    level = _level(connection)
+    refuse_newer(level)
+    refuse_incomplete(connection)
+    if level == expected_level():
+        return
+    from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "keyturn.stores:migrations")
     config.set_main_option("path_separator", "os")
-    return config
-
-
-def _level(connection: Connection) -> str | None:
-    from alembic.migration import MigrationContext
-
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-
-
-def _upgrade(connection: Connection) -> None:
-    from alembic import command
-
-    refuse_newer(_level(connection))
-    refuse_incomplete(connection)
-    config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
