@@ -12,8 +12,6 @@ from functools import lru_cache
 from typing import NamedTuple
 from unicodedata import normalize
 
-from email_validator import EmailNotValidError, validate_email
-
 from keyturn.core.errors import InvalidRequest
 
 MAX_LENGTH = 320
@@ -46,6 +44,8 @@ def normalise_email(text: str) -> Email:
 
     Spec: RFC 5321 4.1.2, RFC 6531 3.3; Unicode 3.13 (caseless matching).
     """
+    from email_validator import EmailNotValidError, validate_email  # most commands and processes that start do without
+
     if len(text) > MAX_LENGTH:
         raise InvalidRequest("email: too long")
     try:

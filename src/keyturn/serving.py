@@ -329,6 +329,7 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+    gc.enable()  # whoever loads many modules has it off meanwhile
 
 
 def _config(application: ASGIApplication) -> uvicorn.Config:

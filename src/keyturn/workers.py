@@ -12,6 +12,7 @@ takes its workers along for the same reason.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -151,6 +152,7 @@ class Supervisor:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Be one worker: serve what the factory makes, on the sockets of the supervisor."""
+    gc.disable()  # until it serves, as in the command line
     parser = argparse.ArgumentParser(prog="python -m keyturn.workers")
     parser.add_argument("factory")
     parser.add_argument("--web", type=int, required=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ PARTS = 5
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Answer slowly, in parts; what is asked for on hold, when its client has left; what is asked for busily, by keeping everything else waiting."""
+    assert gc.isenabled()  # which a worker has off while it loads
     if scope["path"] == "/busy":
         time.sleep(0.01)  # noqa: ASYNC251 - as a busy machine keeps the loop from its work
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})

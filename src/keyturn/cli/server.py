@@ -1,6 +1,6 @@
 """`keyturn serve` and `keyturn demo`: the commands that stay.
 
-Owns: sockets, workers and what is said at the start. Must not hold: how a process serves (`serving.py`).
+Owns: sockets, workers and what is said at the start. Must not hold: how a process serves (`serving.py`), and what (`worker.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from keyturn.settings import Settings
-    from keyturn.workers import Served
 
 Host = Annotated[str, typer.Option(help="The address to listen on.", envvar="KEYTURN_HOST")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", envvar="KEYTURN_PORT")]
@@ -65,7 +64,9 @@ def _serve_here(settings: Settings, host: str, port: int, uds: str | None) -> No
 
     with bind_path(uds) if uds else bind(host, port) as listener:
         metrics = None if settings.metrics_port is None else bind(host, settings.metrics_port)
-        served = _served(settings)
+        from keyturn.cli.worker import serve_node
+
+        served = serve_node(settings)
         serve_here(
             served.application,
             served.lifespan,
@@ -82,11 +83,12 @@ def _supervise(
     import sys
 
     from keyturn.cli.tools import run
+    from keyturn.cli.worker import log_to_stderr
     from keyturn.password_pool import default_threads
     from keyturn.serving import bind, bind_path
     from keyturn.workers import Supervisor
 
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     # Once, before there are many: what is wrong with the database is then told once as well.
     run(_try_start(settings))
     listener = bind_path(uds) if uds else bind(host, port)
@@ -94,7 +96,7 @@ def _supervise(
     metrics = [] if first is None else [bind(host, first + index) for index in range(workers)]
     # Each would take the memory that is left for itself.
     threads = {} if settings.login_threads else {"KEYTURN_LOGIN_THREADS": str(default_threads(workers))}
-    supervisor = Supervisor("keyturn.cli.server:worker", listener, metrics, workers, {**environment, **threads})
+    supervisor = Supervisor("keyturn.cli.worker:make", listener, metrics, workers, {**environment, **threads})
     announce(listener, workers, settings.trusted_proxies)
     sys.exit(supervisor.run())
 
@@ -105,34 +107,6 @@ async def _try_start(settings: Settings) -> None:
     node = make_node(settings)
     async with node.lifespan():
         pass
-
-
-def worker() -> Served:
-    """Make what one process of several serves, from its environment."""
-    from keyturn.settings import Settings
-
-    return _served(Settings.load())
-
-
-def _served(settings: Settings) -> Served:
-    from keyturn.cli.tools import make_node
-    from keyturn.web.asgi import MetricsASGI
-    from keyturn.workers import Served
-
-    _log_to_stderr(settings)
-    node = make_node(settings)
-    return Served(node.asgi, node.lifespan, MetricsASGI(node.web.services.metrics))
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    import logging
-
-    from keyturn.observability import configure_logging
-
-    configure_logging("debug" if settings.debug else settings.log_level)
-    # What these say at the start and the end, `keyturn.server` and `keyturn.serving` say in one line each.
-    for name in ("alembic", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def announce(listener: socket.socket, workers: int, proxies: int) -> None:

@@ -8,6 +8,7 @@ Why not a whole node: a command that lists users needs neither the master secret
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ def make_node(settings: Settings) -> Keyturn:
 
 
 def run(work: Coroutine[object, object, Result]) -> Result:
-    """Run the asynchronous part of a command."""
+    """Run the asynchronous part of a command; everything that it needs for long has been loaded."""
+    gc.enable()
     return asyncio.run(work)
 
 
