@@ -61,7 +61,7 @@ def keep(record_property: Callable[[str, object], None]) -> Keep:
     return lambda figures: record_property(_PROPERTY, json.dumps(figures._asdict()))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(
     postgres: PostgresServer,
     redis_server: RedisServer,
@@ -78,10 +78,10 @@ def cluster(
         cluster.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def blowing(cluster: Cluster, scale: Scale, chaos: bool) -> Iterator[Storm]:
     """The storm over the cluster, from the first test to the last; the event log is looked at when it is over."""
-    with cluster.storm(browsers=scale(20, 60), tabs=3, thorough=chaos) as storm:
+    with cluster.storm(browsers=scale(12, 60), tabs=3, thorough=chaos) as storm:
         yield storm
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.chaos.node import Node, Pace, settings
 from tests.services import PostgresServer
 
@@ -35,17 +33,16 @@ def test_a_server_with_synchronous_commit_off_is_refused(tmp_path: Path, pace: P
         server.close()
 
 
-@pytest.mark.parametrize("level", ["ROLE keyturn", "DATABASE {name}"], ids=["role", "database"])
 def test_a_role_or_database_with_synchronous_commit_off_is_refused(
-    postgres: PostgresServer, postgres_url: str, tmp_path: Path, pace: Pace, level: str
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path, pace: Pace
 ) -> None:
     """Set for whom or where the server works, although the configuration says on."""
-    target = level.format(name=postgres_url.rpartition("/")[2])
-    postgres.execute(f"ALTER {target} SET synchronous_commit = off")
-    try:
-        assert _refused(postgres_url, tmp_path, pace)
-    finally:
-        postgres.execute(f"ALTER {target} RESET synchronous_commit")
+    for target in ("ROLE keyturn", f"DATABASE {postgres_url.rpartition('/')[2]}"):
+        postgres.execute(f"ALTER {target} SET synchronous_commit = off")
+        try:
+            assert _refused(postgres_url, tmp_path / target.split()[0], pace), target
+        finally:
+            postgres.execute(f"ALTER {target} RESET synchronous_commit")
     node = Node(tmp_path / "careful", settings(postgres_url, pace))
     node.start()
     node.kill9()
