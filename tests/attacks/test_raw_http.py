@@ -7,9 +7,9 @@ import json
 import re
 import select
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -31,6 +31,7 @@ HEAD = (
     % ORIGIN.encode()
 )
 LONG = b"x" * 80_000 + b"\r\n\r\n"
+Short = tuple[Server, bool]
 
 
 def exchange(server: Server, sent: bytes, *, until_closed: bool = False) -> bytes:
@@ -250,20 +251,25 @@ def test_trailers_are_no_headers(server: Server) -> None:
     assert "203.0.113.77" not in server.log.read_text()
 
 
-@pytest.mark.parametrize(
-    ("files", "kept"),
-    [
-        pytest.param("-n 300", False, id="no more files to be had"),
-        pytest.param("-Sn 256", True, id="more files to be had"),
-    ],
-)
+FILES = {"-n 300": False, "-Sn 256": True}
+"""How many files a server may open, as `ulimit` takes it: no more, or more where it asks for them; who rests there is then kept."""
+
+
+@pytest.fixture(scope="module", params=FILES, ids=["no more files to be had", "more files to be had"])
+def short_of_files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Short]:
+    """A server that may open few files, and whether it may have more than these."""
+    directory, files = tmp_path_factory.mktemp("short"), request.param
+    (server,) = start_servers(sqlite_url(directory), directory, 1, files=files)
+    yield server, FILES[files]
+    stop_servers([server])
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", HEAD + b"Content-Length: 40\r\n\r\n"], ids=len)
-def test_connections_that_keep_others_out(tmp_path: Path, files: str, kept: bool, sent: bytes) -> None:
+def test_connections_that_keep_others_out(short_of_files: Short, sent: bytes) -> None:
     """Whoever opens as many as there may be, or more, keeps nobody out, and takes no file that the database needs."""
-    (server,) = start_servers(sqlite_url(tmp_path), tmp_path, 1, files=files)
-    body = b'{"email": "ada@example.com", "password": "a long and winding passphrase"}'
+    server, kept = short_of_files
+    body = b'{"email": "ada%d@example.com", "password": "a long and winding passphrase"}' % len(sent)
     with ExitStack() as stack:
-        stack.callback(stop_servers, [server])
         links = [
             stack.enter_context(closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)))
             for _ in range(600)
@@ -281,11 +287,10 @@ def test_connections_that_keep_others_out(tmp_path: Path, files: str, kept: bool
         assert bool(status(answer)) == kept
 
 
-def test_connections_that_are_answered_and_send_on_keep_nobody_out(tmp_path: Path) -> None:
+def test_connections_that_are_answered_and_send_on_keep_nobody_out(short_of_files: Short) -> None:
     """They rest as well: nobody waits for more than the end of what is forgotten."""
-    (server,) = start_servers(sqlite_url(tmp_path), tmp_path, 1, files="-n 300")
+    server, _ = short_of_files
     with ExitStack() as stack:
-        stack.callback(stop_servers, [server])
         for _ in range(600):
             link = stack.enter_context(closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)))
             link.sendall(HEAD + b"Content-Length: 4000100\r\n\r\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +18,7 @@ import httpx2
 import pytest
 
 from keyturn.cli import main
+from keyturn.stores.migrations import migrate
 from tests.services import wait_until
 
 SECRET = "1:2ZxrWq5cZ1Fv3sVqLgK0m7u9QdXyHnTbEaJpRoCiU4w"
@@ -110,3 +113,18 @@ def command(tmp_path: Path, database_url: str) -> Command:
 def sqlite_command(tmp_path: Path, sqlite_database_url: str) -> Command:
     """As `command`, on SQLite alone: for what has nothing to do with the database."""
     return Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": sqlite_database_url})
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the tables of this version, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "keyturn.db"
+    asyncio.run(migrate(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def migrated_command(sqlite_command: Command, migrated_file: Path) -> Command:
+    """As `sqlite_command`, over tables: most servers find some when they start, and are up sooner."""
+    shutil.copy(migrated_file, sqlite_command.directory)
+    return sqlite_command

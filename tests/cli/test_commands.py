@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -69,7 +70,7 @@ def test_database_of_a_newer_version_is_a_known_error(migrated: Command) -> None
     told = "database_newer: the database is at level 9999, which is unknown: upgrade Keyturn"
     for arguments in (["migrate"], ["users", "list"], ["prune"]):
         assert migrated.run(*arguments, status=1) == f"keyturn: {told}\n"
-    assert told in migrated.spawn("serve", "--port", "0", status=1)
+    assert told in migrated.run("serve", "--port", "0", status=1)
     assert f"UNSAFE  {told}" in migrated.run("doctor", status=1)
     migrated.environment["KEYTURN_MIGRATE"] = "off"
     assert told in migrated.spawn("serve", "--port", "0", status=1)
@@ -94,12 +95,13 @@ def test_restore_that_was_interrupted_later_is_a_known_error(sqlite_command: Com
     assert sqlite_command.json("doctor")["findings"][0]["code"] == "database_index_missing"
     change(sqlite_command, text("ALTER TABLE keyturn_sessions DROP CONSTRAINT keyturn_sessions_pkey"))
     told = "database_incomplete: no index keeps keyturn_sessions (id) unique: was a restore interrupted?"
-    assert told in sqlite_command.spawn("serve", "--port", "0", status=1)
+    assert told in sqlite_command.run("serve", "--port", "0", status=1)
     assert f"UNSAFE  {told}" in sqlite_command.run("doctor", status=1)
 
 
-def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:
+def test_every_command_works_as_a_process_of_its_own(tmp_path: Path, postgres_url: str) -> None:
     """From an empty database to a deleted user, each step as the installed script runs it."""
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url})
     assert command.spawn("migrate").startswith("the database is at level ")
     user_id = command.spawn("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
     assert command.spawn("users", "list") == f"{user_id}\t{EMAIL}\t-\tno\n"
@@ -113,6 +115,16 @@ def test_every_command_works_as_a_process_of_its_own(command: Command) -> None:
     assert command.spawn("doctor").startswith("safe: ")
     assert command.spawn("secret").startswith("1:")
     assert command.spawn("users", "delete", EMAIL, "--yes") == f"deleted {user_id}\n"
+
+
+def test_process_on_sqlite_ends(sqlite_command: Command) -> None:
+    """By each of the ways in which commands come to a database: its driver has threads, and they end as well."""
+    assert sqlite_command.spawn("migrate").startswith("the database is at level ")
+    user_id = sqlite_command.spawn("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
+    assert "not_found" in sqlite_command.spawn("sessions", "revoke", "00" * 16, status=1)
+    assert " signs from " in sqlite_command.spawn("keys", "rotate")
+    assert sqlite_command.spawn("doctor").startswith("safe: ")
+    assert sqlite_command.run("users", "list") == f"{user_id}\t{EMAIL}\t-\tno\n"
 
 
 def test_users_are_created_listed_disabled_enabled_and_deleted(migrated: Command) -> None:
@@ -306,8 +318,9 @@ def test_another_secret_is_a_known_error_of_every_command_that_opens_the_keys(mi
     assert said.startswith("keyturn: secret_does_not_fit: KEYTURN_SECRET opens no signing key in this database (")
     assert said.count("\n") == 1
     rotations = (["keys", "rotate"], ["keys", "rotate", "--compromised"])
-    for arguments in (*rotations, ["serve", "--port", "0"], ["serve", "--port", "0", "--workers", "2"]):
-        assert migrated.spawn(*arguments, status=1) == said
+    for arguments in (*rotations, ["serve", "--port", "0"]):
+        assert migrated.run(*arguments, status=1) == said
+    assert migrated.spawn("serve", "--port", "0", "--workers", "2", status=1) == said
     assert said.replace("keyturn:", "UNSAFE ") in migrated.run("doctor", status=1)
     migrated.environment["KEYTURN_SECRET"] = right
     assert first["kid"] in {key["kid"] for key in migrated.json("keys", "list")}
@@ -362,6 +375,17 @@ def test_heal_shows_in_the_doctor_until_it_is_ended(migrated: Command) -> None:
     assert "healing" in {f["code"] for f in migrated.json("doctor")["findings"]}
     migrated.run("heal", "--minutes", "0")
     assert migrated.json("doctor")["findings"] == []
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_collector_of_who_calls_a_command(sqlite_command: Command, *, enabled: bool) -> None:
+    """It is off while a command is loaded, and on while it works: afterwards it is as before."""
+    try:
+        (gc.enable if enabled else gc.disable)()
+        sqlite_command.run("migrate")
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
 def test_secret_prints_a_line_that_production_takes(sqlite_command: Command) -> None:

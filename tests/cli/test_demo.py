@@ -40,6 +40,13 @@ def demo(directory: Path, **environment: str) -> Iterator[str]:
             assert process.wait(30) == 0
 
 
+@pytest.fixture(scope="module")
+def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a demo for whoever only asks it something, as somebody of their own."""
+    with demo(tmp_path_factory.mktemp("demo") / "demo") as url:
+        yield url
+
+
 @contextmanager
 def visitor(url: str) -> Iterator[httpx2.Client]:
     """Open the page, as a browser does first. Cookies travel by hand: the client sends no Secure cookie over http."""
@@ -59,13 +66,12 @@ def decisions(client: httpx2.Client) -> list[dict[str, object]]:
     return rows
 
 
-def test_decisions_show_to_the_browser_they_were_made_for_alone(tmp_path: Path) -> None:
+def test_decisions_show_to_the_browser_they_were_made_for_alone(demo_url: str) -> None:
     """Another visitor, and one without the viewer's cookie, see nothing of them, and nothing in them is a credential."""
     with (
-        demo(tmp_path / "demo") as url,
-        visitor(url) as one,
-        visitor(url) as other,
-        httpx2.Client(base_url=url, timeout=PATIENCE) as bare,
+        visitor(demo_url) as one,
+        visitor(demo_url) as other,
+        httpx2.Client(base_url=demo_url, timeout=PATIENCE) as bare,
     ):
         answer = one.post("/auth/signup", json=USER)
         assert answer.status_code == 201
@@ -77,11 +83,13 @@ def test_decisions_show_to_the_browser_they_were_made_for_alone(tmp_path: Path) 
         assert one.get(f"/demo/decisions?after={last}").json()["decisions"] == []
 
 
-def test_thief_needs_a_cookie_to_copy_and_the_custom_header(tmp_path: Path) -> None:
+def test_thief_needs_a_cookie_to_copy_and_the_custom_header(demo_url: str) -> None:
     """Another site's form cannot start one; with the owner's cookie it is accepted and shows as the thief's."""
-    with demo(tmp_path / "demo") as url, visitor(url) as client:
+    with visitor(demo_url) as client:
         assert client.post("/demo/thief").status_code == 409
-        client.headers["Cookie"] += "; " + cookies_of(client.post("/auth/signup", json=USER))
+        client.headers["Cookie"] += "; " + cookies_of(
+            client.post("/auth/signup", json=USER | {"email": "eve@example.com"})
+        )
         assert client.post("/demo/thief", headers={"X-Keyturn": "0"}).status_code == 409
         assert client.post("/demo/thief").status_code == 202
         wait_until(lambda: any(row["who"] == "thief" for row in decisions(client)), PATIENCE, "the thief")
@@ -115,9 +123,9 @@ def test_origins_of_the_demo_are_as_browsers_send_them(tmp_path: Path, port: int
     assert config.trusted_origins == {f"http://localhost{shown}", f"http://127.0.0.1{shown}"}
 
 
-def test_page_and_its_files_have_a_strict_policy(tmp_path: Path) -> None:
+def test_page_and_its_files_have_a_strict_policy(demo_url: str) -> None:
     """No inline script or style, nothing from another host; what is named by a hash is kept, the page is not."""
-    with demo(tmp_path / "demo") as url, httpx2.Client(base_url=url, timeout=PATIENCE) as client:
+    with httpx2.Client(base_url=demo_url, timeout=PATIENCE) as client:
         page = client.get("/")
         assert page.headers["cache-control"] == "private, no-store"
         assert not re.search(r"<style|<script(?![^>]* src=)|\son\w+=|https?:", page.text)
@@ -151,13 +159,13 @@ def test_wheel_brings_the_page(tmp_path: Path) -> None:
     assert {"/" if path == "/index.html" else path for path in paths} == set(read_page())
 
 
-def test_notes_open_to_an_access_token_and_to_nothing_else(tmp_path: Path) -> None:
+def test_notes_open_to_an_access_token_and_to_nothing_else(demo_url: str) -> None:
     """Without one 401; with one the user's own notes; another user has none of them."""
-    with demo(tmp_path / "demo") as url, visitor(url) as client:
+    with visitor(demo_url) as client:
         assert client.get("/demo/notes").status_code == 401
         mine, other = (
             {"Authorization": f"Bearer {client.post('/auth/signup', json=user).json()['access_token']}"}
-            for user in (USER, USER | {"email": "bob@example.com"})
+            for user in (USER | {"email": f"{name}@example.com"} for name in ("bob", "carol"))
         )
         assert client.post("/demo/notes", json={"text": "water the otters"}, headers=mine).status_code == 201
         assert client.post("/demo/notes", json={"text": ""}, headers=mine).status_code == 422
@@ -168,10 +176,10 @@ def test_notes_open_to_an_access_token_and_to_nothing_else(tmp_path: Path) -> No
         assert client.get("/demo/notes", headers=other).json()["notes"] == []
 
 
-def test_refused_token_stays_refused_and_others_do_not(tmp_path: Path) -> None:
+def test_refused_token_stays_refused_and_others_do_not(demo_url: str) -> None:
     """The token that asked for it gets 401, counted; the next one of the same session is taken."""
-    with demo(tmp_path / "demo") as url, visitor(url) as client:
-        answer = client.post("/auth/signup", json=USER)
+    with visitor(demo_url) as client:
+        answer = client.post("/auth/signup", json=USER | {"email": "dan@example.com"})
         first = {"Authorization": f"Bearer {answer.json()['access_token']}"}
         assert client.post("/demo/notes/refuse", headers=first).status_code == 204
         assert [client.get("/demo/notes", headers=first).status_code for _ in range(3)] == [401, 401, 401]

@@ -185,13 +185,13 @@ def test_server_that_was_started_to_outlive_its_terminal(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_server_that_is_started_without_standard_streams(sqlite_command: Command, workers: str) -> None:
+def test_server_that_is_started_without_standard_streams(migrated_command: Command, workers: str) -> None:
     """As a supervisor may start it: no socket or file of its own gets their numbers, and it drains as ever."""
     port = free_port()
     serve = [sys.executable, "-m", "keyturn.cli", "serve", "--port", str(port), "--workers", workers]
     command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve]
     with (
-        subprocess.Popen(command, env=sqlite_command.environment, cwd=sqlite_command.directory) as process,
+        subprocess.Popen(command, env=migrated_command.environment, cwd=migrated_command.directory) as process,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
     ):
         try:
@@ -204,12 +204,12 @@ def test_server_that_is_started_without_standard_streams(sqlite_command: Command
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_reader_of_the_log_that_stops_reading(sqlite_command: Command, workers: str) -> None:
+def test_reader_of_the_log_that_stops_reading(migrated_command: Command, workers: str) -> None:
     """The server goes on without it, ends when it is told to, and says how many lines are missing once they are read again."""
     port = free_port()
     serve = [sys.executable, "-m", "keyturn.cli", "serve", "--port", str(port), "--workers", workers]
     process = subprocess.Popen(
-        serve, env=sqlite_command.environment, cwd=sqlite_command.directory, stderr=subprocess.PIPE
+        serve, env=migrated_command.environment, cwd=migrated_command.directory, stderr=subprocess.PIPE
     )
     headers = {"X-Keyturn": "1", "Origin": "https://evil.example.com"}
     try:

@@ -74,14 +74,20 @@ def test_waiting_for_an_answer(sqlite_command: Command, number: signal.Signals) 
         ends(process, number)
 
 
-@SIGNALS
-@pytest.mark.parametrize("arguments", [["users", "list"], ["migrate"], ["doctor"], ["keys", "rotate"]], ids=" ".join)
-def test_waiting_for_a_database(sqlite_command: Command, arguments: list[str], number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        # What an event loop would take itself is tried with each; the other signal is the system's matter.
+        *((line, signal.SIGINT) for line in ("users list", "migrate", "doctor", "keys rotate")),
+        ("users list", signal.SIGTERM),
+    ],
+)
+def test_waiting_for_a_database(sqlite_command: Command, line: str, number: signal.Signals) -> None:
     """One that takes connections, and answers nobody."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(PATIENCE)
         sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"postgresql://a:b@127.0.0.1:{silent.getsockname()[1]}/c"
-        with waiting(sqlite_command, *arguments) as process, silent.accept()[0]:
+        with waiting(sqlite_command, *line.split()) as process, silent.accept()[0]:
             ends(process, number)
 
 
