@@ -58,7 +58,7 @@ def begin(environment: dict[str, str], tmp_path: Path, thread: LoopThread, pace:
             node = Node(tmp_path / "node", environment, workers=scale(1, 2))
             ends.callback(node.kill9)
             node.start()
-            browsers = scale(12, 40)
+            browsers = scale(8, 40)
             rows = postgres_rows(server)
             storm = Storm(thread, [node.port], rows, browsers=browsers, tabs=3, pace=pace, thorough=True)
             storm.start()

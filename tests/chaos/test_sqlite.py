@@ -43,7 +43,7 @@ def node(path: Path, pace: Pace) -> Iterator[Node]:
 @pytest.fixture(scope="module")
 def storm(node: Node, path: Path, thread: LoopThread, pace: Pace, scale: Scale, chaos: bool) -> Iterator[Storm]:
     """The storm over it, from the first test to the last."""
-    storm = Storm(thread, [node.port], sqlite_rows(path), browsers=scale(12, 40), tabs=3, pace=pace, thorough=chaos)
+    storm = Storm(thread, [node.port], sqlite_rows(path), browsers=scale(8, 40), tabs=3, pace=pace, thorough=chaos)
     storm.start()
     yield storm
     storm.stop()

@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,12 @@ PASSWORD = "violet otters juggle quietly"
 
 
 @pytest.fixture
-def migrated(command: Command) -> Command:
+def migrated(command: Command, migrated_file: Path) -> Command:
     """A command over a database with tables."""
-    command.run("migrate")
+    if command.environment["KEYTURN_DATABASE_URL"].startswith("sqlite"):
+        shutil.copy(migrated_file, command.directory)
+    else:
+        command.run("migrate")
     return command
 
 
