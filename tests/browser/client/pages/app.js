@@ -76,17 +76,15 @@ const load = async () => {
 auth.subscribe(show);
 show();
 
-// What a person has really seen since the page came back from the page cache.
-let back = false;
-addEventListener("pageshow", ({ persisted }) => {
-  back ||= persisted;
-  document.body.dataset.persisted = String(persisted);
-});
+// What a person has really seen since the page came back from the page cache. A page that has not would paint for nothing.
 const paint = () => {
-  if (back) log.paints.push(who.textContent);
+  log.paints.push(who.textContent);
   requestAnimationFrame(paint);
 };
-paint();
+addEventListener("pageshow", ({ persisted }) => {
+  document.body.dataset.persisted = String(persisted);
+  if (persisted) requestAnimationFrame(paint);
+});
 
 const orders = {
   start: () => auth.start(),
