@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.services import SHELLS, find_program
 
@@ -24,7 +26,27 @@ MAX_IMAGE_BYTES = 150_000
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 PATIENCE = 30.0
 """Seconds that a test waits for what a page shows in milliseconds, on a machine that may stand still for some."""
+KEPT = ("users", "sessions", "counters", "events")
+"""What a demo keeps about people."""
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+
+
+class OneByOne(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a worker of pytest-xdist one test after the other, and all tests of one version of Next.js to the same worker.
+
+    So each example is started once, and what waits for real time does not all wait on the first worker.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        if "/next/" not in nodeid:
+            return nodeid
+        return "next-15" if "[next-15" in nodeid else "next-16"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneByOne:
+    """Share these tests out so, when they run by themselves."""
+    return OneByOne(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -60,16 +82,26 @@ def demo(directory: Path, *options: str) -> Iterator[str]:
             assert process.wait(30) == 0
 
 
+@pytest.fixture(scope="session")
+def running_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A demo for all tests of a process, which starts no quicker than a test takes, and its database."""
+    directory = tmp_path_factory.mktemp("demo")
+    with demo(directory) as url:
+        yield url, directory / "keyturn.db"
+
+
 @pytest.fixture
-def demo_url(tmp_path: Path) -> Iterator[str]:
-    """The URL of a demo of this test's own."""
-    with demo(tmp_path / "demo") as url:
-        yield url
+def demo_url(running_demo: tuple[str, Path]) -> str:
+    """The URL of a demo where nobody has signed up yet."""
+    url, database = running_demo
+    with closing(sqlite3.connect(database, timeout=PATIENCE)) as connection:
+        connection.executescript("".join(f"DELETE FROM keyturn_{table};" for table in KEPT))
+    return url
 
 
 @pytest.fixture
 def impatient_demo_url(tmp_path: Path) -> Iterator[str]:
-    """The same, where a session ends after 36 s without activity and the page asks for half of them."""
+    """The URL of a demo of this test's own, where a session ends after 36 s without activity and the page asks for half of them."""
     with demo(tmp_path / "demo", "--inactivity", "36") as url:
         yield url
 
@@ -101,7 +133,8 @@ class Watch:
 def visiting(browser: Browser, url: str, width: str = "desktop") -> Iterator[tuple[BrowserContext, Page, Watch]]:
     """Visit a page with a fresh cookie jar, and complain at the end if it did what it must not."""
     wide, high = WIDTHS[width]
-    context = browser.new_context(viewport={"width": wide, "height": high})
+    # What moves is painted sixty times a second, in every tab, and no test looks at it.
+    context = browser.new_context(viewport={"width": wide, "height": high}, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE * 1000)
     watch = Watch(url)
     context.on("page", watch.follow)
