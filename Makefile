@@ -16,14 +16,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 RUN_STAMP := $(VENV)/.run-installed
 DEV_STAMP := $(VENV)/.dev-installed
-# What the demo serves. npm writes the second file when it is done.
-PAGE := src/keyturn/demo/static/index.html
+# npm writes this file when it is done.
 NODE_STAMP := node_modules/.package-lock.json
-PAGE_SOURCES := $(shell find client/src client/package.json client/tsdown.config.ts examples/demo/src examples/demo/*.* -type f)
+# The npm package, which everything else in JavaScript takes as it is published.
+PACKAGE := client/dist/index.js
+PACKAGE_SOURCES := $(shell find client/src client/package.json client/tsdown.config.ts -type f)
+# What the demo serves.
+PAGE := src/keyturn/demo/static/index.html
+PAGE_SOURCES := $(shell find examples/demo/src examples/demo/*.* -type f)
 # The application of examples/nextjs, built by two versions of Next.js for an address that the tests replace by theirs.
 NEXT_STAMP := compat/next-15/build/.next/BUILD_ID
-NEXT_SOURCES := $(shell find client/src client/package.json client/tsdown.config.ts compat/next-15/*.* \
-	examples/nextjs -type f -not -path '*/.next/*' -not -name next-env.d.ts -not -name '*.tsbuildinfo')
+NEXT_SOURCES := $(shell find compat/next-15/*.* examples/nextjs -type f \
+	-not -path '*/.next/*' -not -name next-env.d.ts -not -name '*.tsbuildinfo')
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
@@ -61,15 +65,18 @@ $(NODE_STAMP): package-lock.json package.json
 	npm ci
 	@touch $@
 
-$(PAGE): $(NODE_STAMP) $(PAGE_SOURCES)
+$(PACKAGE): $(NODE_STAMP) $(PACKAGE_SOURCES)
+	npm run --silent build --workspace keyturn
+	@touch $@
+
+$(PAGE): $(PACKAGE) $(PAGE_SOURCES)
 	npm run --silent build --workspace examples/demo
 	@touch $@
 
 .PHONY: next
 next: $(NEXT_STAMP) ## Build the Next.js example for the browser tests
 
-$(NEXT_STAMP): $(NODE_STAMP) $(NEXT_SOURCES)
-	npm run --silent build --workspace keyturn
+$(NEXT_STAMP): $(PACKAGE) $(NEXT_SOURCES)
 	export NEXT_TELEMETRY_DISABLED=1 KEYTURN_URL=http://keyturn.invalid:1 && \
 		npm run --silent build --workspace examples/nextjs --workspace compat/next-15
 	@touch $@
@@ -93,16 +100,14 @@ test: ## Everything that has to pass; installs what it needs
 compiled: check
 	@$(PYTEST) --collect-only -q tests >/dev/null || true
 
-# One after the other: both build the npm package.
+# One after the other: Python has the other core.
 .PHONY: fronts
 fronts:
-	$(MAKE) --no-print-directory -j1 web
-	$(MAKE) --no-print-directory -j1 $(PAGE) next
+	$(MAKE) --no-print-directory -j1 web $(PAGE) next
 
 .PHONY: web
-web: $(NODE_STAMP) ## The browser client: lint, types, drift from the contract, tests, budgets, the packed artefact
-	@# The check has built the package that the budgets and the packing are about.
-	npm run --silent check
+web: $(PACKAGE) ## The browser client: lint, types, drift from the contract, tests, budgets, the packed artefact
+	npm run --silent check --workspaces --if-present
 	npm run --silent test
 	npm run --silent --workspace keyturn size
 	npm run --silent --workspace keyturn pack-check
