@@ -9,10 +9,13 @@ two parts of the program, and one of them is somebody else's.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from unicodedata import normalize
 
 from keyturn.core.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from email_validator import ValidatedEmail
 
 MAX_LENGTH = 320
 """Characters looked at; RFC 5321 allows fewer. A megabyte must not reach the normaliser."""
@@ -44,16 +47,9 @@ def normalise_email(text: str) -> Email:
 
     Spec: RFC 5321 4.1.2, RFC 6531 3.3; Unicode 3.13 (caseless matching).
     """
-    from email_validator import EmailNotValidError, validate_email  # most commands and processes that start do without
-
     if len(text) > MAX_LENGTH:
         raise InvalidRequest("email: too long")
-    try:
-        # `.test` (RFC 2606) is let in: staging systems use it, and whether an address is real only a mail to it proves.
-        valid = validate_email(normalize("NFC", text.strip(" \t")), check_deliverability=False, test_environment=True)
-    except EmailNotValidError as error:
-        # The library's message may quote the input; the answer must not carry it back.
-        raise InvalidRequest("email: not a valid e-mail address") from error
+    valid = _validated(normalize("NFC", text.strip(" \t")))
     return Email(valid.normalized, normalize("NFC", valid.normalized.casefold()))
 
 
@@ -61,5 +57,16 @@ def with_ascii_domain(address: Email) -> str:
     """Return an address with its domain as DNS has it, `xn--...`: so it may stand in a table that others have written."""
     if address.display.isascii():
         return address.display
-    valid = validate_email(address.display, check_deliverability=False, test_environment=True)
+    valid = _validated(address.display)
     return f"{valid.local_part}@{valid.ascii_domain}"
+
+
+def _validated(text: str) -> ValidatedEmail:
+    from email_validator import EmailNotValidError, validate_email  # most commands and processes that start do without
+
+    try:
+        # `.test` (RFC 2606) is let in: staging systems use it, and whether an address is real only a mail to it proves.
+        return validate_email(text, check_deliverability=False, test_environment=True)
+    except EmailNotValidError as error:
+        # The library's message may quote the input; the answer must not carry it back.
+        raise InvalidRequest("email: not a valid e-mail address") from error

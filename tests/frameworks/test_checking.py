@@ -59,9 +59,7 @@ async def test_valid_token(checking: Wire, path: str) -> None:
         ),
     ],
 )
-async def test_refusal(
-    checking: Wire, path: str, sent: Callable[[], str | None], code: str, challenge: str
-) -> None:
+async def test_refusal(checking: Wire, path: str, sent: Callable[[], str | None], code: str, challenge: str) -> None:
     """Everybody else is told what the route needs, in a problem document with its headers."""
     # Made only now: between the collection of all tests and this one a token's ten minutes may go by.
     answer = await ask(checking, path, sent())
