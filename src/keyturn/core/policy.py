@@ -149,9 +149,8 @@ class Policy:
     def _inequalities(self) -> Iterator[tuple[bool, str, str]]:
         if not self.strict:
             settle, tail, access = self.settle_time, self.tail_time, self.access_lifetime
-            why = f"thrice the {REQUEST_LIMIT:g} s of a refresh, and the {CRASH_LOSS:g} s of cookies that a crash may lose"
-            short = f"settle_time {settle:g} s must be at least {SETTLE_FLOOR:g} s: {why}"
-            yield (settle < SETTLE_FLOOR, "settle_too_short", short)
+            least = f"{SETTLE_FLOOR:g} s: thrice {REQUEST_LIMIT:g} s of a refresh and {CRASH_LOSS:g} s of lost cookies"
+            yield (settle < SETTLE_FLOOR, "settle_too_short", f"settle_time {settle:g} s must be at least {least}")
             yield (tail < TAIL_FLOOR, "tail_too_short", f"tail_time {tail:g} s must be at least {TAIL_FLOOR:g} s")
             yield (tail >= settle, "tail_too_long", f"tail_time {tail:g} s must stay under settle_time {settle:g} s")
             need = f"access_lifetime {access:g} s must be at least 2 settle_time"
