@@ -29,6 +29,7 @@ from keyturn.core.model import Contact, PresentedToken, Principal, RevokeReason,
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, decide, glance, lapsed, log_out
 from keyturn.counted import allow, unjudged
+from keyturn.devices import named
 from keyturn.email import normalise_email
 from keyturn.exchange import Cookies, SignedIn
 from keyturn.ports import (
@@ -176,13 +177,12 @@ class Auth:
         Spec: RFC 9700 4.14.2; OWASP ASVS 5.0 10.4.5.
         """
         token = self._presented(cookies)
-        # One system call instead of two.
-        drawn = self.entropy(RANDOM_LENGTH + TOKEN_ID_LENGTH)
+        drawn = self.entropy(RANDOM_LENGTH + TOKEN_ID_LENGTH)  # one system call instead of two
         mint = self.refresh_tokens.minter(drawn[:RANDOM_LENGTH])
 
         def judge(session: Session | None, now: float, healing: bool) -> Decision:
             cookies.ensure_awaited()
-            return decide(session, token, now, self.policy, contact=contact, mint=mint, healing=healing)
+            return decide(named(session, contact), token, now, self.policy, contact=contact, mint=mint, healing=healing)
 
         decision, session, user = await self._present(token.session_id, judge, contact)
         if self.sinks:

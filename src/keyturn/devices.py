@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from keyturn.core.device import label
+from keyturn.core.model import Contact, Session
 
 
 @lru_cache(maxsize=4096)
@@ -25,6 +26,16 @@ def describe(user_agent: str) -> str:
     browser = None if found.user_agent is None else found.user_agent.family
     system = None if found.os is None else found.os.family
     return label(browser, system)
+
+
+def named(session: Session | None, contact: Contact) -> Session | None:
+    """Return a session with its device named as the parser names it now, where the caller's name is another.
+
+    Why: what is stored was said by the tables of then. With newer ones an honest browser would be another device.
+    """
+    if session is None or contact.device == session.device or contact.user_agent == session.user_agent:
+        return session
+    return session._replace(device=describe(session.user_agent))
 
 
 def warm_up() -> None:
