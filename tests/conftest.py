@@ -5,6 +5,7 @@ Fixtures that only one area uses belong to that area's own conftest.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -37,6 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set up hypothesis: the same examples in every run, new ones under `--prove`."""
+    # A script that runs us in its background has us ignore it, and so would all that we start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     long = bool(config.getoption("--prove"))
     hypothesis.settings.register_profile("keyturn", deadline=None, derandomize=not long)
     hypothesis.settings.load_profile("keyturn")
