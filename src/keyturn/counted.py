@@ -49,7 +49,12 @@ async def unjudged(throttle: Throttle, taken: Sequence[Limit], *, within: float 
     try:
         yield
     except Unavailable:
-        with suppress(Unavailable, TimeoutError):
-            async with asyncio.timeout(within):
-                await throttle.give_back(taken, proven=False)
+        await try_to_give_back(throttle, taken, within)
         raise
+
+
+async def try_to_give_back(throttle: Throttle, taken: Sequence[Limit], within: float | None) -> None:
+    """Give an attempt back that a fault has ended; where that fails as well, or takes longer, it stays counted."""
+    with suppress(Unavailable, TimeoutError):
+        async with asyncio.timeout(within):
+            await throttle.give_back(taken, proven=False)

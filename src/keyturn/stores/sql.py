@@ -7,9 +7,8 @@ admission mean (`core/`), the hot path (`presenting.py`), statements of it (`ses
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from sqlalchemy import select
@@ -21,7 +20,7 @@ from keyturn.core.login import Admission
 from keyturn.core.model import RevokeReason, Session, SessionId, User, UserId
 from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.core.rotation import Decision
-from keyturn.counted import GIVING_BACK
+from keyturn.counted import GIVING_BACK, try_to_give_back
 from keyturn.ports import Admit, Attempt, Clock, Judge, Listing, Opened, Presented
 from keyturn.stores.counters import due_back
 from keyturn.stores.counting import STATEMENTS, TOGETHER
@@ -121,9 +120,7 @@ class SqlSessions:
         except Unavailable as fault:
             # Undone with all the rest. A database that said nothing, or was busy until now, is not asked for more.
             if attempt is not None and not isinstance(fault.__cause__, OSError | PoolTimeoutError):
-                with suppress(Unavailable, TimeoutError):
-                    async with asyncio.timeout(GIVING_BACK):
-                        await SqlThrottle(self._engine, self._clock).give_back(attempt.taken, proven=False)
+                await try_to_give_back(SqlThrottle(self._engine, self._clock), attempt.taken, GIVING_BACK)
             raise
 
     async def _open(
