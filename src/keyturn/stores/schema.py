@@ -26,13 +26,15 @@ from sqlalchemy import (
 metadata = MetaData()
 
 _Seconds = Float(precision=53)
+_Key = Text().with_variant(Text(collation="C"), "postgresql")
+"""A text that is looked up: compared byte by byte, so that an index means the same under every operating system."""
 _UNREVOKED = text("revoked_reason IS NULL")
 
 sessions = Table(
     "keyturn_sessions",
     metadata,
     Column("id", LargeBinary, primary_key=True),
-    Column("user_id", Text, nullable=False),
+    Column("user_id", _Key, nullable=False),
     Column("generation", BigInteger, nullable=False),
     Column("token_hash", LargeBinary, nullable=False),
     Column("previous_hash", LargeBinary),
@@ -67,9 +69,9 @@ long as `revoked_at` is, so that only what asks for that as well can use it, and
 users = Table(
     "keyturn_users",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", _Key, primary_key=True),
     Column("email", Text, nullable=False),
-    Column("email_key", Text, nullable=False),
+    Column("email_key", _Key, nullable=False),
     Column("name", Text),
     Column("password_hash", Text),
     Column("disabled_at", _Seconds),
@@ -85,7 +87,7 @@ events = Table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("at", _Seconds, nullable=False),
     Column("type", Text, nullable=False),
-    Column("user_id", Text),
+    Column("user_id", _Key),
     Column("session_hash", Text),
     Column("data", Text, nullable=False),
     Index("keyturn_events_at", "at"),
@@ -96,7 +98,7 @@ events = Table(
 denylist = Table(
     "keyturn_denylist",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", _Key, primary_key=True),
     Column("created_at", _Seconds, nullable=False),
     Column("expires_at", _Seconds, nullable=False),
     Index("keyturn_denylist_created", "created_at"),
@@ -117,7 +119,7 @@ counters = Table(
 signing_keys = Table(
     "keyturn_signing_keys",
     metadata,
-    Column("kid", Text, primary_key=True),
+    Column("kid", _Key, primary_key=True),
     Column("sealed", LargeBinary, nullable=False),
 )
 """Access-token signing keys, each sealed under the secret ring, which is not in the database."""
@@ -125,7 +127,7 @@ signing_keys = Table(
 meta = Table(
     "keyturn_meta",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", _Key, primary_key=True),
     Column("value", Text, nullable=False),
 )
 """A few facts all nodes share: the PostgreSQL timeline last seen; until when lost commits are believed, and how long that was to
