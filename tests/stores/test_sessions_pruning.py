@@ -15,16 +15,29 @@ from keyturn.core.model import RevokeReason
 from keyturn.core.policy import DAY, Policy
 from keyturn.stores.counters import keyed
 from keyturn.stores.engine import Engine, open_engine
+from keyturn.stores.location import normalise
 from keyturn.stores.migrations import migrate
 from keyturn.stores.pruning import LEASE_TIME, SqlUpkeep
 from keyturn.stores.schema import counters, denylist, events, metadata, sessions
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.throttle import SqlThrottle
 from keyturn.testing import FrozenClock, sign_in
+from tests.services import PostgresServer
 from tests.stores.support import PATIENCE
 
 pytestmark = pytest.mark.anyio
 POLICY = Policy()
+ROWS = (200, 1600)
+_FILL = """
+INSERT INTO keyturn_sessions (
+  id, user_id, generation, token_hash, confirmed_at, created_at, last_seen_at, last_active_at, inactivity_expires_at,
+  absolute_expires_at, device_id, device, ip, user_agent, amr, authenticated_at, remember
+) SELECT sha256(n::text::bytea), n, 0, '', 0, 0, 0, 0, 0, n, '', '', '', repeat('x', 400), '', 0, true FROM generate_series(1, {count}) n
+"""
+_PAGES = (
+    "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read FROM pg_statio_user_tables"
+    " WHERE relname = 'keyturn_sessions'"
+)
 
 
 @pytest.fixture
@@ -136,6 +149,28 @@ async def test_batches(engine: Engine) -> None:
     event.listen(engine.sqlalchemy.sync_engine, "after_cursor_execute", count)
     assert await upkeep(engine, clock).prune(batch=10) == 25
     assert counts == [10, 10, 5]
+
+
+@pytest.mark.services
+async def test_many_rows_beside_a_backup(postgres: PostgresServer, postgres_url: str) -> None:
+    """While somebody holds a snapshot nothing that was deleted leaves the table and its index: no batch passes all of it again."""
+    name = str(normalise(postgres_url).database)
+    await migrate(postgres_url)
+    touched: list[int] = []
+    for count in ROWS:
+        postgres.execute(f"TRUNCATE keyturn_sessions; {_FILL.format(count=count)}; ANALYZE keyturn_sessions", name)
+        postgres.execute("SELECT pg_stat_reset()", name)
+        reader, engine = open_engine(postgres_url), open_engine(postgres_url)
+        async with reader.sqlalchemy.connect() as backup:
+            await backup.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            await backup.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            assert (await backup.exec_driver_sql("SELECT count(*) FROM keyturn_meta")).scalar_one() >= 0
+            assert await upkeep(engine, FrozenClock()).prune(batch=20) == count
+        await engine.close()  # a backend that ends reports its statistics
+        await reader.close()
+        touched.append(int(postgres.execute(_PAGES, name)))
+    few, many = touched
+    assert many < 1.5 * few * ROWS[1] / ROWS[0]
 
 
 async def test_other_node_that_prunes(engine: Engine) -> None:

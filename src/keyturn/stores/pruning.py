@@ -5,7 +5,7 @@ Owns: what is deleted and when. Must not hold: a timer (the server has it), rete
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import Column, ColumnElement, Table, delete, select
@@ -66,22 +66,32 @@ class SqlUpkeep:
     async def _empty(
         self, table: Table, key: Column[object], time: ColumnElement[float], before: float, batch: int
     ) -> int:
-        """Delete the rows whose time is before the given one."""
-        chosen = select(key).where(time < before).limit(batch)
-        # Rows that a refresh or another transaction holds are left for the next time instead of waited for.
-        chosen = chosen.with_for_update(skip_locked=True)
-        statement = delete(table).where(key.in_(chosen.scalar_subquery()))
+        """Delete the rows whose time is before the given one, the oldest first.
 
-        async def work(connection: AsyncConnection) -> int:
+        Each batch begins where the last one has ended. Why: PostgreSQL keeps what was deleted in the index, until a vacuum
+        that may have to wait for a backup's snapshot, and would walk past all of it for each batch.
+        """
+
+        async def work(connection: AsyncConnection) -> Sequence[float]:
             if not self._engine.postgres:
                 await self._extend_lease(connection)
-            return (await connection.execute(statement)).rowcount
+            # Rows that a refresh or another transaction holds are left for the next time instead of waited for.
+            chosen = (
+                select(key)
+                .where(time >= since, time < before)
+                .order_by(time)
+                .limit(batch)
+                .with_for_update(skip_locked=True)
+            )
+            statement = delete(table).where(key.in_(chosen.scalar_subquery())).returning(time)
+            return (await connection.execute(statement)).scalars().all()
 
-        total = 0
+        total, since = 0, 0.0
         while deleted := await self._engine.run(work):
-            total += deleted
-            if deleted < batch:
+            total += len(deleted)
+            if len(deleted) < batch:
                 break
+            since = max(deleted)
         return total
 
     @asynccontextmanager
