@@ -64,8 +64,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   // How far the date is behind that, in a tab that opened before it was set back. Tabs tell each other times by the date:
   // it is the same in all of them.
   const skew = () => now() - environment.Date.now();
-  const offline = () => navigator?.onLine === false;
-  const awake = () => !(document as Page).hidden && !offline();
+  // Whether anybody may be looking. Not whether the browser takes itself to be offline: without a network Chromium does so
+  // though the server is on the same machine, and a refresh that was never sent let the session of who was active end.
+  const awake = () => !(document as Page).hidden;
 
   /**
    * Do what a browser may refuse, where nothing depends on it: storage is blocked or full, the document has no origin of
@@ -134,7 +135,9 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         signal: environment.AbortSignal.timeout(LIMIT),
       }).catch((error) => {
         if (error instanceof AuthError) throw error;
-        throw new AuthError(error.name === "TimeoutError" ? "timeout" : offline() ? "offline" : "network");
+        throw new AuthError(
+          error.name === "TimeoutError" ? "timeout" : navigator?.onLine === false ? "offline" : "network",
+        );
       }),
     );
 

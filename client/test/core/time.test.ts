@@ -187,6 +187,20 @@ describe("network", () => {
     expect(world.hint).toBe(true);
   });
 
+  it("keeps the session of who is active where the browser takes itself to be offline and the server can be reached", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    // As Chromium does without a network, when the server is on the same machine.
+    Object.defineProperty(tab.environment.navigator, "onLine", { value: false });
+    for (let minutes = 0; minutes < 65; minutes += 5) {
+      tab.act();
+      await world.run(300_000);
+    }
+    const asked = tab.client.getToken();
+    await world.run(50);
+    expect(await asked).not.toBeNull();
+  });
+
   it.each([500, 502, 503])("a proactive refresh that gets %d keeps the session and cools down", async (status) => {
     const world = new World();
     const tab = await world.signedIn();
