@@ -108,6 +108,18 @@ def test_data_are_private_and_outlive_a_restart(tmp_path: Path) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
+def test_page_that_stays_open_over_a_restart_is_shown_what_is_decided_after_it(tmp_path: Path) -> None:
+    """It asks for what comes after the last number it has seen."""
+    with demo(tmp_path) as url, visitor(url) as client:
+        assert client.post("/auth/signup", json=USER).status_code == 201
+        viewer, seen = client.headers["Cookie"], decisions(client)[-1]["number"]
+    with demo(tmp_path) as url, visitor(url) as client:
+        client.headers["Cookie"] = viewer
+        assert client.post("/auth/login", json=USER).status_code == 200
+        later = client.get(f"/demo/decisions?after={seen}").json()["decisions"]
+    assert "signed_in" in [row["event"] for row in later]
+
+
 def test_environment_of_a_real_server_does_not_change_the_demo(tmp_path: Path) -> None:
     """Neither its database nor its closed sign-up; the demo stays in its directory."""
     real = {"KEYTURN_DATABASE_URL": f"sqlite:///{tmp_path / 'real.db'}", "KEYTURN_SIGNUP": "closed"}

@@ -5,6 +5,7 @@ Owns: the ring, who is acting, and the sentence that explains an event. Must not
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -70,7 +71,8 @@ class Decisions:
 
     def __init__(self) -> None:
         self._rows: OrderedDict[str, deque[Row]] = OrderedDict()
-        self._number = 0
+        # From the clock, in milliseconds: a page that stays open over a restart asks for what comes after the last it has seen.
+        self._number = time.time_ns() // 1_000_000
 
     async def emit(self, event: Event) -> None:
         """Remember an event for the viewer on whose behalf it happened; others never see it."""
