@@ -25,11 +25,16 @@ export const isAnswer = (value: unknown): value is Answer => {
 /**
  * Whether this is a message of another tab. Its `id` is only compared, and `stay` only asked for; whose event it is, and
  * what else it may say, is not taken from it.
+ *
+ * Why not `expired`: it says that a request had no cookie, and a document of this origin in a frame of another site never
+ * sends one. Not every browser keeps its messages from the tabs, which find out by themselves.
  */
 export const isMessage = (data: unknown): data is Message => {
   const { type, at, answer, reason } = (data ?? {}) as Record<string, unknown>;
   return (
     isNumber(at) &&
-    (type === "acted" || (type === "ended" && isText(reason)) || (type === "granted" && isAnswer(answer)))
+    (type === "acted" ||
+      (type === "ended" && isText(reason) && reason !== "expired") ||
+      (type === "granted" && isAnswer(answer)))
   );
 };

@@ -390,6 +390,24 @@ describe("concurrency", () => {
     expect(tab.status).toBe("authenticated");
   });
 
+  it("a document that the browser sends without cookies, a frame of another site, signs nobody out in the tabs", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    const frame = await world.signedIn();
+    world.server.handlers.set("/auth/refresh", (call) =>
+      call.tab === frame ? problem("no_session", 401) : json(world.server.answer()),
+    );
+    // Where browsers do not divide storage by the site at the top, the frame hears of the tab's token.
+    const token = (await frame.client.getToken()) as string;
+    const asked = frame.client.renew(token);
+    await world.run(50);
+    expect(await asked).toBeNull();
+    expect(frame.state).toEqual({ status: "anonymous", reason: "expired" });
+    expect(tab.status).toBe("authenticated");
+    expect(await tab.client.getToken()).toBe(token);
+    expect(tab.names()).not.toContain("signedOut");
+  });
+
   it("a listener that throws does not keep the next from hearing", async () => {
     const world = new World();
     const tab = await world.signedIn();

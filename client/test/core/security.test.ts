@@ -99,6 +99,7 @@ describe("security", () => {
     ["an end without a time", { type: "ended", reason: "logout" }],
     ["an end of a session that is a number", { type: "ended", at, id: 7, reason: "logout" }],
     ["an end of a session that is an object", { type: "ended", at, id: {}, reason: "logout" }],
+    ["an end that only says that somebody had no cookie", { type: "ended", at, id: null, reason: "expired" }],
     ["an end with an object for a reason", { type: "ended", at, id: null, reason: {} }],
     ["an act at no time", { type: "acted", at: NaN }],
     ["an act before all time", { type: "acted", at: -1 }],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from playwright.sync_api import Route, expect
 
 from tests.browser.client.conftest import MakeSite
 from tests.browser.client.site import Site
@@ -34,7 +35,7 @@ HOSTILE = """() => {
     { type: "granted", at: 0, answer: answer("x", { session: { id: "1", created_at: 1 } }) },
     { type: "ended" }, { type: "ended", reason: "logout" }, { type: "ended", at: 0, id: 1, reason: "logout" },
     { type: "ended", at: 0, id: null }, { type: "ended", at: 0, id: null, reason: {} },
-    { type: "ended", at: 0, id: "f".repeat(32), reason: "logout" },
+    { type: "ended", at: 0, id: "f".repeat(32), reason: "logout" }, { type: "ended", at: 0, id: null, reason: "expired" },
     { type: "acted" }, { type: "acted", at: "now" }, { type: "acted", at: -1 }, { type: "constructor" },
     { type: "hide" }, { type: "failed", error: {} }, { type: "tick", at: 1e15 }, { type: "acted", at: 1e15, own: true },
     { type: "GRANTED", at: 0, answer: answer("x") }, { type: ["ended"], id: null, reason: "logout" }, "x".repeat(1e6)];
@@ -142,6 +143,35 @@ def test_hostile_broadcasts_are_ignored(tabs: Tabs) -> None:
         assert tab.token() == token
         assert tab.load() == 200
     assert tabs.errors == []
+
+
+def test_frame_of_another_site_signs_nobody_out(tabs: Tabs, site: Site, family: str) -> None:
+    """It is sent without cookies; the driver's Chromium lets it hear of the tabs' tokens, as no other does by default."""
+    first = tabs.sign_up(ADA)
+    around = site.url.replace("localhost", "127.0.0.1") + "/around.html"
+
+    def open_to_frames(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, headers={**answer.headers, "content-security-policy": ""})
+
+    tabs.context.route(f"{site.url}/?framed", open_to_frames)
+    tabs.context.route(
+        around, lambda route: route.fulfill(body=f"<iframe src='{site.url}/?framed'>", content_type="text/html")
+    )
+    page = tabs.context.new_page()
+    page.goto(around)
+    framed = page.frame_locator("iframe").locator("body")
+    expect(framed).to_have_attribute("data-status", "anonymous")
+    first.run("auth.getToken().then(auth.renew)")
+    if family != "firefox":
+        expect(framed).to_have_attribute("data-status", "authenticated")
+    assert framed.evaluate("auth.getToken().then((token) => token && auth.renew(token))") is None
+    expect(framed).to_have_attribute("data-status", "anonymous")
+    page.close()
+    assert first.load() == 200
+    assert first.events("signedOut") == []
+    first.page.reload()
+    first.is_signed_in(ADA)
 
 
 def _let_messages_through(sender: Tab, receiver: Tab) -> None:
