@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
 
 from tests.browser.conftest import PATIENCE, WIDTHS, Look, visiting
 from tests.services import wait_until
@@ -241,6 +241,27 @@ def test_session_of_another_browser_is_listed_and_can_be_ended(browser: Browser,
             there.get_by_role("button", name="Refresh now").click()
             expect(heading(there)).to_have_text("This session was ended from another device")
         signed_in(here)
+
+
+def test_list_that_was_asked_for_before_a_session_ended_does_not_bring_it_back(browser: Browser, demo_url: str) -> None:
+    """Of two answers the one that was asked for last counts, whichever comes last."""
+    with visiting(browser, demo_url) as (_, here, _watch), visiting(browser, demo_url) as (_other, there, _also):
+        sign_up(here)
+        log_in(there)
+        signed_in(there)
+        here.get_by_role("button", name="Refresh now").click()
+        expect(device_list(here)).to_have_count(2)
+        held: list[tuple[Route, APIResponse]] = []
+        here.route("**/auth/sessions", lambda route: held.append((route, route.fetch())), times=1)
+        here.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        while not held:
+            here.wait_for_timeout(10)
+        device_list(here).filter(has_not_text="this device").get_by_role("button").click()
+        expect(device_list(here)).to_have_count(1)
+        [(route, answer)] = held
+        route.fulfill(response=answer)
+        here.evaluate("new Promise((done) => setTimeout(done, 200))")
+        expect(device_list(here)).to_have_count(1)
 
 
 def test_end_all_others_and_log_out_everywhere_end_what_they_say(browser: Browser, demo_url: str) -> None:

@@ -1,5 +1,5 @@
 /** Small hooks of this page. */
-import { useCallback, useEffect, useState } from "react";
+import { useCallback, useEffect, useRef, useState } from "react";
 import { auth } from "./auth.ts";
 import { tellError } from "./words.ts";
 
@@ -46,9 +46,13 @@ export const useAction = (): Action => {
  */
 export const useLoaded = <Value>(load: () => Promise<Value>): { value: Value | null; reload: () => Promise<void> } => {
   const [value, setValue] = useState<Value | null>(null);
+  const times = useRef(0);
   const reload = useCallback(async () => {
+    const mine = ++times.current;
     try {
-      setValue(await load());
+      const loaded = await load();
+      // Of answers that overtake each other the one counts that was asked for last.
+      if (mine === times.current) setValue(loaded);
     } catch {
       // Signed out or no network: the page shows that already, and what was read stands until then.
     }
