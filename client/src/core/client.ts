@@ -93,6 +93,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     const former = state;
     const event = {
       at: now(),
+      // Whose end it is, to other tabs. A message of another tab has its own.
       id: former.seen?.session.id,
       own: true,
       ...change,
@@ -311,7 +312,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   /** An event of the page or of the person. */
   const happens = ({ type, persisted }: Event & { persisted?: boolean }) => {
-    // A pointer, a key, a wheel.
+    // Of the names in `start` these parts stand in pointerdown, pointermove, keydown and wheel alone.
     if (/po|k|ee/.test(type)) return act();
     // Before a page goes into the page cache, and before it is painted from there: whoever comes back may be another.
     if (persisted) {
@@ -404,6 +405,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         channel = new (environment.BroadcastChannel as NonNullable<Environment["BroadcastChannel"]>)(base);
         channel.onmessage = hear;
       });
+      // What the page before has noted when it went, as if another tab said so.
       hear({ data: { type: "acted", at: parseFloat(note(ACTED) as string) } });
       pay();
       checkHint();

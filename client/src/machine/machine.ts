@@ -138,6 +138,7 @@ const rules: Rules = {
     const user =
       JSON.stringify(answer.user) === JSON.stringify(seen?.user) ? (seen as Identity).user : Object.freeze(answer.user);
     const idle = session.inactivity_expires_in * 1000;
+    // What is not named here begins anew: no failure, no cool-down, no end.
     return {
       ...INITIAL,
       view: Object.freeze({
@@ -167,6 +168,7 @@ const rules: Rules = {
     const { view, epoch, activeAt, seen, ended } = state;
     // An end that is known already must not disturb a login that is under way.
     if (!own && (ended || (id && seen && id !== seen.session.id))) return state;
+    // No token, then, and no cool-down.
     return {
       ...INITIAL,
       view: ended
