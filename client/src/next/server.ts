@@ -56,7 +56,8 @@ export type RequireUserOptions = {
 export const requireUser = async ({ returnTo, login = "/login" }: RequireUserOptions = {}): Promise<User> => {
   const session = await getSession();
   if (session) return session.user;
-  return redirect(returnTo ? `${login}?${new URLSearchParams({ returnTo })}` : login);
+  const query = returnTo && (login.includes("?") ? "&" : "?") + new URLSearchParams({ returnTo });
+  return redirect(login + (query ?? ""));
 };
 
 /**

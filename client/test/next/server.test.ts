@@ -69,6 +69,9 @@ test("nobody is sent to the login page, with the way back", async () => {
   await expect(requireUser({ login: "/de/login" })).rejects.toMatchObject({
     digest: expect.stringContaining(";/de/login;"),
   });
+  await expect(requireUser({ login: "/login?via=page", returnTo: "/a" })).rejects.toMatchObject({
+    digest: expect.stringContaining(";/login?via=page&returnTo=%2Fa;"),
+  });
 });
 
 test("the token goes to the API and to the Keyturn server, and to nobody else", async () => {
