@@ -41,15 +41,45 @@ def url(request: pytest.FixtureRequest, postgres_url: str, silent: int) -> str:
     return f"postgresql://{one.username}@{spelled[request.param]}target_session_attrs=read-write"
 
 
-async def test_host_that_says_nothing(url: str) -> None:
-    """The other one is found, within the time that there is for one, by the pool and by who listens."""
+async def serves(url: str) -> None:
+    """See that a server is found by the pool, by who listens, and by a service beside us, which has the URL as it was given."""
     engine = open_engine(url, connect_timeout=2.0)
     async with asyncio.timeout(PATIENCE):
         await ping(engine)
         await engine.close()
-        listener = await connect(without_sqlalchemy(url), name="listener")
-        assert await listener.execute("SELECT") == "SELECT 1"
-        listener.terminate()  # type: ignore[no-untyped-call]
+        for each in (without_sqlalchemy(url), url):
+            listener = await connect(each, name="listener")
+            assert await listener.execute("SELECT") == "SELECT 1"
+            listener.terminate()  # type: ignore[no-untyped-call]
+
+
+async def test_host_that_says_nothing(url: str) -> None:
+    """The other one is found, within the time that there is for one."""
+    await serves(url)
+
+
+@pytest.mark.parametrize("host", ["[::1]:1", "127.0.0.1", "%2Fnowhere"])
+@pytest.mark.parametrize("spelling", ["{},{}/{}", "/{2}?host={0}&host={1}"])
+async def test_host_of_any_kind(postgres_url: str, spelling: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address of IPv6, a host whose port goes without saying and a directory of sockets may be beside others."""
+    one = make_url(postgres_url)
+    monkeypatch.setenv("PGPORT", "1")
+    await serves(f"postgresql://{one.username}@{spelling.format(host, f'127.0.0.1:{one.port}', one.database)}")
+
+
+async def test_port_of_all_hosts(postgres_url: str) -> None:
+    """One port is that of all."""
+    one = make_url(postgres_url)
+    await serves(f"postgresql://{one.username}@/{one.database}?host=[::1],127.0.0.1&port={one.port}")
+
+
+async def test_host_that_hangs_up(postgres_url: str) -> None:
+    """A proxy whose own server is away takes a connection and ends it: the next host is asked."""
+    one = make_url(postgres_url)
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        hosts = f"127.0.0.1:{port},127.0.0.1:{one.port}"
+        await serves(f"postgresql://{one.username}@{hosts}/{one.database}?sslmode=disable")
 
 
 async def test_host_that_took_us_is_tried_first(url: str) -> None:
@@ -80,10 +110,15 @@ async def test_no_host_takes_writes(postgres: PostgresServer, postgres_url: str,
     ("url", "expected"),
     [
         ("one/db", ["one/db"]),
-        ("one,two/db", ["/db?host=one", "/db?host=two"]),
-        ("one:1,two:2/db?ssl=require", ["/db?ssl=require&host=one%3A1", "/db?ssl=require&host=two%3A2"]),
-        ("one,two", ["/?host=one", "/?host=two"]),
+        ("one,two/db", ["/db?host=one&port=5432", "/db?host=two&port=5432"]),
+        ("one:1,two:2/db?ssl=require", ["/db?ssl=require&host=one&port=1", "/db?ssl=require&host=two&port=2"]),
+        ("one,two", ["/?host=one&port=5432", "/?host=two&port=5432"]),
         ("/db?host=one,two&port=5", ["/db?host=one&port=5", "/db?host=two&port=5"]),
+        ("/db?host=one,two&port=5,", ["/db?host=one&port=5", "/db?host=two&port=5432"]),
+        (
+            "[fe80::1%25eth0]:1,[::1]/db",
+            ["/db?host=%5Bfe80%3A%3A1%25eth0%5D&port=1", "/db?host=%5B%3A%3A1%5D&port=5432"],
+        ),
         ("/db?host=/run/postgresql", ["/db?host=%2Frun%2Fpostgresql"]),
     ],
 )

@@ -592,7 +592,7 @@ async def test_database_clock(engine: Engine) -> None:
         ("postgresql+psycopg://h/d?sslmode=require", "postgresql+asyncpg://h/d?ssl=require"),
         ("postgresql://h/d?connect_timeout=10&application_name=x&channel_binding=prefer", "postgresql+asyncpg://h/d"),
         ("postgresql://h/d?sslmode=require&channel_binding=disable", "postgresql+asyncpg://h/d?ssl=require"),
-        ("postgresql://h/d?host=a:1&host=b:2", "postgresql+asyncpg://h/d?host=a%3A1&host=b%3A2"),
+        ("postgresql://h/d?host=a:1&host=b:2", "postgresql+asyncpg://h/d?host=a%2Cb&port=1%2C2"),
         ("sqlite:///a.db", "sqlite+aiosqlite:///a.db"),
         ("sqlite+aiosqlite:////var/a.db", "sqlite+aiosqlite:////var/a.db"),
     ],
@@ -610,6 +610,10 @@ async def test_url(url: str, expected: str) -> None:
         "sqlite:///file::memory:?uri=true",
         "sqlite:///file:secret?mode=memory&uri=true",
         "mysql://h/d",
+        "postgresql://secret@one:1,two:secret/d",
+        "postgresql://secret@one,two:70000/d",
+        "postgresql://secret@one,/d",
+        "postgresql://secret@one,two/d?port=1,2,3",
         "secret-that-is-no-url",
         "",
     ],
@@ -695,7 +699,7 @@ async def test_certificates_that_the_environment_demands(tmp_path: Path, monkeyp
 async def test_url_for_the_driver_alone() -> None:
     """It keeps the password, the name of each parameter is one that the driver has, and several hosts are one of them."""
     url = "postgres://u:p%40ss@/d?host=a:1&host=b:2&sslmode=require&connect_timeout=1&prepared_statement_cache_size=0"
-    assert without_sqlalchemy(url) == "postgresql+asyncpg://u:p%40ss@/d?host=a%3A1%2Cb%3A2&ssl=require"
+    assert without_sqlalchemy(url) == "postgresql+asyncpg://u:p%40ss@/d?host=a%2Cb&port=1%2C2&ssl=require"
     assert without_sqlalchemy("sqlite:////var/a b.db") == "sqlite+aiosqlite:////var/a b.db"
 
 

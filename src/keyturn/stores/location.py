@@ -9,7 +9,6 @@ A URL holds a password: what is said about one names its parts, and never repeat
 from __future__ import annotations
 
 import os
-import re
 import stat
 from contextlib import suppress
 from getpass import getuser
@@ -20,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from keyturn.core.errors import UnsafeSettings
+from keyturn.stores.poolers import hosts_apart
 
 _SSL = frozenset({"ssl", "sslmode"})
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
@@ -41,8 +41,6 @@ _TAKEN = frozenset(
 _TAKEN_BY_SQLITE = frozenset({"", "mode", "uri"})
 # Of libpq, and of no consequence: Keyturn has a timeout and a name of its own.
 _DROPPED = frozenset({"application_name", "connect_timeout"})
-# The user, who may have a comma in the password; hosts; the path; the query.
-_SEVERAL_HOSTS = re.compile(r"(postgres(?:ql)?(?:\+\w+)?://(?:[^@/?#]*@)?)([^@/?#]*,[^@/?#]*)(/[^?#]*)?(?:\?(.*))?")
 _IN_MEMORY = frozenset({None, "", ":memory:", "file:", "file::memory:"})
 _IN_ENVIRONMENT = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 
@@ -53,7 +51,7 @@ def normalise(url: str) -> URL:
     Raises: ValueError: malformed, another database, SQLite in memory, or a parameter that would not be heeded.
     """
     try:
-        parsed = make_url(_hosts_apart(url))
+        parsed = make_url(hosts_apart(url))
     except (ArgumentError, ValueError):
         # The cause quotes the URL, or what it took for the port: the rest of a password.
         raise ValueError(
@@ -81,15 +79,6 @@ def normalise(url: str) -> URL:
             )
         return parsed.set(drivername="sqlite+aiosqlite")
     raise ValueError(f"the database {kind!r} is not supported: use sqlite or postgresql")
-
-
-def _hosts_apart(url: str) -> str:
-    """Write several hosts as SQLAlchemy does, `?host=a:1&host=b:2`, where they stand as libpq has them, `a:1,b:2`."""
-    if (found := _SEVERAL_HOSTS.fullmatch(url)) is None:
-        return url
-    before, hosts, path, query = found.groups("")
-    parameters = [*(f"host={host}" for host in hosts.split(",")), *([query] if query else [])]
-    return f"{before}{path or '/'}?{'&'.join(parameters)}"
 
 
 def _postgresql(parsed: URL) -> URL:

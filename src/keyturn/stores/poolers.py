@@ -9,9 +9,9 @@ to a connection is then lost, or somebody else's: notifications, prepared statem
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Awaitable, Callable
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 
@@ -26,6 +26,10 @@ POOLED = (
 )
 """Why a node does not work with such a database, as a finding: its code and what to do."""
 
+# The user, who may have a comma in the password; hosts; the path; the query.
+_SEVERAL_HOSTS = re.compile(r"(postgres(?:ql)?(?:\+\w+)?://(?:[^@/?#]*@)?)([^@/?#]*,[^@/?#]*)(/[^?#]*)?(?:\?(.*))?")
+_WITH_PORT = re.compile(r"(\[.*\]|[^/:]*):[^:]*")
+_PLACE = "host", "port"
 _TIMEOUT = 5
 _OTHERS = 3
 """Connections that are opened to compare. Why not one: of several poolers side by side it could reach another."""
@@ -56,22 +60,46 @@ async def connect(url: str, *, name: str, patience: float = _TIMEOUT) -> asyncpg
     )
 
 
+def hosts_apart(url: str) -> str:
+    """Write several hosts as `?host=a,b&port=1,2`: so SQLAlchemy takes an address of IPv6, and a port that goes without saying.
+
+    Raises: ValueError: a host or a port is none.
+    """
+    before, others, hosts = _parts(url)
+    if not hosts:
+        return url
+    names, ports = map(",".join, zip(*hosts, strict=True))
+    return f"{before}?{urlencode([*others, ('host', names), ('port', ports)])}"
+
+
 def each_host(url: str) -> list[str]:
-    """Return a URL for each host of one that is as of `connect`."""
+    """Return a URL for each host of one that is as of `connect`. Raises: ValueError: as `hosts_apart`."""
+    before, others, hosts = _parts(url)
+    each = (urlencode([*others, ("host", host), ("port", port)]) for host, port in hosts)
+    return [f"{before}?{query}" for query in each] or [url]
+
+
+def _parts(url: str) -> tuple[str, list[tuple[str, str]], list[tuple[str, str]]]:
+    """Divide a URL into what is before its parameters, those but `host` and `port`, and the hosts if it has several.
+
+    They may stand before the path, as libpq has them, or in `host`, once or repeated; ports behind them, or in `port`.
+    """
+    if (found := _SEVERAL_HOSTS.fullmatch(url)) is not None:
+        user, several, path, query = found.groups("")
+        url = f"{user}{path or '/'}?host={several}&{query}"
     before, _, query = url.partition("?")
-    found: dict[str, list[str]] = {"host": [], "port": []}
-    others: list[tuple[str, str]] = []
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name in found:
-            found[name] += value.split(",")
-        else:
-            others.append((name, value))
-    hosts, ports = found["host"], found["port"]
-    if len(hosts) < 2:
-        return [url]
-    ports = ports * len(hosts) if len(ports) == 1 else ports
-    ends = ([("host", host), *([("port", port)] if port else [])] for host, port in zip_longest(hosts, ports))
-    return [f"{before}?{urlencode([*others, *end])}" for end in ends]
+    given = parse_qsl(query, keep_blank_values=True)
+    named, ports = ([part for name, value in given if name == kind for part in value.split(",")] for kind in _PLACE)
+    if len(named) < 2:
+        return before, given, []
+    usual = os.environ.get("PGPORT") or "5432"
+    hosts: list[tuple[str, str]] = []
+    for name, port in zip(named, ports if len(ports) > 1 else (ports or [usual]) * len(named), strict=True):
+        host, _, own = name.rpartition(":") if _WITH_PORT.fullmatch(name) else (name, "", "")
+        hosts.append((host, own or port or usual))
+    if not all(host and port.isdecimal() and 0 < int(port) <= 65535 for host, port in hosts):
+        raise ValueError("a host or a port is none")
+    return before, [(name, value) for name, value in given if name not in _PLACE], hosts
 
 
 class NoSuchServer(ConnectionError):
@@ -95,14 +123,15 @@ async def connect_to_one(urls: list[str], *, seconds: float, **given: Any) -> as
     Raises: what the last of them did; NoSuchServer: it is not what `target_session_attrs` asks for.
     """
     import asyncpg
-    from asyncpg.exceptions import CannotConnectNowError, TargetServerAttributeNotMatched
+    from asyncpg.exceptions import CannotConnectNowError, PostgresConnectionError, TargetServerAttributeNotMatched
 
     order = tuple(urls)
     for url in order:
         dsn = re.sub(r"([?&])ssl=", r"\1sslmode=", re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
         try:
             connection: asyncpg.Connection = await asyncpg.connect(dsn, timeout=seconds / len(order), **given)  # type: ignore[no-untyped-call]
-        except (OSError, CannotConnectNowError):
+        except (OSError, CannotConnectNowError, PostgresConnectionError):
+            # The last: a proxy, whose own server is away, has ended it or says so.
             if url == order[-1]:
                 raise
         except TargetServerAttributeNotMatched as error:
