@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple
 
 from keyturn.core.login import Limit
 from keyturn.ports import Clock
+from keyturn.stores.arrays import columns_of, unnest
 from keyturn.stores.engine import Engine
-from keyturn.stores.lanes import Statement
+from keyturn.stores.lanes import Work
 
 LONGEST_WINDOW = 365 * 86400.0
 """Seconds after which even a counter without a window starts anew.
@@ -29,12 +29,6 @@ SPARE = 60.0
 
 One that has more was made while the clock was ahead, and is over: nobody is to wait until that time comes.
 """
-GIVEN_BACK = (
-    "amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
-    " expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END"
-)
-"""What becomes of a counter to which `given.taken` is given back: that much less. 0 empties it, and leaves it to pruning."""
-
 Keyed = Sequence[tuple[bytes, Limit]]
 
 
@@ -113,60 +107,39 @@ def taken(more: str, now: str) -> str:
     )
 
 
-def give_back(due: Keyed, proven: bool = True, *, postgres: bool, beside: Beside | None = None) -> Statement:
-    """Build the statement that gives one back to each of these counters, at least one.
+# What becomes of a counter to which `given.taken` is given back: that much less. 0 empties it, and leaves it to pruning.
+_GIVEN_BACK = (
+    "amount = CASE WHEN given.taken = 0 OR amount < given.taken THEN 0 ELSE amount - given.taken END,"
+    " expires_at = CASE WHEN given.taken = 0 THEN 0 ELSE expires_at END"
+)
+RETURNED = (
+    "locked AS (SELECT key_hash FROM keyturn_counters WHERE key_hash = ANY(ARRAY(SELECT key_hash FROM given))"  # noqa: S608 - no input in it
+    f" ORDER BY key_hash FOR UPDATE), returned AS (UPDATE keyturn_counters AS held SET {_GIVEN_BACK} FROM given, locked"
+    " WHERE held.key_hash = given.key_hash AND given.key_hash = locked.key_hash)"
+)
+"""Two queries for PostgreSQL's WITH: what `given (key_hash, taken)` has is given back, and locked before in the order of the keys.
 
-    Args:
-        proven: after a success, which empties a counter without a window.
-        beside: what PostgreSQL does in the same statement, and before.
+`given` stands before them, MATERIALIZED: PostgreSQL goes wrong otherwise where somebody has changed counters since the statement began.
+"""
+_GIVE_BACK_POSTGRES = (
+    f"WITH given AS MATERIALIZED (SELECT * FROM {unnest(('bytea', 'int'))} AS v (key_hash, taken)), {RETURNED} SELECT 1"  # noqa: S608 - as above
+)
+_GIVE_BACK_SQLITE = f"UPDATE keyturn_counters SET {_GIVEN_BACK} FROM (SELECT ?2 AS taken) AS given WHERE key_hash = ?1"  # noqa: S608 - as above
+
+
+def given_of(due: Keyed, proven: bool = True) -> Sequence[tuple[bytes, int]]:
+    """Say what each counter is given back, in the order in which counters are locked; 0: everything.
+
+    Args: proven: after a success, which empties a counter without a window.
     """
-    values = [value for key, limit in due for value in (key, int(not proven or limit.window is not None))]
-    if beside is None:
-        return _give_back_statement(len(due), postgres=postgres), values
-    text = _give_back_beside(len(due), len(beside.parameters), beside.queries, beside.condition, beside.answer)
-    return text, (*beside.parameters, *values)
+    return [(key, int(not proven or limit.window is not None)) for key, limit in due]
 
 
-class Beside(NamedTuple):
-    """What a statement does beside giving back."""
-
-    queries: str
-    """As `name AS (...)`, the one after the other."""
-    parameters: Sequence[object]
-    condition: str
-    """On which something is given back, over the queries. What it reads is done before a counter is locked."""
-    answer: str
-    """What is selected in the end."""
-
-
-@lru_cache(maxsize=16)
-def _give_back_statement(count: int, *, postgres: bool) -> str:
-    queries, change = _giving_back_parts(count, 0, "true", postgres=postgres)
-    return f"WITH {queries} {change}"
-
-
-@lru_cache(maxsize=16)
-def _give_back_beside(count: int, before: int, queries: str, condition: str, answer: str) -> str:
-    more, change = _giving_back_parts(count, before, condition, postgres=True)
-    return f"WITH {queries}, {more}, returned AS ({change}) {answer}"
-
-
-def _giving_back_parts(count: int, before: int, condition: str, *, postgres: bool) -> tuple[str, str]:
-    """Give one back to each key; where `taken` is 0 everything, so that pruning finds it over."""
-    key, number, lock = ("$%d::bytea", "$%d::int", "FOR UPDATE") if postgres else ("?%d", "?%d", "")
-    rows = " UNION ALL ".join(
-        f"SELECT {key % (before + 2 * i + 1)} AS key_hash, {number % (before + 2 * i + 2)} AS taken"
-        for i in range(count)
-    )
-    keys = ", ".join(key % (before + 2 * i + 1) for i in range(count))
-    # Materialized, as PostgreSQL goes wrong otherwise: of the counters that somebody has changed since the statement began, it
-    # changes one, as it does not read a union without a table anew for each.
-    queries = (
-        f"given AS MATERIALIZED ({rows}), locked AS (SELECT key_hash FROM keyturn_counters"  # noqa: S608 - no input in it
-        f" WHERE key_hash IN ({keys}) AND {condition} ORDER BY key_hash {lock})"
-    )
-    change = (
-        f"UPDATE keyturn_counters SET {GIVEN_BACK} FROM given, locked"  # noqa: S608 - no input in it
-        " WHERE keyturn_counters.key_hash = given.key_hash AND given.key_hash = locked.key_hash"
-    )
-    return queries, change
+def give_back(due: Keyed, proven: bool = True, *, postgres: bool) -> Work[None]:
+    """Give back to these counters: one statement in PostgreSQL, in SQLite one for each."""
+    given = given_of(due, proven)
+    if postgres:
+        yield _GIVE_BACK_POSTGRES, columns_of(given, 2)
+    else:
+        for row in given:
+            yield _GIVE_BACK_SQLITE, row

@@ -18,12 +18,12 @@ from keyturn.core.errors import Unavailable
 from keyturn.core.login import Admission
 from keyturn.ports import Admit, Attempt, Credential, Opened
 from keyturn.stores.arrays import columns_of, unnest
-from keyturn.stores.counters import GIVEN_BACK, Keyed, due_back
+from keyturn.stores.counters import RETURNED, Keyed, due_back, given_of
 from keyturn.stores.engine import Engine, until_won
 from keyturn.stores.event_log import EVENT_NAMES, EVENT_TYPES, EventRow, event_rows
 from keyturn.stores.group_commit import Group
 from keyturn.stores.opening import LIVE, Seen, Terms
-from keyturn.stores.schema import counters, events, sessions, users
+from keyturn.stores.schema import events, sessions, users
 from keyturn.stores.session_rows import COLUMNS, SESSION_NAMES, values_of
 
 _KINDS: Final = {"LargeBinary": "bytea", "Text": "text", "BigInteger": "int8", "Float": "float8", "Boolean": "bool"}
@@ -95,7 +95,7 @@ def _values(admitted: dict[str, tuple[int, Joining, float, Admission]]) -> Seque
     for user_id, (_, item, now, admission) in admitted.items():
         entries.append((*values_of(admission.session).values(), item.seen.version, now, item.room))
         kept += [(user_id, *row) for row in event_rows(admission.events)]
-        given += [(user_id, key, int(limit.window is not None)) for key, limit in item.taken]
+        given += [(user_id, *row) for row in given_of(item.taken)]
     return *columns_of(entries, len(COLUMNS) + 3), *columns_of(kept, len(EVENT_TYPES) + 1), *columns_of(given, 3)
 
 
@@ -119,9 +119,6 @@ _STATEMENT: Final = (
     "given AS MATERIALIZED (SELECT g.key_hash, CASE WHEN bool_or(g.taken = 0) THEN 0 ELSE sum(g.taken) END AS taken "
     f"FROM {unnest(_GIVEN, len(_ENTRIES) + len(_KEPT))} AS g (whose, key_hash, taken) "
     "JOIN claimed ON claimed.id = g.whose GROUP BY g.key_hash), "
-    f"locked AS (SELECT key_hash FROM {counters.name} WHERE key_hash = ANY(ARRAY(SELECT key_hash FROM given)) "
-    "ORDER BY key_hash FOR UPDATE), "
-    f"returned AS (UPDATE {counters.name} AS c SET {GIVEN_BACK} "
-    "FROM given, locked WHERE c.key_hash = given.key_hash AND given.key_hash = locked.key_hash) "
+    f"{RETURNED} "
     "SELECT id FROM claimed"
 )

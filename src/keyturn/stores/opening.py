@@ -20,7 +20,7 @@ from keyturn.core.login import Admission
 from keyturn.core.model import UserId
 from keyturn.ports import Admit, Credential, Opened
 from keyturn.stores.arrays import columns_of, unnest
-from keyturn.stores.counters import Beside, Keyed, give_back
+from keyturn.stores.counters import RETURNED, Keyed, give_back, given_of
 from keyturn.stores.engine import POSTGRES_NOW, SQLITE_NOW
 from keyturn.stores.event_log import EVENT_NAMES, EVENT_TYPES, event_rows, recording
 from keyturn.stores.lanes import Lane, Row, Statement, Work
@@ -70,39 +70,38 @@ _OPEN_POSTGRES = (
 )
 _OPEN_SQLITE = f"INSERT INTO {sessions.name} ({SESSION_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"
 
-# What follows is for `open_at_once`. Whatever row of the user is the newest when nobody else holds it, PostgreSQL looks at
-# its `xmin`, the transaction that wrote it, again; `claimed` has a row exactly when it still is the one that was read, and
+# What follows is for `open_at_once`. Whatever row of the user is the newest when nobody else holds it, PostgreSQL looks at its
+# `xmin`, the transaction that wrote it, again; `claimed` has a row exactly when it still is the one that was read, and
 # everything else hangs on that. Rows are locked in the order of all transactions: the user, sessions by id, counters.
+# The parameters: the session, its events, the version of the user's row, what is given back, and of those it evicts the ends
+# and what `denying` takes.
+_LOOK = _reading("$1::text", "$2::float8", POSTGRES_NOW, f"{users.name}.xmin, ")
 _USER = f"${COLUMNS.index('user_id') + 1}"
 _XMIN = len(COLUMNS) + len(EVENT_TYPES) + 1
-_LOOK = _reading("$1::text", "$2::float8", POSTGRES_NOW, f"{users.name}.xmin, ")
-_CLAIM = (
-    f"claimed AS (UPDATE {users.name} SET disabled_at = disabled_at WHERE id = {_USER} AND {{condition}} RETURNING id)"
-)
-_SAME = f"xmin = ${_XMIN}"
-_OPEN = (
-    f"opened AS (INSERT INTO {sessions.name} ({SESSION_NAMES}) SELECT {_VALUES} FROM claimed), "
-    f"kept AS (INSERT INTO {events.name} ({EVENT_NAMES}) SELECT event.* FROM claimed, {_KEPT} AS event)"
-)
+_GIVEN = unnest(("bytea", "int"), _XMIN)
+_IDS = f"${_XMIN + 3}::bytea[]"
+_ENDS = unnest(("bytea", "float8", "text"), _XMIN + 2)
+_SAME = f"id = {_USER} AND xmin = ${_XMIN}"
+_CLAIM = f"claimed AS (UPDATE {users.name} SET disabled_at = disabled_at WHERE {{condition}} RETURNING id)"
 _CLAIMED = "EXISTS (SELECT FROM claimed)"
-_ADMIT = f"{_CLAIM.format(condition=_SAME)}, {_OPEN}"
-# A session that somebody else ended meanwhile is not evicted: then nothing is done.
-_EVICT = (
-    f"held AS MATERIALIZED (SELECT id FROM {users.name} WHERE id = {_USER} AND {_SAME} FOR NO KEY UPDATE), "
-    f"evicted AS MATERIALIZED (SELECT id FROM {sessions.name} WHERE id = ANY(${_XMIN + 1}::bytea[]) "
-    "AND revoked_at IS NULL AND EXISTS (SELECT FROM held) ORDER BY id FOR UPDATE), "
-    + _CLAIM.format(
-        condition=f"EXISTS (SELECT FROM held) AND (SELECT count(*) FROM evicted) = cardinality(${_XMIN + 1}::bytea[])"
-    )
-    + f", ended AS (UPDATE {sessions.name} AS s SET revoked_at = v.revoked_at, revoked_reason = v.revoked_reason "
-    f"FROM unnest(${_XMIN + 1}::bytea[], ${_XMIN + 2}::float8[], ${_XMIN + 3}::text[]) "
-    f"AS v(id, revoked_at, revoked_reason) WHERE s.id = v.id AND {_CLAIMED}), "
-    + denying(_XMIN + 4, _CLAIMED)
-    + f", {_OPEN}"
+_ENTER = (
+    f"opened AS (INSERT INTO {sessions.name} ({SESSION_NAMES}) SELECT {_VALUES} FROM claimed), "
+    f"kept AS (INSERT INTO {events.name} ({EVENT_NAMES}) SELECT event.* FROM claimed, {_KEPT} AS event), "
+    f"given AS MATERIALIZED (SELECT v.* FROM claimed, {_GIVEN} AS v (key_hash, taken)), {RETURNED}"
 )
-_ADMITTED = "SELECT 1 FROM claimed"
-# PostgreSQL runs a query of WITH that only reads no further than it is read: unread, `told` would notify nobody.
-_EVICTED = "SELECT (SELECT count(*) FROM told) FROM claimed"
+_ADMIT = f"WITH {_CLAIM.format(condition=_SAME)}, {_ENTER} SELECT 1 FROM claimed"
+# A session that somebody else ended meanwhile is not evicted: then nothing is done. PostgreSQL runs a query of WITH that only
+# reads no further than it is read: unread, `told` would notify nobody.
+_EVICTING = f"id = {_USER} AND EXISTS (SELECT FROM held) AND (SELECT count(*) FROM evicted) = cardinality({_IDS})"
+_EVICT = (
+    f"WITH held AS MATERIALIZED (SELECT id FROM {users.name} WHERE {_SAME} FOR NO KEY UPDATE), "
+    f"evicted AS MATERIALIZED (SELECT id FROM {sessions.name} WHERE id = ANY({_IDS}) "
+    "AND revoked_at IS NULL AND EXISTS (SELECT FROM held) ORDER BY id FOR UPDATE), "
+    f"{_CLAIM.format(condition=_EVICTING)}, "
+    f"ended AS (UPDATE {sessions.name} AS s SET revoked_at = v.revoked_at, revoked_reason = v.revoked_reason "
+    f"FROM {_ENDS} AS v(id, revoked_at, revoked_reason) WHERE s.id = v.id AND {_CLAIMED}), "
+    f"{denying(_XMIN + 6, _CLAIMED)}, {_ENTER} SELECT (SELECT count(*) FROM told) FROM claimed"
+)
 _TRIES = 3
 """How often a login looks at what it finds before it waits in line, when others of its user come between."""
 
@@ -159,7 +158,7 @@ def opening(user_id: UserId, admit: Admit, taken: Keyed, terms: Terms, *, postgr
         yield _OPEN_SQLITE, tuple(values_of(admission.session).values())
         yield from recording(admission.events)
     if taken:
-        yield give_back(taken, postgres=postgres)
+        yield from give_back(taken, postgres=postgres)
     return Opening(Opened(admission, _credential(rows)), denied)
 
 
@@ -175,23 +174,16 @@ async def open_at_once(lane: Lane, user_id: UserId, admit: Admit, taken: Keyed, 
             return None
         *_, version, read_at = rows[0]
         admission = admit([session_of(row) for row in rows if row[0] is not None], read_at)
-        values: Sequence[object] = (*_values(admission), version)
+        values: Sequence[object] = (*_values(admission), version, *columns_of(given_of(taken), 2))
+        statement: Statement = _ADMIT, values
         denied: Sequence[Denied] = ()
-        queries, answer = _ADMIT, _ADMITTED
         if admission.evicted:
             ids = [ended.id.hex() for ended in admission.evicted]
             (_, entries), denied = denial(ids, read_at, read_at + terms.denylist_lifetime, postgres=True)
-            values = (*values, *map(list, zip(*_ends(admission), strict=True)), *entries)
-            queries, answer = _EVICT, _EVICTED
-        if await lane.change(_written(queries, values, taken, answer)):
+            statement = _EVICT, (*values, *columns_of(_ends(admission), 3), *entries)
+        if await lane.change(statement):
             return Opening(Opened(admission, credential), denied)
     return None
-
-
-def _written(queries: str, values: Sequence[object], taken: Keyed, answer: str) -> Statement:
-    if taken:
-        return give_back(taken, postgres=True, beside=Beside(queries, values, _CLAIMED, answer))
-    return f"WITH {queries} {answer}", values
 
 
 def _values(admission: Admission) -> Sequence[object]:

@@ -95,11 +95,11 @@ class SqlThrottle:
         if not due:
             return
         if not self._engine.postgres:
-            await self._engine.transact(lambda: _giving_back(due, proven))
+            await self._engine.transact(lambda: give_back(due, proven, postgres=False))
             return
         # One statement, which locks in order, needs no transaction around it and no second try.
         async with self._engine.lane() as lane:
-            await lane.change(give_back(due, proven, postgres=True))
+            await lane.change(*give_back(due, proven, postgres=True))
 
     async def _refusal(self, due: Keyed) -> float | None:
         """Look, without a turn at writing: those who are refused anyway, be they ever so many, must keep nobody from one."""
@@ -134,10 +134,6 @@ def _longest_wait(due: Keyed, rows: Sequence[Row]) -> float | None:
     found = [(limits[bytes(key)], amount, rest) for key, amount, rest in rows]
     held = [each for each in found if each[2] <= lifetime(each[0]) + SPARE]
     return max((waiting(limit, rest) for limit, amount, rest in held if amount >= limit.amount), default=None)
-
-
-def _giving_back(due: Keyed, proven: bool) -> Work[None]:
-    yield give_back(due, proven, postgres=False)
 
 
 class RedisThrottle:
