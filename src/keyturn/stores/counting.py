@@ -168,15 +168,20 @@ def _statement(now: str) -> str:
     most = "(SELECT most FROM due WHERE due.key_hash = held.key_hash)"
     # The offsets have each row looked up by its key, whatever the planner thinks of the size of the tables.
     return (
+        # What each attempt is to take.
         "WITH due AS MATERIALIZED (SELECT * FROM unnest($1::int[], $2::bytea[], $3::int[], $4::float8[])"  # noqa: S608 - no input in it
-        " AS due (attempt, key_hash, most, lifetime)), spent AS MATERIALIZED ("
+        " AS due (attempt, key_hash, most, lifetime)),"
+        # The counters that have no room for it. One that is over, or was made while the clock was ahead, has all of it.
+        " spent AS MATERIALIZED ("
         f"SELECT due.attempt, due.key_hash, held.rest FROM due LEFT JOIN LATERAL (SELECT amount, expires_at - {now} AS rest"
         f" FROM {counters.name} WHERE key_hash = due.key_hash OFFSET 0) AS held ON true"
         f" WHERE CASE WHEN held.rest > 0 AND held.rest <= due.lifetime + {SPARE} THEN held.amount ELSE 0 END >= due.most),"
+        # One from each counter of an attempt that none of them refuses.
         f" taken AS (INSERT INTO {counters.name} AS held (key_hash, amount, expires_at)"
         f" SELECT key_hash, 1, {now} + lifetime FROM due"
         " WHERE NOT EXISTS (SELECT FROM spent WHERE spent.attempt = due.attempt) ORDER BY key_hash"
         f"{taken(f'(held.amount + 1) / (held.amount < {most})::int', now)})"
+        # Each attempt with its user, once for each counter that refuses it, and once if none does.
         f" SELECT wanted.attempt, spent.key_hash, spent.rest, found.*, {now}"
         " FROM unnest($5::int[], $6::text[]) AS wanted (attempt, email_key)"
         " LEFT JOIN spent ON spent.attempt = wanted.attempt LEFT JOIN LATERAL ("

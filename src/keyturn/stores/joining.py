@@ -106,16 +106,21 @@ _GIVEN: Final = ("text", "bytea", "int")
 # nobody waits for another login's user, and two nodes never for each other. The sessions are counted as the statement finds
 # them: whoever has come since then has changed the user's row, and PostgreSQL looks at its `xmin` again under the lock.
 _STATEMENT: Final = (
+    # The logins, of different users.
     f"WITH v AS MATERIALIZED (SELECT * FROM {unnest(_ENTRIES)} AS v ({SESSION_NAMES}, seen, now, room)), "
+    # Those who have room for a session,
     "fit AS MATERIALIZED (SELECT v.user_id, v.seen FROM v WHERE (SELECT count(*) "
     f"FROM {sessions.name} s, (SELECT v.now) AS clock WHERE {LIVE.format(user='v.user_id')}) <= v.room), "
+    # are as they were found, and free.
     f"held AS MATERIALIZED (SELECT u.id FROM fit JOIN {users.name} u ON u.id = fit.user_id AND u.xmin = fit.seen "
     "ORDER BY u.id FOR NO KEY UPDATE OF u SKIP LOCKED), "
+    # The claim, by a change of nothing but the version: all that follows is for these alone.
     f"claimed AS (UPDATE {users.name} AS u SET disabled_at = u.disabled_at FROM held WHERE u.id = held.id RETURNING u.id), "
     f"opened AS (INSERT INTO {sessions.name} ({SESSION_NAMES}) "
     f"SELECT {', '.join(f'v.{name}' for name in COLUMNS)} FROM v JOIN claimed ON claimed.id = v.user_id), "
     f"kept AS (INSERT INTO {events.name} ({EVENT_NAMES}) SELECT {', '.join(f'e.{name}' for name in EventRow._fields)} "
     f"FROM {unnest(_KEPT, len(_ENTRIES))} AS e (whose, {EVENT_NAMES}) JOIN claimed ON claimed.id = e.whose), "
+    # Several may give back to one counter, as that of an address: together, for a statement changes a row once.
     "given AS MATERIALIZED (SELECT g.key_hash, CASE WHEN bool_or(g.taken = 0) THEN 0 ELSE sum(g.taken) END AS taken "
     f"FROM {unnest(_GIVEN, len(_ENTRIES) + len(_KEPT))} AS g (whose, key_hash, taken) "
     "JOIN claimed ON claimed.id = g.whose GROUP BY g.key_hash), "

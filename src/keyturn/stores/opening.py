@@ -4,11 +4,16 @@
 Owns: the statements of a login and their order. Must not hold: who is admitted and who is evicted (`core/login.py`),
 transactions and locks (`lanes.py`), what else belongs to an end (`revoking.py`).
 
-Two ways, and a third for several logins at once (`joining.py`). `opening` is a transaction under the user's advisory lock.
-`open_at_once`, for users of this database on PostgreSQL, is a read and one write that counts only if the user's row still is
-the one that was read; the write changes the row, so of two logins that have read the same sessions one reads again. Why: a
-login waits for its password hash and takes the rest from the same cores, and a round trip costs more than what it carries.
-`docs/decisions/0018-opening-at-once.md` says why it is as strict as the lock.
+A login tries these ways, in this order (`SqlSessions._open`); the first two are for users of this database on PostgreSQL:
+
+1. With others, by one statement (`joining.py`), while the user's row is the one that the attempt has found, and none is evicted.
+   Nearly all do. Sign-ups have no attempt and begin with the next.
+2. `open_at_once`: a read and one write that counts only if the user's row still is the one that was read; the write changes
+   the row, so of two logins that have read the same sessions one reads again.
+3. `opening`: in line, a transaction under the user's advisory lock.
+
+Why not the last alone: a login waits for its password hash and takes the rest from the same cores, and a round trip costs more
+than what it carries. `docs/decisions/0018-opening-at-once.md` says why the others are as strict as the lock.
 """
 
 from __future__ import annotations

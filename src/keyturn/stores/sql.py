@@ -141,7 +141,7 @@ class SqlSessions:
             return opening(user_id, admit, taken, self._terms(), postgres=postgres, claim=at_once)
 
         done = await until_won(once) if at_once else None
-        if done is None:
+        if done is None:  # others of this user came between each time, or it is the only way
             done = await self._engine.transact(work, lock=user_lock(user_id))
         tell_denied(self._on_revoked, done.denied)
         return done.opened
