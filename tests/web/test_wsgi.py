@@ -145,6 +145,7 @@ def test_content_type_twice(node: Keyturn) -> None:
         *("/auth/%6Cogin", "http://auth.test/auth/logi%6E?x=1"),
         *("//auth/login", "/auth//login", "/auth/login/", "/auth/login/?x=1", "http://auth.test//auth/login"),
         *("http://auth.test/auth/login", "x://auth.test/auth/login?", "/auth/login#", "/auth/login#?"),
+        *("/x/../auth/login", "/./auth/login?x=1", "/auth/x/y/../../login"),  # uWSGI and mod_wsgi
     ],
 )
 def test_path_in_another_spelling(node: Keyturn, name: str, sent: str) -> None:

@@ -186,10 +186,11 @@ def read_request(
 def is_respelled(sent: str) -> bool:
     """Say whether a path as it was sent, without its query, is spelled in a way that is not the contract's.
 
-    Why: every path of the contract is spelled in one way. Servers and hosts decode a path, and some drop slashes, an address
-    before it or what follows a #, before they route; one that only then is ours would slip past a proxy's rules.
+    Why: every path of the contract is spelled in one way. Servers and hosts decode a path, and some drop slashes, steps such
+    as `/x/..`, an address before it or what follows a #, before they route; one that only then is ours would slip past a proxy's
+    rules.
     """
-    return "%" in sent or "//" in sent or "#" in sent or sent.endswith("/")
+    return "%" in sent or "//" in sent or "#" in sent or "/./" in sent or "/../" in sent or sent.endswith("/")
 
 
 def ensure_awaited_by(receive: object, monotonic: Callable[[], float] = time.monotonic) -> Callable[[], None]:
