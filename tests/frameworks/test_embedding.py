@@ -255,9 +255,11 @@ async def test_other_method(embedded: Wire, method: str, path: str, allow: str) 
 
 
 async def test_head_and_options(embedded: Wire, ada: Browser) -> None:
-    """HEAD is GET without the body; OPTIONS names the methods, and lets a trusted origin ask."""
+    """HEAD is GET without the body, whose length it tells (RFC 9110 8.6); OPTIONS names the methods, and lets a trusted origin ask."""
+    whole = await ada.send("GET", "/auth/me", bearer=True)
     head = await ada.send("HEAD", "/auth/me", bearer=True)
     assert (head.status, head.body) == (200, b"")
+    assert head.header("content-length") == whole.header("content-length") == str(len(whole.body))
     options = await send(embedded, "OPTIONS", "/auth/login")
     assert (options.status, options.header("allow")) == (204, "OPTIONS, POST")
     headers = [("origin", "https://app.test"), ("access-control-request-method", "POST")]

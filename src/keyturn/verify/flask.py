@@ -17,6 +17,7 @@ from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
 from flask import Flask, Response, current_app, request
+from werkzeug.datastructures import Headers
 from werkzeug.local import LocalProxy
 
 from keyturn.core.errors import Refused
@@ -99,11 +100,9 @@ def _identified() -> Identified:
 
 def translate(answer: Answer) -> Response:
     """Make Flask's response of an answer."""
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
-    response: Response = current_app.response_class(answer.body, answer.status, headers)
-    if answer.status in {204, 304}:
-        # Flask names a type for what has no content.
-        response.headers.remove("content-type")
+    response: Response = current_app.response_class(answer.body, answer.status)
+    # As they are: Flask would name a type for what has no content, and to HEAD the length of what is sent, which is none.
+    response.headers = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers)
     return response
 
 
