@@ -137,7 +137,11 @@ class Supervisor:
             pause = FAILED_START_INTERVAL if status == _STARTUP_FAILED else RESTART_INTERVAL
             if status is not None and time.monotonic() - self._started_at[index] >= pause:
                 _logger.error("worker %d ended with status %d; starting another", worker.pid, worker.returncode)
-                self._workers[index] = self._spawn(index)
+                try:
+                    self._workers[index] = self._spawn(index)
+                except OSError as error:
+                    # The system has no process, memory or file to spare. The other workers must not end for it.
+                    _logger.error("no worker can be started at the moment: %s", error)
 
     def _join(self) -> None:
         deadline = time.monotonic() + DRAIN_TIME + 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -168,6 +169,27 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
     assert storm.ask_once() == "full"
     process.terminate()
     assert process.wait(30) == 0
+
+
+def test_worker_that_cannot_be_replaced_at_the_moment(migrated_command: Command) -> None:
+    """The others go on, and it is replaced once the system has a process, memory and files to spare again."""
+    log = migrated_command.directory / "serve.log"
+    with migrated_command.process("serve", "--port", "0", "--workers", "2") as process:
+
+        def workers() -> set[int]:
+            return {child.pid for child in psutil.Process(process.pid).children()}
+
+        wait_until(lambda: len(workers()) == 2, 60, "the start")
+        killed, other = workers()
+        files, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, most))
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: "no worker can be started" in log.read_text(), 20, "a try to replace it")
+        assert workers() == {other}
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, most))
+        wait_until(lambda: other in workers() and len(workers()) == 2, 20, "the replacement")
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
