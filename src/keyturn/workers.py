@@ -128,8 +128,13 @@ class Supervisor:
         if self._metrics:
             command += ["--metrics", str(self._metrics[index].fileno())]
             inherited.append(self._metrics[index].fileno())
-        # The command is this interpreter with our own module and numbers.
-        return subprocess.Popen(command, env=self._environment, pass_fds=inherited)  # noqa: S603
+        # From its first moment no signal to the whole group ends it; `main` lets them pass, and takes none.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+        try:
+            # The command is this interpreter with our own module and numbers.
+            return subprocess.Popen(command, env=self._environment, pass_fds=inherited)  # noqa: S603
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
     def _replace_dead(self) -> None:
         for index, worker in enumerate(self._workers):
@@ -163,9 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--metrics", type=int)
     parser.add_argument("--lifeline", type=int, required=True)
     options = parser.parse_args(arguments)
-    # Until the server takes over, a stop signal to the whole group must not kill a worker that starts.
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
     metrics = None if options.metrics is None else socket.socket(fileno=options.metrics)
     listeners = Listeners(socket.socket(fileno=options.web), metrics)
     module, _, name = options.factory.partition(":")

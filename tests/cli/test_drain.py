@@ -171,23 +171,37 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
     assert process.wait(30) == 0
 
 
+def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
+    """Return the processes of a server's workers."""
+    return {child.pid for child in psutil.Process(process.pid).children()}
+
+
+def test_interrupt_of_all_while_workers_start(migrated_command: Command) -> None:
+    """As Ctrl-C does: no worker dies of it, and each of them ends as its supervisor says, without a traceback."""
+    with migrated_command.process("serve", "--port", "0", "--workers", "2") as process:
+        wait_until(lambda: len(workers_of(process)) == 2, 60, "the start")
+        for each in [*workers_of(process), process.pid]:
+            os.kill(each, signal.SIGINT)
+        assert process.wait(60) == 0
+    log = (migrated_command.directory / "serve.log").read_text()
+    assert "Traceback" not in log
+    assert log.count('"drained"') == 2
+
+
 def test_worker_that_cannot_be_replaced_at_the_moment(migrated_command: Command) -> None:
     """The others go on, and it is replaced once the system has a process, memory and files to spare again."""
     log = migrated_command.directory / "serve.log"
     with migrated_command.process("serve", "--port", "0", "--workers", "2") as process:
-
-        def workers() -> set[int]:
-            return {child.pid for child in psutil.Process(process.pid).children()}
-
-        wait_until(lambda: len(workers()) == 2, 60, "the start")
-        killed, other = workers()
+        wait_until(lambda: len(workers_of(process)) == 2, 60, "the start")
+        killed, other = workers_of(process)
         files, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, most))
         os.kill(killed, signal.SIGKILL)
         wait_until(lambda: "no worker can be started" in log.read_text(), 20, "a try to replace it")
-        assert workers() == {other}
+        assert workers_of(process) == {other}
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, most))
-        wait_until(lambda: other in workers() and len(workers()) == 2, 20, "the replacement")
+        wait_until(lambda: len(workers_of(process)) == 2, 20, "the replacement")
+        assert other in workers_of(process)
         process.terminate()
         assert process.wait(30) == 0
 
