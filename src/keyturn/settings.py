@@ -64,7 +64,7 @@ class _Files(PydanticBaseSettingsSource):
         if field_name not in FILED or not path:
             return None, field_name, False
         try:
-            if content := Path(path).read_text(encoding="utf-8").strip():
+            if content := Path(path).read_text(encoding="utf-8-sig").strip():
                 return content, field_name, False
             why = "nothing stands in it"
         except (OSError, UnicodeDecodeError) as fault:

@@ -218,11 +218,12 @@ def test_session_lifetimes(
 # -- sources
 
 
+@pytest.mark.parametrize("before", ["", "\ufeff"], ids=["plain", "with the mark that some editors write"])
 @pytest.mark.parametrize("name", FILED)
-def test_secret_from_a_file(environment: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_secret_from_a_file(environment: pytest.MonkeyPatch, tmp_path: Path, name: str, before: str) -> None:
     """Every credential may stand in a file, which goes before the variable."""
     path = tmp_path / "secret"
-    path.write_text("from-file\n")
+    path.write_text(f"{before}from-file\r\n", encoding="utf-8")
     variable = f"KEYTURN_{name.upper()}"
     settings = load(environment, **{variable: "from-variable", f"{variable}_FILE": str(path)})
     assert getattr(settings, name).get_secret_value() == "from-file"
