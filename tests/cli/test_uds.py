@@ -113,6 +113,16 @@ def test_start_that_fails_leaves_no_file(sqlite_command: Command) -> None:
     assert not (sqlite_command.directory / "keyturn.sock").exists()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_metrics_port_that_is_taken_leaves_no_file(migrated_command: Command, workers: str) -> None:
+    """One that is found out after the file was made."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        migrated_command.environment["KEYTURN_METRICS_PORT"] = str(other.getsockname()[1])
+        arguments = ("--uds", "keyturn.sock", "--workers", workers)
+        assert "cannot_listen" in migrated_command.run("serve", *arguments, status=1)
+    assert not (migrated_command.directory / "keyturn.sock").exists()
+
+
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     """A file of somebody, a link to nowhere, a directory that is not there, and more than the system takes."""
     file, link = tmp_path / "file", tmp_path / "link"

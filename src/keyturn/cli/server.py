@@ -91,14 +91,14 @@ def _supervise(
     log_to_stderr(settings)
     # Once, before there are many: what is wrong with the database is then told once as well.
     run(_try_start(settings))
-    listener = bind_path(uds) if uds else bind(host, port)
-    first = settings.metrics_port
-    metrics = [] if first is None else [bind(host, first + index) for index in range(workers)]
-    # Each would take the memory that is left for itself.
-    threads = {} if settings.login_threads else {"KEYTURN_LOGIN_THREADS": str(default_threads(workers))}
-    supervisor = Supervisor("keyturn.cli.worker:make", listener, metrics, workers, {**environment, **threads})
-    announce(listener, workers, settings.trusted_proxies)
-    sys.exit(supervisor.run())
+    with bind_path(uds) if uds else bind(host, port) as listener:
+        first = settings.metrics_port
+        metrics = [] if first is None else [bind(host, first + index) for index in range(workers)]
+        # Each would take the memory that is left for itself.
+        threads = {} if settings.login_threads else {"KEYTURN_LOGIN_THREADS": str(default_threads(workers))}
+        supervisor = Supervisor("keyturn.cli.worker:make", listener, metrics, workers, {**environment, **threads})
+        announce(listener, workers, settings.trusted_proxies)
+        sys.exit(supervisor.run())
 
 
 async def _try_start(settings: Settings) -> None:
