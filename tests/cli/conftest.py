@@ -22,7 +22,11 @@ from keyturn.stores.migrations import migrate
 from tests.services import wait_until
 
 SECRET = "1:2ZxrWq5cZ1Fv3sVqLgK0m7u9QdXyHnTbEaJpRoCiU4w"
-SAFE = {"KEYTURN_SECRET": SECRET, "KEYTURN_BASE_URL": "https://auth.example.com"}
+SAFE = {
+    "KEYTURN_SECRET": SECRET,
+    "KEYTURN_BASE_URL": "https://auth.example.com",
+    "KEYTURN_TRUSTED_PROXIES": "1",
+}
 """What production needs besides a database."""
 
 

@@ -190,6 +190,13 @@ def test_doctor_tells_a_metrics_port_that_is_the_servers(
     assert [finding["fatal"] for finding in findings if finding["code"] == "metrics_port_taken"] == told
 
 
+def test_doctor_tells_that_nobody_has_an_address_of_their_own(migrated_command: Command) -> None:
+    """A production is behind a proxy, which ends TLS: whoever guesses passwords there would lock everybody out of new devices."""
+    assert migrated_command.json("doctor")["findings"] == []
+    migrated_command.environment["KEYTURN_TRUSTED_PROXIES"] = "0"
+    assert "note  addresses_unknown: KEYTURN_TRUSTED_PROXIES is 0: behind a proxy" in migrated_command.run("doctor")
+
+
 @pytest.mark.parametrize("name", ["KEYTURN_PORT", "KEYTURN_WORKERS"])
 def test_doctor_tells_a_number_that_is_none(sqlite_command: Command, name: str) -> None:
     """As Kubernetes sets the first for a service that is called keyturn. What `serve` reads alone keeps no application."""

@@ -73,6 +73,7 @@ async def gather(settings: Settings) -> list[Finding]:
         found.append(Finding("development", text, fatal=True))
     return [
         *found,
+        *_addresses(settings),
         *_ports(settings),
         *_unknown(),
         *_packages(settings),
@@ -82,15 +83,27 @@ async def gather(settings: Settings) -> list[Finding]:
     ]
 
 
+def _addresses(settings: Settings) -> list[Finding]:
+    """Tell when nobody would have an address of their own."""
+    import os
+
+    from keyturn.settings import Finding
+
+    if settings.trusted_proxies:
+        return []
+    behind = "KEYTURN_UDS nobody has an address" if os.environ.get("KEYTURN_UDS") else "a proxy all have its address"
+    text = f"KEYTURN_TRUSTED_PROXIES is 0: behind {behind}, and all share one limit of failed logins"
+    return [Finding("addresses_unknown", text, fatal=False)]
+
+
 def _ports(settings: Settings) -> list[Finding]:
-    """Tell when a worker's metrics would be on the server's port, its ports cannot be read, or nobody would have an address."""
+    """Tell when a worker's metrics would be on the server's port, or its ports cannot be read."""
     import os
 
     from keyturn.settings import Finding
 
     if os.environ.get("KEYTURN_UDS"):
-        text = "behind KEYTURN_UDS nobody has an address but through KEYTURN_TRUSTED_PROXIES: all share one limit of failed logins"
-        return [] if settings.trusted_proxies else [Finding("addresses_unknown", text, fatal=False)]
+        return []
     first, chosen = settings.metrics_port, os.environ.get("KEYTURN_PORT", "")
     try:
         port, workers = int(chosen or 8000), int(os.environ.get("KEYTURN_WORKERS") or 1)
