@@ -286,7 +286,8 @@ class DrainingServer(uvicorn.Server):
 
 
 def _has_queue(listener: socket.socket) -> bool:
-    with selectors.DefaultSelector() as selector:
+    # Not the default, which opens a file: a process that has none to spare must end as well.
+    with getattr(selectors, "PollSelector", selectors.SelectSelector)() as selector:
         selector.register(listener, selectors.EVENT_READ)
         return bool(selector.select(0))
 

@@ -171,6 +171,26 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
     assert process.wait(30) == 0
 
 
+def test_process_that_has_no_file_to_spare() -> None:
+    """It drains all the same, and does not reset what is under way."""
+    with (
+        running(1) as (process, port),
+        socket.create_connection(("127.0.0.1", port), timeout=30) as held,
+    ):
+        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert held.recv(1)
+        opened = {int(each.name) for each in Path(f"/proc/{process.pid}/fd").iterdir()}
+        free = min(set(range(len(opened) + 1)) - opened)
+        _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (free, most))
+        process.terminate()
+        with pytest.raises(ConnectionError):
+            connect_until_refused(port)
+        assert process.poll() is None
+        held.close()
+        assert process.wait(30) == 0
+
+
 def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
     """Return the processes of a server's workers."""
     return {child.pid for child in psutil.Process(process.pid).children()}
