@@ -120,7 +120,7 @@ def describe(
     for route in routes:
         documented = DOCUMENTED[route.name]
         made.add_api_route(
-            route.path if route.rooted else config.base_path + route.path,
+            route.path_below(config.base_path),
             endpoint_of(route),
             methods=[route.method],
             name=f"keyturn_{route.name}",

@@ -75,7 +75,7 @@ def test_openapi_is_valid() -> None:
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert found == {(route.method, route.path if route.rooted else "/auth" + route.path) for route in ROUTES}
+    assert found == {(route.method, route.path_below("/auth")) for route in ROUTES}
     assert DOCUMENTED.keys() == {route.name for route in ROUTES}
 
 
@@ -88,7 +88,7 @@ def test_wire_names_every_route_and_code() -> None:
     """Every route, every code and every reason stands in wire.md."""
     text = WIRE.read_text(encoding="utf-8")
     for route in ROUTES:
-        path = route.path if route.rooted else "/auth" + route.path
+        path = route.path_below("/auth")
         assert f"`{route.method} {path.replace('{session_id}', '{id}')}`" in text
     for code, status in CODES.items():
         assert re.search(rf"`{code}` \| {status} \|", text), code

@@ -44,7 +44,7 @@ NOT_A: Mapping[str, list[Any]] = {
 def url(name: str) -> str:
     """Return the path of a route."""
     route = ROUTE[name]
-    return (route.path if route.rooted else "/auth" + route.path).replace("{session_id}", "0" * 32)
+    return route.path_below("/auth").replace("{session_id}", "0" * 32)
 
 
 async def send(browser: Browser, name: str, body: bytes, content_type: str | None = "application/json") -> str:

@@ -66,13 +66,9 @@ class WebApplication:
         self._exact: Final[dict[str, dict[str, Route]]] = {}
         self._below: Final[dict[str, dict[str, Route]]] = {}
         for route in ROUTES:
-            path, brace, _ = self.path_of(route).partition("{")
+            path, brace, _ = route.path_below(config.base_path).partition("{")
             table = self._below if brace else self._exact
             table.setdefault(path, {})[route.method] = route
-
-    def path_of(self, route: Route) -> str:
-        """Return the path under which a route is reached, with its parameter in braces."""
-        return route.path if route.rooted else self.config.base_path + route.path
 
     def respond(self, request: Request) -> Awaitable[Response]:
         """Answer any request. Raises, when awaited: ClientGone, and nothing else but cancellation.

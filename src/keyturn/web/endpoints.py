@@ -95,6 +95,10 @@ class Route(NamedTuple):
     asks_nobody: bool = False
     """True: needs nothing of the node, and is answered before it has started."""
 
+    def path_below(self, base_path: str) -> str:
+        """Return the path under which it is reached, with its parameter in braces."""
+        return self.path if self.rooted else base_path + self.path
+
 
 # -- with the cookie
 

@@ -60,5 +60,5 @@ def by_path(application: WebApplication, routes: Iterable[Route]) -> dict[str, d
     """Return the routes by path, with parameters in braces, and method."""
     found: dict[str, dict[str, Route]] = {}
     for route in routes:
-        found.setdefault(application.path_of(route), {})[route.method] = route
+        found.setdefault(route.path_below(application.config.base_path), {})[route.method] = route
     return found
