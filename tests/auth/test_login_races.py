@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from hashlib import pbkdf2_hmac
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,25 @@ async def test_login_that_races_a_password_change(node: tuple[Keyturn, Interrupt
     with pytest.raises(InvalidCredentials):
         await _log_in(keyturn.auth)
     assert [session.id for session in await _live(keyturn, user.id)] == [first.session.id]
+    assert (await _log_in(keyturn.auth, NEW_PASSWORD)).user.id == user.id
+
+
+@pytest.mark.parametrize("imported", [False, True])
+async def test_login_that_races_an_administrator(node: tuple[Keyturn, InterruptedUsers], imported: bool) -> None:
+    """A login with the password that somebody replaces meanwhile gets nowhere, also where its hash is made anew; the new one does."""
+    keyturn, users = node
+    user = (await _sign_up(keyturn.auth)).user
+    if imported:
+        digest = b64encode(pbkdf2_hmac("sha256", PASSWORD.encode(), b"salt", 1000)).decode()
+        assert await users.set_password(user.id, f"pbkdf2_sha256$1000$salt${digest}", {})
+
+    async def set_password(credential: Credential) -> None:
+        assert await users.set_password(user.id, await keyturn.passwords.hash(NEW_PASSWORD), {})
+
+    users.then = set_password
+    with pytest.raises(InvalidCredentials):
+        await _log_in(keyturn.auth)
+    assert await _live(keyturn, user.id) == []
     assert (await _log_in(keyturn.auth, NEW_PASSWORD)).user.id == user.id
 
 

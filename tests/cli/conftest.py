@@ -8,9 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ import httpx2
 import pytest
 
 from keyturn.cli import main
+from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
 from keyturn.stores.migrations import migrate
+from tests.attacks.support import ORIGIN
 from tests.services import wait_until
 
 SECRET = "1:2ZxrWq5cZ1Fv3sVqLgK0m7u9QdXyHnTbEaJpRoCiU4w"
@@ -51,7 +54,7 @@ class Command:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             patch.chdir(self.directory)
-            patch.setattr(sys, "stdin", StringIO(stdin))
+            patch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin.encode()), "utf-8"))
             with pytest.raises(SystemExit) as end:
                 main(arguments)
         assert (end.value.code or 0) == status, output.getvalue() + errors.getvalue()
@@ -107,6 +110,15 @@ class Command:
         return None
 
 
+@asynccontextmanager
+async def node_of(command: Command) -> AsyncGenerator[Keyturn]:
+    """Run a node in this process over a command's database, for the routes that `Browser` asks."""
+    url = command.environment["KEYTURN_DATABASE_URL"]
+    node = Keyturn(Settings.load(env="development", base_url=ORIGIN, secret=SECRET, database_url=url))
+    async with node.lifespan():
+        yield node
+
+
 @pytest.fixture
 def command(tmp_path: Path, database_url: str) -> Command:
     """A safe production environment over an empty database, on SQLite and on PostgreSQL."""
@@ -125,6 +137,16 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "keyturn.db"
     asyncio.run(migrate(f"sqlite:///{path}"))
     return path
+
+
+@pytest.fixture
+def migrated(command: Command, migrated_file: Path) -> Command:
+    """A command over a database with tables."""
+    if command.environment["KEYTURN_DATABASE_URL"].startswith("sqlite"):
+        shutil.copy(migrated_file, command.directory)
+    else:
+        command.run("migrate")
+    return command
 
 
 @pytest.fixture

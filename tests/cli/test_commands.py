@@ -7,7 +7,6 @@ import gc
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,16 +30,6 @@ from tests.services import PostgresServer, free_port
 
 EMAIL = "ada@example.com"
 PASSWORD = "violet otters juggle quietly"
-
-
-@pytest.fixture
-def migrated(command: Command, migrated_file: Path) -> Command:
-    """A command over a database with tables."""
-    if command.environment["KEYTURN_DATABASE_URL"].startswith("sqlite"):
-        shutil.copy(migrated_file, command.directory)
-    else:
-        command.run("migrate")
-    return command
 
 
 def change(command: Command, statement: Executable) -> None:

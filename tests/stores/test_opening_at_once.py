@@ -93,6 +93,18 @@ async def test_password_that_changes_between(node: Node, user: User, full: Polic
     assert await node.live(user) == {opened.admission.session.id}
 
 
+async def test_password_that_an_administrator_sets_between(
+    node: Node, user: User, full: Policy, postgres_url: str
+) -> None:
+    """As with one that its owner changes: no session of before is left, and the login can refuse."""
+    entering = Entering(
+        user, full, lambda: elsewhere(postgres_url, lambda other: other.users.set_password(user.id, NEW, {}))
+    )
+    opened = await node.sessions.open_with_user(user, entering)
+    assert (entering.calls, opened.credential) == (2, (user, NEW))
+    assert await node.live(user) == {opened.admission.session.id}
+
+
 async def test_user_who_is_disabled_between(node: Node, user: User, full: Policy, postgres_url: str) -> None:
     """The login is told so."""
     change: Change = lambda other: other.users.set_disabled(user.id, disabled=True)  # noqa: E731
@@ -273,8 +285,9 @@ async def test_login_that_others_always_come_before(node: Node, user: User, post
         lambda users, user: users.change_password(
             user.id, OLD, NEW, SessionId(bytes(16)), Event(EventType.PASSWORD_CHANGED, 1.0, user.id)
         ),
+        lambda users, user: users.set_password(user.id, NEW, {}),
     ],
-    ids=["disabled", "deleted", "password"],
+    ids=["disabled", "deleted", "password", "password by an administrator"],
 )
 async def test_change_of_a_user_while_a_login_is_in_line(
     node: Node, user: User, postgres_url: str, change: Callable[[SqlUsers, User], Awaitable[object]]

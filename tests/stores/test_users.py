@@ -259,6 +259,38 @@ async def test_password_change(users: Directory) -> None:
     assert [entry.id for entry in users.told] == [other.hex()]
 
 
+async def test_password_that_an_administrator_sets(users: Directory) -> None:
+    """Whatever it was before, or none: every session ends, its device is unknown, nothing else of the user changes."""
+    user, bystander = await create(users), await create(users, "bob@example.com")
+    live = {await open_session(users.engine, user, number) for number in (1, 2)}
+    kept = await open_session(users.engine, bystander, 3)
+    assert await users.set_password(user.id, "hash-2", {"by": "command line"})
+    assert await users.find(user.email) == (user, "hash-2")
+    assert await users.get_password_hash(bystander.id) == "hash-1"
+    rows = await read_all(users.engine, sessions.c.id, sessions.c.revoked_reason, sessions.c.device_id)
+    assert {bytes(id_).hex(): (reason, bytes(device).hex()) for id_, reason, device in rows} == {  # type: ignore[call-overload]
+        **{each: ("password_changed", each) for each in live},
+        kept: (None, bytes(16).hex()),
+    }
+    assert {id_ for (id_,) in await read_all(users.engine, denylist.c.id)} == live
+    assert {entry.id for entry in users.told} == live
+    logged = await read_all(users.engine, events.c.type, events.c.user_id, events.c.data)
+    assert ("password_changed", user.id, '{"by":"command line"}') in logged
+    assert sorted(str(kind) for kind, *_ in logged) == ["password_changed", *["session_ended"] * 2]
+    assert not await users.set_password("nobody", "stolen", {})
+
+
+async def test_password_that_changes_while_an_administrator_sets_it(users: Directory) -> None:
+    """Of the two the administrator's stays: the other was checked against a hash that is no longer there."""
+    user = await create(users)
+    own = SessionId(bytes.fromhex(await open_session(users.engine, user, 1)))
+    assert await users.set_password(user.id, "hash-2", {})
+    event = Event(EventType.PASSWORD_CHANGED, 1.0, user.id, own)
+    assert await users.change_password(user.id, "hash-1", "hash-3", own, event) == (False, ())
+    assert not await users.replace_password_hash(user.id, "hash-1", "hash-4")
+    assert await users.get_password_hash(user.id) == "hash-2"
+
+
 async def test_disable_ends_every_session(users: Directory) -> None:
     """Disabling ends the sessions of that user and of nobody else, denies them, and is told and logged."""
     user, bystander = await create(users), await create(users, "bob@example.com")

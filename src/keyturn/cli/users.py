@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Users of the built-in directory.", rich_markup_mode=None)
 
 Who = Annotated[str, typer.Argument(metavar="USER", help="Its e-mail address or its id.")]
+PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")]
 
 
 @app.command("create")
 def create(
     email: Annotated[str, typer.Argument(metavar="EMAIL")],
     name: Annotated[str | None, typer.Option(help="What to call the person.")] = None,
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
-    ] = False,
+    password_stdin: PasswordStdin = False,
     json: Json = False,
 ) -> None:
     """Create a user. The password is asked for, or read from standard input; never an argument, which others can see."""
@@ -38,6 +37,17 @@ def create(
         as_json({"id": user_id, "email": email})
     else:
         say(user_id)
+
+
+@app.command("set-password")
+def set_password(who: Who, password_stdin: PasswordStdin = False) -> None:
+    """Give a user another password, and end all their sessions. It is asked for as for a new user.
+
+    Whoever is disabled stays so, and whom too many wrong passwords keep out takes `unlock` too.
+    """
+    from keyturn.cli.tools import run
+
+    say(f"set the password of {run(_set_password(who, from_stdin=password_stdin))}")
 
 
 @app.command("list")
@@ -178,14 +188,10 @@ async def _create(email: str, name: str | None, *, from_stdin: bool) -> str:
     from keyturn.cli.tools import open_tools
     from keyturn.core.events import Event, EventType
     from keyturn.email import normalise_email
-    from keyturn.tokens.password import PasswordHasher
-    from keyturn.tokens.password_policy import PasswordPolicy
 
     async with open_tools() as tools:
         address = normalise_email(email).display
-        policy = PasswordPolicy(tools.policy.password_min_length, ("keyturn",))
-        accepted = policy.check(_password(from_stdin=from_stdin), (address, name or ""))
-        password_hash = PasswordHasher().hash(accepted)
+        password_hash = _hashed(tools, address, name, from_stdin=from_stdin)
         async with tools.engine.autocommit() as connection:
             now = await tools.engine.read_now(connection)
         event = Event(EventType.SIGNED_UP, now, data={"by": "command line"})
@@ -193,3 +199,25 @@ async def _create(email: str, name: str | None, *, from_stdin: bool) -> str:
         if user is None:
             raise CommandError("conflict", "this e-mail address is taken")
         return user.id
+
+
+async def _set_password(who: str, *, from_stdin: bool) -> str:
+    from keyturn.cli.tools import look_up_user, no_user, open_tools
+
+    async with open_tools() as tools:
+        user = await look_up_user(tools, who)
+        if user is None:
+            raise no_user(who)
+        password_hash = _hashed(tools, user.email, user.name, from_stdin=from_stdin)
+        if not await tools.users.set_password(user.id, password_hash, {"by": "command line"}):
+            raise no_user(who)
+        return user.id
+
+
+def _hashed(tools: Tools, address: str, name: str | None, *, from_stdin: bool) -> str:
+    """Ask for a password that this user may choose, and hash it."""
+    from keyturn.tokens.password import PasswordHasher
+    from keyturn.tokens.password_policy import PasswordPolicy
+
+    policy = PasswordPolicy(tools.policy.password_min_length, ("keyturn",))
+    return PasswordHasher().hash(policy.check(_password(from_stdin=from_stdin), (address, name or "")))

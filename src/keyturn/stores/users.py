@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
@@ -143,6 +143,26 @@ class SqlUsers:
         revoked = await self._engine.run(work)
         done = self._tell(revoked)
         return PasswordChanged(done, () if revoked is None else revoked.session_ids)
+
+    async def set_password(self, user_id: UserId, new: str, data: Mapping[str, str]) -> bool:
+        """Set the hash whatever it was, end all sessions and record the event, in one transaction. False: no such user.
+
+        For an administrator: nobody has proven the old password, so no session is kept. A login that has proven it and is not
+        in yet finds another hash when it opens its session, and a password change another than it has checked.
+
+        Args: data: of the event.
+        """
+
+        async def work(connection: AsyncConnection) -> Revoked | None:
+            await lock_user(connection, user_id)
+            now = await self._engine.read_now(connection, self._clock)
+            statement = update(users).where(users.c.id == user_id).values(password_hash=new).returning(users.c.id)
+            if (await connection.execute(statement)).one_or_none() is None:
+                return None
+            await write_events(connection, [Event(EventType.PASSWORD_CHANGED, now, user_id, data=data)])
+            return await self._end_sessions(connection, user_id, now, RevokeReason.PASSWORD_CHANGED)
+
+        return self._tell(await self._engine.run(work))
 
     async def list_users(self, *, after: UserId | None = None, limit: int = 100) -> Sequence[User]:
         """List users in the order of their ids, from the one after `after`."""
