@@ -13,12 +13,14 @@ from typing import Any
 import argon2
 import bcrypt
 import pytest
+from argon2.exceptions import VerificationError, VerifyMismatchError
+from argon2.low_level import verify_secret
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keyturn.tokens import imported_hash
 from keyturn.tokens.imported_hash import ImportCosts, parse_imported_hash
-from keyturn.tokens.password import OWASP, PasswordHasher, PasswordProfile, Verified, why_not_checked
+from keyturn.tokens.password import OWASP, PasswordHasher, PasswordProfile, Verified, profile_of, why_not_checked
 from keyturn.tokens.password_policy import PasswordFault, PasswordPolicy, PasswordRefused, normal_password
 from tests.machine import little_memory
 
@@ -130,6 +132,48 @@ def test_any_stored_text(stored: str) -> None:
     assert not HASHER.verify(stored, PASSWORD).ok
 
 
+ARGON2_PARTS = st.tuples(
+    *map(st.sampled_from, ("0 7 8 08 15 16 64".split(), "0 1 01 2 65".split(), "0 1 01 2 17".split())),
+    st.text(alphabet="AQgw4+/", min_size=10, max_size=13),
+    st.text(alphabet="AQgw4+/", min_size=21, max_size=25),
+)
+
+
+@given(ARGON2_PARTS)
+def test_argon2_hash_that_the_library_reads(parts: tuple[str, ...]) -> None:
+    """Of what looks like a hash exactly what the library computes has a cost, within bounds: the rest it refuses at once."""
+    memory, passes, lanes, salt, digest = parts
+    stored = f"$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${digest}"
+    readable = True
+    try:
+        verify_secret(stored.encode(), b"x", argon2.Type.ID)
+    except VerifyMismatchError:
+        pass
+    except VerificationError:
+        readable = False
+    within = readable and int(passes) <= 64 and int(lanes) <= 16 and len(digest) >= 22
+    assert profile_of(stored) == (PasswordProfile(int(memory), int(passes), int(lanes)) if within else None)
+    assert (why_not_checked(stored) is None) == within
+
+
+def test_argon2_hash_at_the_bounds() -> None:
+    """The smallest of each has a cost; what is over a bound, cut, or written in another way has none."""
+    stored = f"$argon2id$v=19$m=8,t=1,p=1${'A' * 11}${'A' * 22}"
+    assert profile_of(stored) == PasswordProfile(8, 1, 1)
+    changes = ("m=8,m=7", "m=8,m=1048577", "t=1,t=65", "p=1,p=17", "p=1,p=2", "v=19,v=16", "id$,i$", "m=8,m=08")
+    for old, new in (change.split(",") for change in changes):
+        assert profile_of(stored.replace(old, new)) is None
+    for each in (
+        stored[:-1],
+        stored[:-1] + "B",
+        stored + "=",
+        stored + "\n",
+        stored.replace("$AAAAAAAAAAA$", "$AAAAAAAAAA$"),
+    ):
+        assert profile_of(each) is None
+    assert profile_of(stored.replace("m=8,t=1,p=1", "m=1048576,t=64,p=16")) == PasswordProfile(1048576, 64, 16)
+
+
 class Work:
     """The work that checks have done, counted at the libraries' own functions."""
 
@@ -195,6 +239,8 @@ def test_work_with_declared_imports(name: str | None, password: str, work: Work)
         STORED["bcrypt 2b"].replace("$04$", "$17$"),
         STORED["bcrypt 2b"].replace("$2b$", "$2x$"),
         STORED["bcrypt 2b"] + "\n",
+        STORED["bcrypt 2b"][:-1],
+        STORED["bcrypt 2b"][:-1] + "/",
         STORED["Django PBKDF2"].replace("$1000$", "$10000000$"),
         STORED["Django PBKDF2"].replace("$1000$", "$0$"),
         STORED["Django PBKDF2"].replace("sha256", "sha1"),

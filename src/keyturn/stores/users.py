@@ -96,7 +96,7 @@ class SqlUsers:
 
     async def _create(self, email: str, name: str | None, password_hash: str, *events: Event) -> User | None:
         address = normalise_email(email)
-        user = User(secrets.token_hex(_ID_LENGTH), address.display, _storable(name))
+        user = User(secrets.token_hex(_ID_LENGTH), address.display, storable_name(name))
         values = {
             "id": user.id,
             "email": user.email,
@@ -241,7 +241,7 @@ async def _replace_hash(connection: AsyncConnection, user_id: UserId, old: str, 
     return found.one_or_none() is not None
 
 
-def _storable(name: str | None) -> str | None:
+def storable_name(name: str | None) -> str | None:
     """Refuse what PostgreSQL cannot store, before it is taken for a fault, and what nobody is called."""
     if name is not None and any(category(character) in {"Cc", "Cs"} for character in name):
         raise InvalidRequest("name: contains control characters")

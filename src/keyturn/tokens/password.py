@@ -8,7 +8,7 @@ judge whether a password is a good one (`password_policy` does), and must not ru
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Final
 
 from argon2 import PasswordHasher as Argon2
-from argon2 import Type, extract_parameters
+from argon2 import Type
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 from argon2.low_level import error_to_str
 
@@ -35,8 +35,8 @@ _MAX_MEMORY_KIB: Final = 1024 * 1024
 _MAX_PASSES: Final = 64
 _MAX_LANES: Final = 16
 _ARGON2ID: Final = re.compile(
-    r"\$argon2id\$v=19\$m=[0-9]{1,7},t=[0-9]{1,3},p=[0-9]{1,2}"
-    r"\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{22,86}"
+    r"\$argon2id\$v=19\$m=([1-9][0-9]{0,6}),t=([1-9][0-9]{0,2}),p=([1-9][0-9]?)"
+    r"\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{22,86})"
 )
 
 
@@ -152,7 +152,7 @@ class PasswordHasher:
         return Verified(ok, needs_rehash=stale)
 
     def _verify_argon2(self, stored: str | None, password: bytes) -> bool:
-        profile = _profile_of(stored)
+        profile = None if stored is None else profile_of(stored)
         if stored is None or profile is None:
             _matches(self._argon2, self._dummy, password)
             return False
@@ -169,7 +169,7 @@ class PasswordHasher:
 
 def why_not_checked(stored: str) -> str | None:
     """Say why no password can be checked against a stored hash; None where one can."""
-    if _profile_of(stored) is not None or parse_imported_hash(stored) is not None:
+    if profile_of(stored) is not None or parse_imported_hash(stored) is not None:
         return None
     if is_bcrypt(stored):
         return "bcrypt is not installed: install keyturn[bcrypt]"
@@ -206,14 +206,29 @@ def _matches(argon2: Argon2, stored: str, password: bytes) -> bool:
         return False
 
 
-def _profile_of(stored: str | None) -> PasswordProfile | None:
-    """Return the cost of an argon2id hash, or None for what is not one or costs too much."""
-    if stored is None or _ARGON2ID.fullmatch(stored) is None:
+def profile_of(stored: str) -> PasswordProfile | None:
+    """Return the cost of an argon2id hash, or None for what is not one, cannot be computed or costs too much.
+
+    Why as strict as the library: what it will not decode it refuses at once, and so tells the account by the time.
+    """
+    match = _ARGON2ID.fullmatch(stored)
+    if match is None or not (_is_canonical(match[4]) and _is_canonical(match[5])):
         return None
-    found = extract_parameters(stored)
-    if found.memory_cost > _MAX_MEMORY_KIB or found.time_cost > _MAX_PASSES or found.parallelism > _MAX_LANES:
+    memory_kib, passes, lanes = map(int, match.group(1, 2, 3))
+    if (
+        memory_kib > _MAX_MEMORY_KIB
+        or passes > _MAX_PASSES
+        or lanes > _MAX_LANES
+        or memory_kib < _MIN_MEMORY_KIB * lanes
+    ):
         return None
-    return PasswordProfile(found.memory_cost, found.time_cost, found.parallelism)
+    return PasswordProfile(memory_kib, passes, lanes)
+
+
+def _is_canonical(text: str) -> bool:
+    """Say whether this is how some bytes are written in base64 without padding."""
+    rest = len(text) % 4
+    return rest != 1 and _b64(b64decode(text + "=" * (-rest % 4))) == text
 
 
 def _b64(data: bytes) -> str:
