@@ -44,6 +44,8 @@ class Command:
         self.directory = directory
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEYTURN_")}
         self.environment = {**inherited, "COLUMNS": "200", **environment}
+        self.errors = ""
+        """What `run` has found on standard error."""
 
     def run(self, *arguments: str, status: int = 0, stdin: str = "") -> str:
         """Run to the end in this process, expect a status, and return what was printed; of a failure, the errors."""
@@ -57,8 +59,9 @@ class Command:
             patch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin.encode()), "utf-8"))
             with pytest.raises(SystemExit) as end:
                 main(arguments)
-        assert (end.value.code or 0) == status, output.getvalue() + errors.getvalue()
-        return errors.getvalue() if status and not output.getvalue() else output.getvalue()
+        self.errors = errors.getvalue()
+        assert (end.value.code or 0) == status, output.getvalue() + self.errors
+        return self.errors if status and not output.getvalue() else output.getvalue()
 
     def json(self, *arguments: str, status: int = 0) -> Any:
         """Run with --json and return what was printed."""

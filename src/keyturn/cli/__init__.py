@@ -30,13 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> None:
-    from keyturn.cli.errors import problems_of
+    from keyturn.cli.errors import Problem, problems_of, tell
 
+    # Whatever goes wrong, also before the arguments are understood.
+    as_json = "--json" in (sys.argv if arguments is None else arguments)
     _open_standard_streams()
     try:
         from keyturn.cli.commands import app
     except ModuleNotFoundError as error:
-        _tell(arguments, "not_installed", f"{error.name}: install keyturn[server]")
+        tell(Problem("not_installed", f"{error.name}: install keyturn[server]"), as_json=as_json)
         sys.exit(1)
     if isinstance(sys.stdout, TextIOWrapper):
         # Names come from strangers, and not every terminal has letters for them.
@@ -59,7 +61,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         if isinstance(error, OSError):
             _drop_output()
         for problem in problems:
-            _tell(arguments, *problem)
+            tell(problem, as_json=as_json)
         sys.exit(1)
 
 
@@ -100,16 +102,6 @@ def _uncollected() -> Generator[None]:
         yield
     finally:
         restore()
-
-
-def _tell(arguments: Sequence[str] | None, code: str, text: str) -> None:
-    line = f"keyturn: {code}: {text}"
-    # Whatever went wrong, also before the arguments were understood.
-    if "--json" in (sys.argv if arguments is None else arguments):
-        import json
-
-        line = json.dumps({"code": code, "text": text})
-    sys.stderr.write(f"{line}\n")
 
 
 def _drop_output() -> None:

@@ -6,7 +6,9 @@ Owns: which errors are known. Must not hold: what a command does about one.
 from __future__ import annotations
 
 import errno
+import json
 import re
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -63,6 +65,8 @@ class Problem(NamedTuple):
     """Stable, for scripts."""
     text: str
     """For people; holds no credential."""
+    line: int | None = None
+    """Of the file that a command was given."""
 
 
 def problems_of(error: BaseException) -> Sequence[Problem] | None:
@@ -84,6 +88,14 @@ def problems_of(error: BaseException) -> Sequence[Problem] | None:
         # CannotListen is `cannot_listen`.
         return [Problem(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower(), str(error))]
     return None
+
+
+def tell(problem: Problem, *, as_json: bool) -> None:
+    """Write a problem to standard error: `keyturn: code: text`, or an object in a line."""
+    line = f"keyturn: {problem.code}: {problem.text}"
+    if as_json:
+        line = json.dumps({name: value for name, value in problem._asdict().items() if value is not None})
+    sys.stderr.write(f"{line}\n")
 
 
 def cause_of(fault: Unavailable) -> str:

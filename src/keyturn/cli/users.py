@@ -39,6 +39,38 @@ def create(
         say(user_id)
 
 
+@app.command("import")
+def import_users(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="One JSON object a line; - is standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at all of it, and write nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring in users from elsewhere, with the hashes of their passwords.
+
+    Each line has an `email` and may have `name`, `password_hash`, `id` and `disabled`. Lines that are refused are named; the others
+    are brought in, and who is there already is left alone: the same file may come again.
+    """
+    from functools import partial
+
+    from keyturn.cli import importing
+    from keyturn.cli.errors import tell
+    from keyturn.cli.tools import run
+
+    with importing.opened(file) as opened:
+        tally, notes = run(importing.import_users(opened, dry_run=dry_run, tell=partial(tell, as_json=json)))
+    counts = {"imported": tally.imported, "already_there": tally.already_there, "refused": tally.refused}
+    if json:
+        told = [{"code": note.code, "text": note.text} for note in notes]
+        as_json({"dry_run": dry_run, **counts, "without_password": tally.without_password, "notes": told})
+    else:
+        done = "would import" if dry_run else "imported"
+        say(f"{done} {tally.imported}, already there {tally.already_there}, refused {tally.refused}")
+        for note in notes:
+            say(f"note  {note.code}: {note.text}")
+    if tally.refused:
+        sys.exit(1)
+
+
 @app.command("set-password")
 def set_password(who: Who, password_stdin: PasswordStdin = False) -> None:
     """Give a user another password, and end all their sessions. It is asked for as for a new user.

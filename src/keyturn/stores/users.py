@@ -35,7 +35,7 @@ _GET_POSTGRES = f"SELECT {USER_COLUMNS} FROM keyturn_users WHERE id = ANY($1::te
 _GET_SQLITE = f"SELECT {USER_COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
 _FIND_POSTGRES = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = $1"  # noqa: S608 - as above
 _FIND_SQLITE = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = ?"  # noqa: S608 - as above
-_ID_LENGTH = 16
+ID_LENGTH = 16
 
 
 class SqlUsers:
@@ -96,7 +96,7 @@ class SqlUsers:
 
     async def _create(self, email: str, name: str | None, password_hash: str, *events: Event) -> User | None:
         address = normalise_email(email)
-        user = User(secrets.token_hex(_ID_LENGTH), address.display, storable_name(name))
+        user = User(secrets.token_hex(ID_LENGTH), address.display, storable_name(name))
         values = {
             "id": user.id,
             "email": user.email,
