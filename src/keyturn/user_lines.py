@@ -26,7 +26,7 @@ MAX_LINE: Final = 16 * 1024
 MAX_ID: Final = 255
 """Characters, as of the ids of an application's own users."""
 
-_MEMBERS: Final = ("email", "name", "password_hash", "id", "disabled")
+MEMBERS: Final = ("email", "name", "password_hash", "id", "disabled")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _NAME: Final = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
@@ -121,10 +121,10 @@ def _members(line: bytes) -> dict[str, object]:
         raise LineRefused("malformed_line", "no JSON") from None
     if type(value) is not dict:
         raise LineRefused("malformed_line", "no JSON object")
-    for name in value.keys() - set(_MEMBERS):
+    for name in value.keys() - set(MEMBERS):
         # What could be anything is not repeated.
         named = f"{name} is" if _NAME.fullmatch(name) else "there is"
-        raise LineRefused("malformed_line", f"{named} no member of a user; these are: {', '.join(_MEMBERS)}")
+        raise LineRefused("malformed_line", f"{named} no member of a user; these are: {', '.join(MEMBERS)}")
     return value
 
 

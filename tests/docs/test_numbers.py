@@ -19,9 +19,12 @@ from keyturn.stores.engine import open_engine
 from keyturn.stores.feeds import PollingFeed
 from keyturn.stores.pruning import SESSION_RETENTION
 from keyturn.stores.redis import ANSWER_TIME, AT_ONCE, UNHEARD_TIME
+from keyturn.stores.users import MAX_NAME
+from keyturn.tokens.imported_hash import BCRYPT_MAX_BYTES
 from keyturn.tokens.jws import MAX_JSON_DEPTH
 from keyturn.tokens.password import OWASP
 from keyturn.tokens.password_policy import MAX_LENGTH
+from keyturn.user_lines import MAX_ID, MAX_LINE
 from keyturn.verify import Verifier
 from keyturn.verify.keys import DEFAULT_MAX_AGE, KEEP_TIME
 from keyturn.web import bodies
@@ -103,6 +106,11 @@ SAID = {
         f"Each worker has up to {AT_ONCE} connections to count",
         f"a counter\n  after {POLICY.failure_window / 60:g} minutes",
         f"services with Redis alone within {UNHEARD_TIME[1]:g} s",
+        f"in UTF-8 and of {MAX_LINE // 1024} KiB at most",
+        f"| `name` | up to {MAX_NAME} characters |",
+        f"| `id` | up to {MAX_ID} characters,",
+        f"or for {POLICY.event_retention / DAY:g} days by the event",
+        f"a password of more than {BCRYPT_MAX_BYTES} bytes",
     ],
     "docs/guides/application.md": [
         f"within one access lifetime ({POLICY.access_lifetime / 60:g} minutes)",
