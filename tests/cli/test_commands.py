@@ -98,6 +98,10 @@ def test_every_command_works_as_a_process_of_its_own(tmp_path: Path, postgres_ur
     assert command.spawn("migrate").startswith("the database is at level ")
     user_id = command.spawn("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
     assert command.spawn("users", "list") == f"{user_id}\t{EMAIL}\t-\tno\n"
+    done = command.spawn("users", "set-password", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n")
+    assert done == f"set the password of {user_id}\n"
+    there = json.dumps({"email": EMAIL, "id": user_id})
+    assert command.spawn("users", "import", "-", stdin=there) == "imported 0, already there 1, refused 0\n"
     assert command.spawn("users", "disable", EMAIL) == f"disabled {user_id}\n"
     assert command.spawn("sessions", "list", EMAIL) == ""
     assert "not_found" in command.spawn("sessions", "revoke", "00" * 16, status=1)

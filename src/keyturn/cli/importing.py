@@ -27,7 +27,7 @@ from keyturn.tokens.password import OWASP
 from keyturn.user_lines import Costs, LineRefused, UserLine, numbered_lines, read_user
 
 BATCH = 500
-"""Users in one transaction. Writes of a server wait for it on SQLite: 20 to 40 ms."""
+"""Users in one transaction. Writes of a server wait for it on SQLite: some tens of milliseconds."""
 _CACHE = 64 * 1024
 """KiB: room for what has come in a file of about a million users, before it goes to the disk."""
 _CONFLICTS = {
@@ -121,8 +121,10 @@ def _good_lines(file: BinaryIO, tally: Tally, tell: Tell) -> Iterator[tuple[int,
                     tell(_problem(number, refused.code, str(refused)))
                 else:
                     yield number, line
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
         raise CommandError("cannot_read", _reason(error)) from error
+    except sqlite3.Error as error:
+        raise CommandError("cannot_write", f"a temporary file: {error}") from error
 
 
 class _Seen:
