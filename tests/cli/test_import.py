@@ -338,6 +338,8 @@ def test_file_that_cannot_be_read(migrated_command: Command, tmp_path: Path) -> 
     """It is named, in a line."""
     for path, why in (("nowhere", "No such file or directory"), (str(tmp_path), "Is a directory")):
         assert migrated_command.run("users", "import", path, status=1) == f"keyturn: cannot_read: {path}: {why}\n"
+    told = migrated_command.run("users", "import", "/proc/self/mem", status=1)
+    assert told == "keyturn: cannot_read: Input/output error; imported so far: nobody. Run it again for the rest\n"
     write(migrated_command, [user("ada")])
     (tmp_path / "keyturn.db").unlink(missing_ok=True)
     migrated_command.environment["KEYTURN_DATABASE_URL"] = f"sqlite:///{tmp_path}/other.db"

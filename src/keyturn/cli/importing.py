@@ -110,7 +110,7 @@ def _good_lines(file: BinaryIO, tally: Tally, tell: Tell) -> Iterator[tuple[int,
     """
     try:
         with closing(_Seen()) as seen:
-            for number, text in numbered_lines(file):
+            for number, text in _read(file):
                 try:
                     line = read_user(text)
                     seen.note(number, line)
@@ -121,10 +121,15 @@ def _good_lines(file: BinaryIO, tally: Tally, tell: Tell) -> Iterator[tuple[int,
                     tell(_problem(number, refused.code, str(refused)))
                 else:
                     yield number, line
-    except OSError as error:
-        raise CommandError("cannot_read", _reason(error)) from error
     except sqlite3.Error as error:
         raise CommandError("cannot_write", f"a temporary file: {error}") from error
+
+
+def _read(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    try:
+        yield from numbered_lines(file)
+    except OSError as error:
+        raise CommandError("cannot_read", _reason(error)) from error
 
 
 class _Seen:
