@@ -11,8 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import psutil
 import pytest
@@ -160,6 +163,14 @@ def test_first_token(database: str, make_verifier: Callable[..., Verifier]) -> N
     assert asyncio.run(make_verifier(revocations=database).authenticate_async(sign())).user_id == "ada"
 
 
+def revoke(directory: Path) -> None:
+    """Put the session of the tokens on the list, as the server does."""
+    with closing(sqlite3.connect(directory / "keyturn.db")) as connection, connection:
+        now = time.time()
+        row = (SESSION_ID.hex(), now, now + 600)
+        connection.execute("INSERT INTO keyturn_denylist (id, created_at, expires_at) VALUES (?, ?, ?)", row)
+
+
 def test_forked_worker(database: str, tmp_path: Path, make_verifier: Callable[..., Verifier]) -> None:
     """A worker whose parent had loaded the revocations before it forked follows them by itself."""
     verifier = make_verifier(revocations=database)
@@ -173,11 +184,46 @@ def test_forked_worker(database: str, tmp_path: Path, make_verifier: Callable[..
             status = 0
         finally:
             os._exit(status)
-    with closing(sqlite3.connect(tmp_path / "keyturn.db")) as connection, connection:
-        now = time.time()
-        row = (SESSION_ID.hex(), now, now + 600)
-        connection.execute("INSERT INTO keyturn_denylist (id, created_at, expires_at) VALUES (?, ?, ?)", row)
+    revoke(tmp_path)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_revoked_token_while_the_verifier_is_closed(
+    database: str, tmp_path: Path, make_verifier: Callable[..., Verifier]
+) -> None:
+    """Whoever checks it between any two lines of closing never finds it good, as threads may at the end of a program."""
+    revoke(tmp_path)
+    verifier = make_verifier(revocations=database)
+    denylist = verifier._denylist
+    assert denylist is not None
+    assert verifier.load()
+    answers: list[bool] = []
+
+    def check(frame: FrameType, _event: str, _argument: object) -> Any:
+        if frame.f_code is FollowedDenylist.forget.__code__:
+            with suppress(Unavailable):
+                answers.append(SESSION_ID.hex() in denylist)
+        return check
+
+    former = sys.gettrace()
+    sys.settrace(check)
+    try:
+        denylist.close()
+    finally:
+        sys.settrace(former)
+    assert set(answers) == {True}
+
+
+def test_closed_by_several_threads(database: str, make_verifier: Callable[..., Verifier]) -> None:
+    """Each of them comes back, and nothing goes on; it may be used again."""
+    verifier = make_verifier(revocations=database)
+    for _ in range(10):
+        assert verifier.load()
+        with ThreadPoolExecutor(4) as threads:
+            for closed in [threads.submit(verifier.close) for _ in range(4)]:
+                closed.result(PATIENCE)
+        assert not [thread for thread in threading.enumerate() if thread.name == "keyturn revocations"]
+    assert believed(verifier, sign())
 
 
 def test_process_that_closes_nothing(database: str, publisher: Publisher) -> None:

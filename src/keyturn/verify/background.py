@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from keyturn.core.errors import Unavailable
 from keyturn.ports import Clock
-from keyturn.stores.revocations import open_denylist
+from keyturn.stores.revocations import MemoryDenylist, open_denylist
 
 _log = logging.getLogger(__name__)
 
@@ -116,8 +116,9 @@ class FollowedDenylist:
     def forget(self) -> None:
         """Start over, in a process that was forked: threads stay behind."""
         self._denylist = open_denylist(self._url, clock=self._clock)
+        # One value: of two, whoever reads them while this one is replaced would take an empty list for a loaded one.
+        self._loaded: MemoryDenylist | None = None
         self._lock = Lock()
-        self._loaded = False
         self._pending: Pending | None = None
         self._stop: Callable[[], object] | None = None
         self._thread: Thread | None = None
@@ -125,7 +126,7 @@ class FollowedDenylist:
     @property
     def is_loaded(self) -> bool:
         """Whether the first load is done."""
-        return self._loaded
+        return self._loaded is not None
 
     def __contains__(self, item: object, /) -> bool:
         """Say whether an id is on the list.
@@ -133,8 +134,9 @@ class FollowedDenylist:
         Raises:
             Waits: nothing is loaded yet. Unavailable: and it did not come in time; it is tried on.
         """
-        if self._loaded:
-            return item in self._denylist
+        loaded = self._loaded
+        if loaded is not None:
+            return item in loaded
         pending = self._pending
         if pending is not None and time.monotonic() >= pending.give_up_at:
             raise Unavailable("revocations")
@@ -162,7 +164,8 @@ class FollowedDenylist:
     def close(self) -> None:
         """Stop following; the next token that is checked begins anew."""
         with self._lock:
-            thread, stop = self._thread, self._stop
+            # Whoever closes at the same time finds nothing left to stop.
+            thread, stop, self._stop = self._thread, self._stop, None
         if thread is not None and stop is not None:
             stop()
             thread.join()
@@ -178,10 +181,10 @@ class FollowedDenylist:
 
     async def _follow(self, loaded: Future[None]) -> None:
         try:
-            while not self._loaded:
+            while self._loaded is None:
                 try:
                     await self._denylist.start()
-                    self._loaded = True
+                    self._loaded = self._denylist
                 except Unavailable:
                     _log.warning("no revocations could be loaded yet")
             loaded.set_result(None)
