@@ -14,7 +14,7 @@ import re
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from hashlib import sha1
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from time import monotonic
@@ -71,7 +71,6 @@ class BreachCheck:
         self._tls: Final = ssl.create_default_context()
         self._lock: Final = threading.Lock()
         self._asking = 0
-        self._executor = _new_executor()
 
     async def screen(self, password: str) -> None:
         """Let a password pass, or not.
@@ -93,17 +92,18 @@ class BreachCheck:
         if known:
             raise PasswordRefused(PasswordFault.BREACHED)
 
-    def close(self) -> None:
-        """Drop what waits to be asked; what is under way ends by itself. Whoever asks later is answered."""
-        executor, self._executor = self._executor, _new_executor()
-        executor.shutdown(wait=False, cancel_futures=True)
-
     async def _ask(self, prefix: str) -> bytes:
+        question: Future[bytes] = Future()
+        # Nobody who stops waiting may cancel it: its thread goes on.
+        question.set_running_or_notify_cancel()
+        arguments = question, prefix, monotonic() + self._limit
+        # A daemon: a process that ends must not wait for a corpus that goes on and on.
+        thread = threading.Thread(target=self._answer, args=arguments, name="keyturn breaches", daemon=True)
         with self._lock:
             if self._asking >= _AT_ONCE:
                 raise _CorpusFault("busy")
             try:
-                question = self._executor.submit(self._fetch, prefix, monotonic() + self._limit)
+                thread.start()
             except RuntimeError:  # the system has no thread for it now
                 raise _CorpusFault("busy") from None
             self._asking += 1
@@ -117,6 +117,12 @@ class BreachCheck:
     def _over(self, _question: Future[bytes]) -> None:
         with self._lock:
             self._asking -= 1
+
+    def _answer(self, question: Future[bytes], prefix: str, deadline: float) -> None:
+        try:
+            question.set_result(self._fetch(prefix, deadline))
+        except BaseException as fault:  # noqa: BLE001 - raised again where it is waited for
+            question.set_exception(fault)
 
     def _fetch(self, prefix: str, deadline: float) -> bytes:
         parts = urlsplit(f"{self._url}/{prefix}")
@@ -147,10 +153,6 @@ class BreachCheck:
         finally:
             link.close()
         raise _CorpusFault("too_large" if len(body) > _MAX_ANSWER else "timeout")
-
-
-def _new_executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="keyturn-breaches")
 
 
 def _parse(answer: bytes) -> frozenset[str]:

@@ -301,8 +301,6 @@ class Keyturn:
         await end(tasks)
         self.signing.close()
         self.passwords.close()
-        if self.breaches is not None:
-            self.breaches.close()
         await self.sessions.close()
         if self.denylist is not None:
             await self.denylist.close()

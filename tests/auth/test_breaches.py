@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +81,9 @@ def auth(node: Keyturn) -> Auth:
 
 
 @pytest.fixture
-def make_check(kept: Kept) -> Iterator[Callable[..., BreachCheck]]:
+def make_check(kept: Kept) -> Callable[..., BreachCheck]:
     """Make a check by itself."""
-    made: list[BreachCheck] = []
-
-    def make(url: str, **more: Any) -> BreachCheck:
-        made.append(BreachCheck(url, record=kept.emit, clock=lambda: 0.0, **more))
-        return made[-1]
-
-    yield make
-    for check in made:
-        check.close()
+    return partial(BreachCheck, record=kept.emit, clock=lambda: 0.0)
 
 
 async def sign_up(auth: Auth, password: str) -> SignedIn:
@@ -284,13 +278,38 @@ async def test_check_without_a_thread(corpus: Corpus, kept: Kept, make_check: Ca
         await check.screen(BREACHED)
 
 
-async def test_check_after_its_end(corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
-    """A node that starts again after its end asks as before."""
-    check = make_check(corpus.url, limit=30.0)
-    check.close()
-    with pytest.raises(PasswordRefused):
-        await check.screen(BREACHED)
-    assert kept.faults == []
+async def test_process_that_ends_while_an_answer_goes_on() -> None:
+    """It waits for none: the head of an answer may come a byte at a time for ever."""
+    program = """
+import asyncio
+import sys
+from keyturn.breaches import BreachCheck
+
+async def record(event):
+    print(event.data["fault"])
+
+asyncio.run(BreachCheck(sys.argv[1], record=record, clock=float, limit=2.0).screen("x"))
+"""
+    ended = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while not ended.is_set():
+            writer.write(b"X")
+            await asyncio.sleep(0.1)
+        writer.close()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        command = [sys.executable, "-c", program, f"http://127.0.0.1:{port}/range"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        try:
+            said, _ = await asyncio.wait_for(process.communicate(), 30)
+        finally:
+            ended.set()
+            await process.wait()
+    assert (said, process.returncode) == (b"timeout\n", 0)
 
 
 async def test_person_who_waits_for_the_corpus_holds_no_slot_of_the_password_queue(
