@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -72,11 +73,28 @@ async def test_token_of_a_short_life_is_refreshed_once_a_life(site: Site, make_p
     store = MemoryTokenStore()
     await (await make_program(store=store)).log_in()
     held = store.load()
-    assert store.replace(held, held._replace(expires_in=8.0, expires_at=held.expires_at))
+    assert store.replace(held, held._replace(expires_in=8.0, expires_at=time.time() + 8.0))
     before = len(site.proxy.refreshes)
     program = await make_program(store=store)
     assert [answer.status_code for answer in await program.storm(5)] == [200] * 5
     assert len(site.proxy.refreshes) == before
+
+
+async def test_token_kept_by_a_clock_that_was_ahead_is_not_taken_for_a_good_one(
+    site: Site, make_program: Callable[..., Any]
+) -> None:
+    """It may have ended: who starts when the clock is set right again refreshes once, and gets a token that is good."""
+    store = MemoryTokenStore()
+    await (await make_program(store=store)).log_in()
+    site.clock.ahead += HOUR_OF_TOKENS
+    held = store.load()
+    assert store.replace(held, held._replace(expires_at=held.expires_at + 86400))
+    before = len(site.proxy.refreshes)
+    program = await make_program(store=store)
+    token = await program.run(program.auth.token)
+    assert token != held.access_token
+    assert (await program.get()).status_code == 200
+    assert len(site.proxy.refreshes) - before == 1
 
 
 async def test_api_that_refuses_every_token_is_asked_twice(site: Site, program: Program) -> None:

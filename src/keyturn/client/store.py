@@ -8,7 +8,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+CLOCKS_APART: Final = 10.0
+"""Seconds that two processes may tell the time apart: as many as a token has to spare when it is sent."""
 
 
 class User(NamedTuple):
@@ -44,10 +47,11 @@ class Stored(NamedTuple):
         """Say whether the access token lasts for another `spare` seconds.
 
         A token that lives shorter than that would never do and be refreshed for every request, so no more than a
-        twentieth of its life is asked for. A clock that was set back does not make it last longer than it lives.
+        twentieth of its life is asked for. One that seems to last for longer than it lives was stored by a clock that was
+        ahead: nobody knows when it ends.
         """
-        ends_at = min(self.expires_at, now + self.expires_in)
-        return self.access_token is not None and now + min(spare, self.expires_in / 20) < ends_at
+        least, most = min(spare, self.expires_in / 20), self.expires_in + CLOCKS_APART
+        return self.access_token is not None and least < self.expires_at - now <= most
 
     def __repr__(self) -> str:
         return f"Stored(server={self.server!r}, session_id={self.session_id!r}, redacted)"
