@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from keyturn.client import FileTokenStore, MemoryTokenStore, Stored, StoreFault, TokenStore, User
@@ -208,6 +211,24 @@ def test_the_good_form_of_the_broken_ones_is_read(path: Path) -> None:
     path.touch(mode=0o600)
     path.write_text(_GOOD)
     assert FileTokenStore(path).load() == Stored()
+
+
+def test_file_system_without_locks_is_a_fault_of_the_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some that are not local have none: it is said as every fault of the store, and nothing is left open."""
+    store = FileTokenStore(path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def enter() -> None:
+        with store.alone(1):
+            raise AssertionError
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    before = psutil.Process().num_fds()
+    for call in (enter, lambda: store.replace(Stored(), FIRST)):
+        assert fault(call).code == "store_unavailable"
+    assert psutil.Process().num_fds() == before
 
 
 def test_full_disk_loses_nothing(path: Path) -> None:

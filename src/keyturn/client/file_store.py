@@ -108,10 +108,14 @@ class FileTokenStore:
             self._check(self._path.parent.stat(), 0o022, stat.S_ISDIR)
             descriptor = os.open(self._beside(name), os.O_RDWR | os.O_CREAT | _OPEN, 0o600)
         try:
-            yield _lock(descriptor, limit)
+            with self._faults():
+                mine = _lock(descriptor, limit)
+            try:
+                yield mine
+            finally:
+                # Explicitly: a child that was forked meanwhile has the descriptor, too, and the lock would stay with it.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
-            # Explicitly: a child that was forked meanwhile has the descriptor, too, and the lock would stay with it.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _beside(self, name: str) -> Path:
