@@ -217,6 +217,14 @@ async def test_redirect_to_another_origin_gets_no_token(site: Site, api: Api, ma
         assert len(site.proxy.refreshes) == before
 
 
+async def test_address_that_is_no_http_gets_no_token_and_passes(api: Api, make_program: Callable[..., Any]) -> None:
+    """The opening of a WebSocket goes through the same client: whose address it is, the auth does not judge."""
+    program = await make_program(origins=[api.url])
+    await program.log_in()
+    assert (await program.get(api.url.replace("http", "ws") + "/notes")).status_code == 200
+    assert [one.authorization for one in api.sent] == [None]
+
+
 async def test_authorization_of_the_caller_is_left_alone(
     site: Site, api: Api, make_program: Callable[..., Any]
 ) -> None:

@@ -162,7 +162,10 @@ class Session:
 
         The cookie's own routes get none: there it is of no use, and a refresh for their 401 would never end.
         """
-        origin = origin_of(url)
+        try:
+            origin = origin_of(url)
+        except ValueError:  # no HTTP: a WebSocket, or what a transport of the application's has an address for
+            return False
         return origin in self._origins and origin + urlsplit(url).path not in self._cookie_routes
 
     def obtain(self, spare: float, rejected: str | None = None) -> Generator[Future[None], object, Stored]:
