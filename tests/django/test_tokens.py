@@ -17,6 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
+from django.utils.decorators import method_decorator
+from django.views import View
 
 from keyturn.verify import Verifier
 from keyturn.verify.django import TokenMiddleware, principal_of, requires
@@ -111,8 +113,19 @@ async def show_by_ninja(request: HttpRequest) -> HttpResponse:
     return HttpResponse((await TokenAuth()(request)).user_id)
 
 
+@method_decorator(requires(), name="dispatch")
+class Show(View):
+    """A class of async views."""
+
+    async def get(self, request: HttpRequest) -> HttpResponse:
+        """Show who the request acts as."""
+        return await show(request)
+
+
 @pytest.mark.parametrize(
-    "view", [TokenMiddleware(show), requires()(show), show_by_ninja], ids=["lazy", "asked", "ninja"]
+    "view",
+    [TokenMiddleware(show), requires()(show), Show.as_view(), requires()(Show.as_view()), show_by_ninja],
+    ids=["lazy", "asked", "class", "class-as-view", "ninja"],
 )
 def test_async_view_while_keys_are_fetched(view: Any) -> None:
     """The event loop goes on: whatever the principal needs is awaited before the view uses it."""

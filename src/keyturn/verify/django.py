@@ -69,7 +69,7 @@ def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) 
                 return answer_refusal(request, refused)
             return view(request, *args, **kwargs)
 
-        made: Any = guarded_async if _is_async(view) else guarded
+        made: Any = guarded_async if _is_async(view) or _is_dispatch_of_async(view) else guarded
         made.csrf_exempt = True
         made.login_required = False
         return cast("View", made)
@@ -161,6 +161,12 @@ def _set_principal(request: HttpRequest, principal: object) -> None:
 def _is_async(view: Callable[..., Any]) -> bool:
     # The standard library's sees the mark of a class-based view only since Python 3.12.
     return iscoroutinefunction(view)  # pyright: ignore[reportDeprecated]
+
+
+def _is_dispatch_of_async(view: Callable[..., Any]) -> bool:
+    """Say whether this is the `dispatch` of an async class, bound as `method_decorator` does it: that is no coroutine function itself."""
+    instance = getattr(getattr(view, "func", None), "__self__", None)
+    return bool(getattr(instance, "view_is_async", False))
 
 
 def _guard() -> Guard:
