@@ -145,6 +145,16 @@ def test_async_view_while_keys_are_fetched(view: Any) -> None:
             assert asyncio.run(ask()).content == b"ada"
 
 
+def test_request_that_another_application_has_had() -> None:
+    """A project that gets the WSGI environment after another one asks its own verifier: a token is not for everybody."""
+    request = RequestFactory().get("/", HTTP_AUTHORIZATION=f"Bearer {sign()}")
+    with publishing() as publisher:
+        for audience, status in ((AUDIENCE, 200), ("another", 401)):
+            verifier = Verifier(ISSUER, audience, jwks_url=f"{publisher.base}/.well-known/jwks.json", clock=lambda: NOW)
+            with override_settings(KEYTURN=verifier):
+                assert requires()(lambda _: HttpResponse())(request).status_code == status
+
+
 @pytest.fixture
 def settings_without_handler() -> Any:
     """REST framework as it comes, but for the authentication class."""

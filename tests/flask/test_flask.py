@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from flask import Flask, Response, request
 from flask.testing import FlaskClient
+from werkzeug.test import EnvironBuilder
 
 from keyturn.core.errors import Refused
 from keyturn.flask import KeyturnFlask, current_principal, requires
 from keyturn.runtime import Keyturn
+from keyturn.verify import Verifier
 from keyturn.verify.flask import TokenAuth
 from tests.services import sqlite_url
+from tests.tokens.forge import AUDIENCE, ISSUER, NOW, sign
+from tests.verify.publisher import publishing
 from tests.web.conftest import BROWSER, PASSWORD
 from tests.web.wsgi import new_node
 
@@ -142,6 +146,24 @@ def test_async_view(node: Keyturn) -> None:
 def guarded() -> str:
     """A view that nobody comes to."""
     raise AssertionError
+
+
+def test_request_that_another_application_has_had() -> None:
+    """An application that gets the WSGI environment after another one asks its own verifier: a token is not for everybody."""
+    environ = EnvironBuilder("/who", headers=[("authorization", f"Bearer {sign()}")]).get_environ()
+    statuses: list[str] = []
+
+    def start(status: str, _headers: object, _fault: object = None) -> Any:
+        statuses.append(status[:3])
+
+    with publishing() as publisher:
+        for audience in (AUDIENCE, "another"):
+            app = Flask(__name__)
+            url = f"{publisher.base}/.well-known/jwks.json"
+            TokenAuth(Verifier(ISSUER, audience, jwks_url=url, clock=lambda: NOW), app)
+            app.add_url_rule("/who", view_func=requires()(lambda: ""))
+            list(app(environ, start))
+    assert statuses == ["200", "401"]
 
 
 def test_application_without_the_extension() -> None:
