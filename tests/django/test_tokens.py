@@ -74,6 +74,12 @@ def test_token_user_of_rest_framework(ada: Person) -> None:
     assert ada.send("GET", "/rest/token-user").json() == {"pk": pk, "id": pk, "text": pk}
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/rest/staff"), ("POST", "/rest/groups")])
+def test_rights_by_tables_of_somebody_with_a_token(ada: Person, method: str, path: str) -> None:
+    """REST framework's own permissions refuse who is known by a token alone."""
+    assert ada.send(method, path).status_code == 403
+
+
 @pytest.mark.parametrize("value", ["", "Bearer", "Basic YTpi", "Bearer x"])
 def test_bad_token_at_a_public_view(stranger: Person, value: str) -> None:
     """REST framework authenticates before it asks for permission: a bad token is refused although nobody needs one."""

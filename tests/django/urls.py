@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
 from django.utils.decorators import method_decorator
 from django.views import View
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
-from rest_framework.permissions import AllowAny
+from rest_framework.generics import ListAPIView
+from rest_framework.permissions import AllowAny, DjangoModelPermissions, IsAdminUser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -79,6 +81,24 @@ def rest_token_user(request: Request) -> Response:
 
 
 @api_view()
+@permission_classes([IsAdminUser])
+def rest_staff(_request: Request) -> Response:
+    """A view of REST framework for the staff."""
+    raise AssertionError("nobody here is")
+
+
+class Groups(ListAPIView[Group]):
+    """A view of REST framework for whoever has the right by Django's tables."""
+
+    permission_classes = (DjangoModelPermissions,)
+    queryset = Group.objects.none()
+
+    def get(self, _request: Request) -> Response:
+        """Answer nobody."""
+        raise AssertionError("nobody here has it")
+
+
+@api_view()
 @permission_classes([AllowAny])
 def rest_public(_request: Request) -> Response:
     """A view of REST framework for anybody."""
@@ -120,6 +140,8 @@ urlpatterns = [
     path("rest/user", rest_user),
     path("rest/token-user", rest_token_user),
     path("rest/public", rest_public),
+    path("rest/staff", rest_staff),
+    path("rest/groups", Groups.as_view()),
     path("rest/otherwise", rest_otherwise),
     path("rest/undone", rest_undone),
 ]

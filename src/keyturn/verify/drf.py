@@ -16,7 +16,7 @@ Owns: the translation to REST framework. Must not decide anything (`guard.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -63,12 +63,17 @@ class PrincipalRefused(APIException):
 
 @dataclass(frozen=True, slots=True)
 class TokenUser:
-    """`request.user` of a request with a valid token, in a service without a user table of its own."""
+    """`request.user` of a request with a valid token, in a service without a user table of its own.
+
+    It has no rights by Django's tables, which REST framework's `IsAdminUser` and `DjangoModelPermissions` ask for: see `requires`.
+    """
 
     principal: Principal
     is_authenticated: ClassVar = True
     is_anonymous: ClassVar = False
     is_active: ClassVar = True
+    is_staff: ClassVar = False
+    is_superuser: ClassVar = False
 
     @property
     def pk(self) -> str:
@@ -85,6 +90,14 @@ class TokenUser:
         return self.principal.user_id
 
     __str__ = get_username
+
+    def has_perm(self, perm: str, obj: object = None) -> bool:
+        """Say no."""
+        return False
+
+    def has_perms(self, perm_list: Iterable[str], obj: object = None) -> bool:
+        """Say no."""
+        return False
 
 
 class TokenAuthentication(BaseAuthentication):
