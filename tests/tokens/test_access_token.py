@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +88,30 @@ def test_claims_are_read_only() -> None:
     claims = verifier().verify(sign(extra={"plan": {"seats": 1}}), NOW)
     with pytest.raises(TypeError):
         claims.extra["plan"] = 1  # type: ignore[index]
+    changes: list[Callable[[Any], object]] = [
+        lambda plan: plan.__setitem__("seats", 2),
+        lambda plan: plan.__delitem__("seats"),
+        lambda plan: plan.__ior__({"seats": 2}),
+        lambda plan: plan.update(seats=2),
+        lambda plan: plan.setdefault("more", 2),
+        lambda plan: plan.pop("seats"),
+        lambda plan: plan.popitem(),
+        lambda plan: plan.clear(),
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match="read-only"):
+            change(claims.extra["plan"])
+    assert claims.extra == {"plan": {"seats": 1}}
+
+
+@pytest.mark.parametrize("extra", [None, {"team": {"id": 1, "names": ["blue", {"short": "b"}]}}])
+def test_claims_are_sent_on(extra: dict[str, Any] | None) -> None:
+    """A route answers with claims, and what works elsewhere is given them: they are JSON, and may be copied and pickled."""
+    principal = verifier().verify(sign(extra=extra), NOW).principal
+    assert json.loads(json.dumps(principal.claims)) == (extra or {})
+    assert pickle.loads(pickle.dumps(principal)) == deepcopy(principal) == principal
     with pytest.raises(TypeError):
-        claims.extra["plan"]["seats"] = 2
+        deepcopy(principal).claims["team"] = "red"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_CLAIMS))

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -57,7 +56,26 @@ _ENCODE: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LATEST: Final = 2**53
 _MAX_TEXT: Final = 2048
-_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class _ReadOnly(dict[str, Any]):
+    """Claims as they are in JSON, which nobody changes: they are cached and shared between requests.
+
+    Why no MappingProxyType: a route returns what it is told, and JSON does not know that, nor do `pickle` and `copy`.
+    """
+
+    __slots__ = ()
+
+    def _refuse(self: object, *_: object, **_named: object) -> NoReturn:
+        raise TypeError("claims are read-only")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[_ReadOnly], tuple[dict[str, Any]]]:
+        return _ReadOnly, (dict(self),)
+
+
+_NONE: Final = _ReadOnly()
 
 
 class AccessClaims(NamedTuple):
@@ -327,7 +345,7 @@ def _typed_claims(payload: JsonObject, kid: str) -> AccessClaims:
 
 
 def _extra(payload: JsonObject) -> Mapping[str, Any]:
-    return MappingProxyType({name: _frozen(value) for name, value in payload.items() if name not in OWN_CLAIMS})
+    return _ReadOnly({name: _frozen(value) for name, value in payload.items() if name not in OWN_CLAIMS})
 
 
 # Exact types, so that True is no number and 1e3 no time.
@@ -352,9 +370,8 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _frozen(value: object) -> object:
-    """Make a JSON value read-only: claims are cached and shared between requests."""
     if isinstance(value, dict):
-        return MappingProxyType({name: _frozen(item) for name, item in value.items()})
+        return _ReadOnly({name: _frozen(item) for name, item in value.items()})
     if isinstance(value, list):
         return tuple([_frozen(item) for item in value])
     return value
