@@ -38,7 +38,7 @@ class Verifier:
     the requests. An unknown key id makes one request per interval at most, and a server that cannot be reached ends
     nobody's work: known keys go on for a day. A token of a key that is not known is then a fault (503), and never a 401.
 
-    One for a process, made once: it is safe in any thread and in any event loop.
+    One for a process, made once: it is safe in any thread and in any event loop of asyncio's.
 
     Args:
         issuer: the server's `KEYTURN_ISSUER`, by default its base URL: the exact `iss` of its tokens.
