@@ -127,6 +127,12 @@ class Signing:
         """Every key this node knows, for listings."""
         return self._ring
 
+    def ensure_loaded(self) -> None:
+        """Raise `Unavailable` before the keys were loaded, as the start of a node does."""
+        # A ring that was loaded has a key: where there was none, the schedule has made one.
+        if not self._ring.keys:
+            raise Unavailable("signing_keys") from NodeNotStarted("its lifespan was not entered")
+
     def signing_key(self, now: float) -> SigningKey:
         """Return the key that signs at `now`.
 
@@ -275,12 +281,6 @@ class Signing:
                 await self._on_event(Event(EventType.KEY_ROTATED, now, data=data))
             except Exception:  # noqa: BLE001 - the key is made and in use, whoever hears of it
                 _log.exception("on_event failed")
-
-    def ensure_loaded(self) -> None:
-        """Raise `Unavailable` before the keys were loaded, as the start of a node does."""
-        # A ring that was loaded has a key: where there was none, the schedule has made one.
-        if not self._ring.keys:
-            raise Unavailable("signing_keys") from NodeNotStarted("its lifespan was not entered")
 
     def _seen_at(self, now: float) -> _View:
         view = self._view
