@@ -135,9 +135,10 @@ class Session:
         self._told_at: float | None = None
         self._calm_until: dict[str, float] = {}
         self._state = State()
-        self._begin()
+        self._start_over()
 
-    def _begin(self) -> None:
+    def _start_over(self) -> None:
+        """Let nothing be under way in this process, which may have been forked: what another thread does or holds stayed behind."""
         self._process = os.getpid()
         self._guard = threading.Lock()
         self._flying: Future[None] | None = None
@@ -203,8 +204,7 @@ class Session:
     def _flight(self, seen: State) -> Future[None]:
         """Join the refresh that is under way, or begin one, unless something has changed since `seen`."""
         if self._process != os.getpid():
-            # After a fork: the thread of the flight is in the parent, and so is whoever holds the lock.
-            self._begin()
+            self._start_over()
         with self._guard:
             if self._flying is not None:
                 return self._flying
