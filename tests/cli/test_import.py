@@ -283,7 +283,6 @@ def test_import_beside_a_server(migrated_command: Command) -> None:
         assert migrated_command.run("users", "import", FILE).startswith("imported 1500,")
         done.set()
         thread.join()
-        assert len(statuses) > 2
         assert set(statuses) == {200}
         assert log_in("user1499@example.com") == 200
     assert len(listed(migrated_command)) == 1501
