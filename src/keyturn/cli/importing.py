@@ -89,21 +89,22 @@ async def import_users(file: BinaryIO, *, dry_run: bool, tell: Tell) -> tuple[Ta
         import bcrypt  # noqa: F401  # pyright: ignore[reportUnusedImport]
     tally = Tally()
     async with open_tools() as tools:
-        lines = _good_lines(file, tally, tell)
         try:
-            while batch := list(islice(lines, BATCH)):
-                met = await bring_in(tools.engine, [line.user for _, line in batch], only_ask=dry_run)
-                for (number, line), each in zip(batch, met, strict=True):
-                    tally.add(line, each)
-                    if each in _CONFLICTS:
-                        tell(_problem(number, "conflict", _CONFLICTS[each]))
-                tally.done = batch[-1][0]
+            # Closed here also after a fault: whoever collects it may be another thread, which its database refuses.
+            with closing(_good_lines(file, tally, tell)) as lines:
+                while batch := list(islice(lines, BATCH)):
+                    met = await bring_in(tools.engine, [line.user for _, line in batch], only_ask=dry_run)
+                    for (number, line), each in zip(batch, met, strict=True):
+                        tally.add(line, each)
+                        if each in _CONFLICTS:
+                            tell(_problem(number, "conflict", _CONFLICTS[each]))
+                    tally.done = batch[-1][0]
         except KeyturnError as fault:
             raise _interrupted(fault, tally, dry_run=dry_run) from fault
         return tally, _notes(tally.costs, tools.settings)
 
 
-def _good_lines(file: BinaryIO, tally: Tally, tell: Tell) -> Iterator[tuple[int, UserLine]]:
+def _good_lines(file: BinaryIO, tally: Tally, tell: Tell) -> Generator[tuple[int, UserLine]]:
     """Yield whom lines bring in, each address and each id once; tell of the others.
 
     Raises: CommandError: the file cannot be read, or what checks its hashes is not installed.
