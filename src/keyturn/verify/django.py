@@ -125,7 +125,7 @@ def principal_of(request: HttpRequest, requirement: Requirement = ANYBODY) -> Pr
 def identified(request: HttpRequest) -> Identified:
     """Find out who a request acts as, once."""
     guard = _guard()
-    found = _found_before(request, guard)
+    found = guard.recognise(request.META.get(_KEY))
     if found is None:
         found = request.META[_KEY] = guard.identify(environ_values(request.META, "HTTP_AUTHORIZATION"))
     return found
@@ -134,7 +134,7 @@ def identified(request: HttpRequest) -> Identified:
 async def identified_async(request: HttpRequest) -> Identified:
     """Do as `identified` without blocking the event loop."""
     guard = _guard()
-    found = _found_before(request, guard)
+    found = guard.recognise(request.META.get(_KEY))
     if found is None:
         found = request.META[_KEY] = await guard.identify_async(environ_values(request.META, "HTTP_AUTHORIZATION"))
     return found
@@ -153,12 +153,6 @@ def translate(answer: Answer) -> HttpResponse:
         if name != b"set-cookie":
             response.headers[name.decode("latin-1")] = value.decode("latin-1")
     return response
-
-
-def _found_before(request: HttpRequest, guard: Guard) -> Identified | None:
-    # Under WSGI this is the environment, which another application may have had before: what it believed is not believed here.
-    found = request.META.get(_KEY)
-    return found if isinstance(found, Identified) and found.guard is guard else None
 
 
 def _set_principal(request: HttpRequest, principal: object) -> None:

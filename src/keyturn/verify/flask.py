@@ -88,14 +88,13 @@ current_principal: Final = cast("Principal", LocalProxy(_principal))
 
 def _identified() -> Identified:
     # In the environment of the request: Flask's `g` lives as long as an application context, which tests keep open.
-    # Another application may have had it before, and have asked somebody else: what they believed is not believed here.
     extension = current_app.extensions.get(_KEY)
     if not isinstance(extension, TokenAuth):
         raise RuntimeError("this application has neither KeyturnFlask(node, app) nor TokenAuth(verifier, app)")
-    found = request.environ.get(_KEY)
-    if not isinstance(found, Identified) or found.guard is not extension.guard:
-        found = extension.guard.identify(environ_values(request.environ, "HTTP_AUTHORIZATION"))
-        request.environ[_KEY] = found
+    guard = extension.guard
+    found = guard.recognise(request.environ.get(_KEY))
+    if found is None:
+        found = request.environ[_KEY] = guard.identify(environ_values(request.environ, "HTTP_AUTHORIZATION"))
     return found
 
 

@@ -157,6 +157,13 @@ class Guard:
         except Refused as refused:
             return Identified(self, None, refused)
 
+    def recognise(self, left: object) -> Identified | None:
+        """Return what was left with a request, if this guard has left it there.
+
+        Why: a WSGI environment may have been another application's before, and what that believed is not believed here.
+        """
+        return left if isinstance(left, Identified) and left.guard is self else None
+
     def ensure(self, principal: Principal, requirement: Requirement) -> None:
         """Ask more of a principal that is known already. Raises: Forbidden, StepUpRequired."""
         requirement.ensure(principal, self._clock())
