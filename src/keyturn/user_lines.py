@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from keyturn.core.errors import InvalidRequest, KeyturnError
 from keyturn.email import Email, normalise_email
 from keyturn.stores.importing import NewUser
 from keyturn.stores.users import storable_name
 from keyturn.tokens.imported_hash import BcryptHash, Pbkdf2Hash, is_bcrypt, parse_imported_hash
+from keyturn.tokens.jws import DoubledMember, only_once
 from keyturn.tokens.password import PasswordProfile, profile_of, why_not_checked
 
 MAX_LINE: Final = 16 * 1024
@@ -114,9 +115,11 @@ def _members(line: bytes) -> dict[str, object]:
     if len(line) > MAX_LINE:
         raise LineRefused("malformed_line", f"over {MAX_LINE} bytes")
     try:
-        value: object = json.loads(line.decode("utf-8"), object_pairs_hook=_only_once)
+        value: object = json.loads(line.decode("utf-8"), object_pairs_hook=only_once)
     except UnicodeDecodeError:
         raise LineRefused("malformed_line", "not UTF-8") from None
+    except DoubledMember:
+        raise LineRefused("malformed_line", "a member stands there twice") from None
     except (ValueError, RecursionError):
         raise LineRefused("malformed_line", "no JSON") from None
     if type(value) is not dict:
@@ -126,13 +129,6 @@ def _members(line: bytes) -> dict[str, object]:
         named = f"{name} is" if _NAME.fullmatch(name) else "there is"
         raise LineRefused("malformed_line", f"{named} no member of a user; these are: {', '.join(MEMBERS)}")
     return value
-
-
-def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise LineRefused("malformed_line", "a member stands there twice")
-    return members
 
 
 def _text(members: dict[str, object], name: str) -> str | None:

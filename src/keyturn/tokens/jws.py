@@ -78,12 +78,21 @@ _HEADER_MEMBERS: Final = frozenset({"alg", "kid", "typ"})
 _JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
-def _only_once(pairs: list[tuple[str, Any]]) -> JsonObject:
-    # Two readers may pick different ones of two equal members: refuse.
-    # Spec: RFC 7515 section 4 ("Header Parameter names MUST be unique"), RFC 8259 section 4.
+class DoubledMember(ValueError):
+    """A member of a JSON object stands there twice."""
+
+
+def only_once(pairs: list[tuple[str, Any]]) -> JsonObject:
+    """Make an object of its members, as the parser's `object_pairs_hook`.
+
+    Why: two readers may pick different ones of two equal members.
+
+    Raises: DoubledMember.
+    Spec: RFC 7515 section 4 ("Header Parameter names MUST be unique"), RFC 8259 section 4.
+    """
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a member appears twice")
+        raise DoubledMember
     return members
 
 
@@ -98,7 +107,7 @@ def _finite(text: str) -> float:
     return value
 
 
-_DECODE: Final = json.JSONDecoder(object_pairs_hook=_only_once, parse_constant=_no_constant, parse_float=_finite).decode
+_DECODE: Final = json.JSONDecoder(object_pairs_hook=only_once, parse_constant=_no_constant, parse_float=_finite).decode
 
 
 def decode_json_object(data: bytes) -> JsonObject:
