@@ -9,14 +9,11 @@ has signed up with that address meanwhile: the latter is not whom the file means
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, select
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import UserId
@@ -25,7 +22,7 @@ from keyturn.email import Email
 from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.event_log import event_rows, write_events
 from keyturn.stores.schema import events, users
-from keyturn.stores.users import ID_LENGTH
+from keyturn.stores.user_rows import insert_users, new_id, row_of
 
 
 class NewUser(NamedTuple):
@@ -70,7 +67,7 @@ async def bring_in(engine: Engine, new: Sequence[NewUser], *, only_ask: bool = F
     Raises: Unavailable: the database is at fault, and none of these is in it, or after a fault at the commit all may be.
     """
     # The same in each try.
-    ids = [user.id or secrets.token_hex(ID_LENGTH) for user in new]
+    ids = [user.id or new_id() for user in new]
 
     async def work(connection: AsyncConnection) -> Sequence[Met]:
         met = await _insert(connection, engine, dict(zip(ids, new, strict=True)))
@@ -85,8 +82,7 @@ async def bring_in(engine: Engine, new: Sequence[NewUser], *, only_ask: bool = F
 
 async def _insert(connection: AsyncConnection, engine: Engine, new: Mapping[UserId, NewUser]) -> dict[UserId, Met]:
     now = await engine.read_now(connection)
-    insert: Any = postgres_insert(users) if engine.postgres else sqlite_insert(users)
-    statement = insert.on_conflict_do_nothing().returning(users.c.id)
+    statement = insert_users(postgres=engine.postgres).on_conflict_do_nothing().returning(users.c.id)
     met: dict[UserId, Met] = {}
     # Whom somebody meets who is deleted before they are looked at is tried again.
     while pending := {id_: user for id_, user in new.items() if id_ not in met}:
@@ -103,7 +99,10 @@ async def _meet(connection: AsyncConnection, new: Mapping[UserId, NewUser]) -> d
     """Say whom each meets; who meets nobody is left out."""
     if not new:
         return {}
-    by_key = {user.email_key: user for user in await _read(connection, users.c.email_key.in_(_keys(new)))}
+    by_key = {
+        user.email_key: user
+        for user in await _read(connection, users.c.email_key.in_([user.email.key for user in new.values()]))
+    }
     by_id = {user.id for user in await _read(connection, users.c.id.in_(list(new)))}
     # Their hash is another: made anew at a login, or never theirs.
     doubtful = [
@@ -144,17 +143,6 @@ def _brought_in(at: float, user_id: UserId) -> Event:
     return Event(EventType.SIGNED_UP, at, user_id, data={"by": "import"})
 
 
-def _keys(new: Mapping[UserId, NewUser]) -> list[str]:
-    return [user.email.key for user in new.values()]
-
-
 def _row(id_: UserId, user: NewUser, now: float) -> dict[str, object]:
-    return {
-        "id": id_,
-        "email": user.email.display,
-        "email_key": user.email.key,
-        "name": user.name,
-        "password_hash": user.password_hash,
-        "disabled_at": now if user.disabled else None,
-        "created_at": now,
-    }
+    row = row_of(id_, user.email, user.name, user.password_hash, now)
+    return row | {"disabled_at": now if user.disabled else None}

@@ -7,14 +7,10 @@ do (`auth.py`), how sessions end (`revoking.py`).
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
 from unicodedata import category
 
 from sqlalchemy import delete, select, text, update
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from keyturn.core.errors import InvalidRequest
 from keyturn.core.events import Event, EventType
@@ -26,7 +22,15 @@ from keyturn.stores.event_log import write_events
 from keyturn.stores.group_commit import Gatherer, Group
 from keyturn.stores.revoking import NOTHING, OnRevoked, Revoked, lock_user, revoke_sessions, tell_denied
 from keyturn.stores.schema import users
-from keyturn.stores.user_rows import CREDENTIAL_COLUMNS, USER_COLUMNS, credential_of, user_of
+from keyturn.stores.user_rows import (
+    CREDENTIAL_COLUMNS,
+    USER_COLUMNS,
+    credential_of,
+    insert_users,
+    new_id,
+    row_of,
+    user_of,
+)
 
 MAX_NAME = 200
 """Characters, as on the wire."""
@@ -35,7 +39,6 @@ _GET_POSTGRES = f"SELECT {USER_COLUMNS} FROM keyturn_users WHERE id = ANY($1::te
 _GET_SQLITE = f"SELECT {USER_COLUMNS} FROM keyturn_users WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - as above
 _FIND_POSTGRES = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = $1"  # noqa: S608 - as above
 _FIND_SQLITE = f"SELECT {CREDENTIAL_COLUMNS} FROM keyturn_users WHERE email_key = ?"  # noqa: S608 - as above
-ID_LENGTH = 16
 
 
 class SqlUsers:
@@ -96,19 +99,13 @@ class SqlUsers:
 
     async def _create(self, email: str, name: str | None, password_hash: str, *events: Event) -> User | None:
         address = normalise_email(email)
-        user = User(secrets.token_hex(ID_LENGTH), address.display, storable_name(name))
-        values = {
-            "id": user.id,
-            "email": user.email,
-            "email_key": address.key,
-            "name": user.name,
-            "password_hash": password_hash,
-        }
+        user = User(new_id(), address.display, storable_name(name))
 
         async def work(connection: AsyncConnection) -> bool:
             now = await self._engine.read_now(connection, self._clock)
-            insert: Any = postgres_insert(users) if self._engine.postgres else sqlite_insert(users)
-            statement = insert.values(**values, created_at=now).on_conflict_do_nothing(index_elements=["email_key"])
+            row = row_of(user.id, address, user.name, password_hash, now)
+            insert = insert_users(postgres=self._engine.postgres).values(row)
+            statement = insert.on_conflict_do_nothing(index_elements=["email_key"])
             created = (await connection.execute(statement.returning(users.c.id))).one_or_none() is not None
             if created:
                 await write_events(connection, [event._replace(user_id=user.id) for event in events])
