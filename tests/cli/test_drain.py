@@ -52,6 +52,25 @@ def running(workers: int, *before: str, more: Sequence[str] = ()) -> Iterator[tu
         process.stdout.close()
 
 
+@contextmanager
+def under_way(port: int) -> Iterator[socket.socket]:
+    """Have a request under way, which ends with its connection."""
+    with socket.create_connection(("127.0.0.1", port), 30) as held:
+        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert held.recv(1)
+        yield held
+
+
+def drain(process: subprocess.Popen[str], port: int, held: socket.socket) -> None:
+    """Tell a server to end: it refuses whoever comes while the request is under way, and ends well after it."""
+    process.terminate()
+    with pytest.raises(ConnectionError):
+        connect_until_refused(port)
+    assert process.poll() is None
+    held.close()
+    assert process.wait(30) == 0
+
+
 @pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server process and its port."""
@@ -102,11 +121,9 @@ def test_second_interrupt(server: tuple[subprocess.Popen[str], int]) -> None:
     """Whoever presses Ctrl-C once waits for what is under way; whoever presses it again does not."""
     process, port = server
     with (
-        socket.create_connection(("127.0.0.1", port), 30) as held,
+        under_way(port),
         socket.create_connection(("127.0.0.1", port), 30) as idle,
     ):
-        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert held.recv(1)
         process.send_signal(signal.SIGINT)
         assert idle.recv(1) == b""  # the drain has begun
         assert process.poll() is None
@@ -120,10 +137,8 @@ def test_nobody_is_left_waiting_where_the_system_has_no_filter(workers: int) -> 
     """A connection that comes during the drain is refused: no worker would accept it."""
     with (
         running(workers, more=["unfiltered"]) as (process, port),
-        socket.create_connection(("127.0.0.1", port)) as held,
+        under_way(port) as held,
     ):
-        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert held.recv(1)
         process.terminate()
         wait_until(lambda: not answers(port), 30, "a refusal")
         assert process.poll() is None
@@ -136,16 +151,9 @@ def test_nobody_is_left_waiting_for_the_last_request_of_a_drain(workers: int) ->
     """A proxy that connects meanwhile is refused after a moment, and asks the next node: also where there is a filter."""
     with (
         running(workers) as (process, port),
-        socket.create_connection(("127.0.0.1", port)) as held,
+        under_way(port) as held,
     ):
-        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert held.recv(1)
-        process.terminate()
-        with pytest.raises(ConnectionError):
-            connect_until_refused(port)
-        assert process.poll() is None
-        held.close()
-        assert process.wait(30) == 0
+        drain(process, port, held)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
@@ -175,20 +183,13 @@ def test_process_that_has_no_file_to_spare() -> None:
     """It drains all the same, and does not reset what is under way."""
     with (
         running(1) as (process, port),
-        socket.create_connection(("127.0.0.1", port), timeout=30) as held,
+        under_way(port) as held,
     ):
-        held.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert held.recv(1)
         opened = {int(each.name) for each in Path(f"/proc/{process.pid}/fd").iterdir()}
         free = min(set(range(len(opened) + 1)) - opened)
         _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (free, most))
-        process.terminate()
-        with pytest.raises(ConnectionError):
-            connect_until_refused(port)
-        assert process.poll() is None
-        held.close()
-        assert process.wait(30) == 0
+        drain(process, port, held)
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
