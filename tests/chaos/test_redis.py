@@ -97,7 +97,7 @@ async def site(chaos: bool, tmp_path: Path) -> AsyncIterator[Site]:
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 async def test_failover_of_redis(site: Site, scale: Scale, fault: str) -> None:
-    """Sign-in is 503 until it is over and nobody waits for long; all else goes on, and no revocation is lost."""
+    """Sign-in waits or is 503 until it is over, and nobody waits for long; all else goes on, and no revocation is lost."""
     people = [asyncio.ensure_future(site.live(number)) for number in range(PEOPLE)]
     await anyio.sleep(scale(1, 5))
     assert site.master._process is not None
@@ -121,6 +121,9 @@ async def test_failover_of_redis(site: Site, scale: Scale, fault: str) -> None:
     await asyncio.gather(*people)
     # An attempt that has been counted is given back, and when that fails, once more.
     assert site.slowest < 3 * ANSWER_TIME + 5.0
-    assert {answer for answer in site.answers if answer[1] >= 400} == {("log in", 503)}
+    refused = {answer for answer in site.answers if answer[1] >= 400}
+    assert refused <= {("log in", 503)}
+    # HAProxy tries the dead master again for a while: with luck the next one is there before anybody has given up.
+    assert refused or site.slowest > 1.0
     assert len(site.known()) > signed_in
     await eventually(lambda: site.known() <= {entry.id for entry in site.service.known()}, PATIENCE)

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -23,6 +22,9 @@ from tests.attacks.support import send
 from tests.verify.tokens import bearer
 
 pytestmark = pytest.mark.anyio
+
+MORE_THAN_THREADS = 40
+"""An event loop has 32 at most (`ThreadPoolExecutor`)."""
 
 
 @get("/notes", guards=[requires("notes")], security=SECURITY)
@@ -62,15 +64,15 @@ async def test_guard_while_every_thread_is_taken(plugin: TokenPlugin) -> None:
     app = Litestar([notes], plugins=[plugin])
     assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).status == 200
     taken = threading.Event()
-    with ThreadPoolExecutor(1) as threads:
-        asyncio.get_running_loop().set_default_executor(threads)
-        threads.submit(taken.wait)
-        try:
-            async with asyncio.timeout(10.0):
-                assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).body == b"ada"
-                assert (await send(app, "GET", "/notes", headers=bearer())).code == "forbidden"
-        finally:
-            taken.set()
+    loop = asyncio.get_running_loop()
+    takers = [loop.run_in_executor(None, taken.wait) for _ in range(MORE_THAN_THREADS)]
+    try:
+        async with asyncio.timeout(10.0):
+            assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).body == b"ada"
+            assert (await send(app, "GET", "/notes", headers=bearer())).code == "forbidden"
+    finally:
+        taken.set()
+        await asyncio.gather(*takers)
 
 
 async def test_options(plugin: TokenPlugin) -> None:
