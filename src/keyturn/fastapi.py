@@ -105,7 +105,7 @@ def install(app: FastAPI, source: WebApplication | Node, *, operations: bool = F
     """
     app.include_router(router(source, operations=operations))
     app.state.keyturn = source if isinstance(source, WebApplication) else source.web
-    app.add_exception_handler(PrincipalRefused, answer_refusal)
+    app.exception_handlers.setdefault(PrincipalRefused, answer_refusal)
 
 
 def describe(

@@ -112,15 +112,35 @@ def test_principal_whose_sessions_the_request_ends(app: Flask, node: Keyturn) ->
     assert client.get("/leave", headers=headers).status_code == 401
 
 
-def test_refusal_in_the_words_of_the_application(app: Flask, node: Keyturn) -> None:
-    """An application may answer refusals in its own way."""
+@pytest.mark.parametrize("first", ["handler", "extension"])
+def test_refusal_in_the_words_of_the_application(node: Keyturn, first: str) -> None:
+    """An application may answer refusals in its own way, and says so before or after it gets the routes."""
+    app = Flask(__name__)
+    app.add_url_rule("/notes", view_func=guarded)
+    if first == "extension":
+        KeyturnFlask(node, app)
 
     @app.errorhandler(Refused)
     def mine(refused: Refused) -> Response:
         return Response(refused.code, refused.status)
 
+    if first == "handler":
+        KeyturnFlask(node, app)
     answer = app.test_client().get("/notes")
     assert (answer.status_code, answer.text) == (401, "invalid_token")
+
+
+def test_stand_in_for_a_node_that_has_answered(node: Keyturn) -> None:
+    """A test may put what knows its tokens in the place of the node of an application that an earlier test has used."""
+    app = Flask(__name__)
+    KeyturnFlask(node, app)
+    app.add_url_rule("/who", view_func=requires()(lambda: current_principal.user_id))
+    client, headers = app.test_client(), {"authorization": f"Bearer {sign()}"}
+    assert client.get("/who", headers=headers).status_code == 401
+    with publishing() as publisher:
+        url = f"{publisher.base}/.well-known/jwks.json"
+        TokenAuth(Verifier(ISSUER, AUDIENCE, jwks_url=url, clock=lambda: NOW), app)
+        assert client.get("/who", headers=headers).status_code == 200
 
 
 def test_async_view(node: Keyturn) -> None:

@@ -17,7 +17,14 @@ from fastapi.security import SecurityScopes
 from pydantic import BaseModel
 
 from keyturn.core.model import Principal
-from keyturn.fastapi import CurrentPrincipal, current_principal, install, openapi_document, router
+from keyturn.fastapi import (
+    CurrentPrincipal,
+    PrincipalRefused,
+    current_principal,
+    install,
+    openapi_document,
+    router,
+)
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from tests.web.conftest import BROWSER, ORIGIN, PARTNER, PASSWORD, Browser
@@ -189,6 +196,19 @@ async def test_handler_of_the_host_goes_first(node: Keyturn) -> None:
     assert answer.json() == {"mine": "The access token is not valid"}
     assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
     assert answer.headers["content-type"] == "application/json"
+
+
+async def test_handler_of_the_host_from_before(node: Keyturn) -> None:
+    """A host that answers refusals in its own way does so also where it says it before it gets the routes."""
+
+    async def mine(_request: Request, _fault: Exception) -> JSONResponse:
+        return JSONResponse({"mine": True}, 401)
+
+    app = FastAPI(exception_handlers={PrincipalRefused: mine})
+    app.include_router(notes)
+    install(app, node)
+    async with Browser(app) as guest:
+        assert (await guest.get("/notes")).json() == {"mine": True}
 
 
 async def test_mounted_application(node: Keyturn) -> None:

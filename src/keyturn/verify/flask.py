@@ -55,7 +55,8 @@ class TokenAuth:
     def init_app(self, app: Flask) -> None:
         """Set up an application."""
         app.extensions[_KEY] = self
-        app.register_error_handler(Refused, _answer_refusal)
+        if Refused not in app.error_handler_spec[None][None]:
+            app.register_error_handler(Refused, _answer_refusal)
 
 
 def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) -> Callable[[View], View]:
