@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from django.test import RequestFactory, override_settings
 from django.utils.decorators import method_decorator
 from django.views import View
 
+from keyturn.core.model import Principal, SessionId
 from keyturn.verify import Verifier
 from keyturn.verify.django import TokenMiddleware, principal_of, requires
 from keyturn.verify.ninja import TokenAuth
@@ -159,6 +161,19 @@ def test_request_that_another_application_has_had() -> None:
             verifier = Verifier(ISSUER, audience, jwks_url=f"{publisher.base}/.well-known/jwks.json", clock=lambda: NOW)
             with override_settings(KEYTURN=verifier):
                 assert requires()(lambda _: HttpResponse())(request).status_code == status
+
+
+def test_stand_in_without_a_hash() -> None:
+    """Any object may stand in for a Verifier in tests, also one that compares by value: it is asked anew where it was replaced."""
+    request = RequestFactory().get("/", HTTP_AUTHORIZATION="Bearer x")
+    for user in ("ada", "bob"):
+        principal = Principal(user, SessionId(bytes(16)), "test", frozenset(), ("pwd",), 0.0, 4e9, {})
+
+        def authenticate(_token: str, found: Principal = principal) -> Principal:
+            return found
+
+        with override_settings(KEYTURN=SimpleNamespace(authenticate=authenticate)):
+            assert principal_of(request).user_id == principal_of(request).user_id == user
 
 
 @pytest.fixture

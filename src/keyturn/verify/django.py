@@ -14,7 +14,7 @@ Owns: the translation to Django. Must not decide anything (`guard.py`).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -174,10 +174,22 @@ def _guard() -> Guard:
     setting = getattr(settings, _SETTING, None)
     if setting is None:
         raise ImproperlyConfigured(_SETTING_FORM)
-    return _guard_of(setting)
+    of, guard = _latest.value
+    if guard is None or of is not setting:
+        guard = _guard_of(setting)
+        _latest.value = setting, guard
+    return guard
 
 
-@lru_cache(maxsize=8)
+class _Latest:
+    """The setting that was asked for last, and its guard; by identity, for what stands in for a Verifier in tests may have no hash."""
+
+    value: tuple[object, Guard | None] = None, None
+
+
+_latest: Final = _Latest()
+
+
 def _guard_of(setting: Any) -> Guard:
     source = import_string(setting) if isinstance(setting, str) else setting
     if not hasattr(source, "authenticate"):
