@@ -20,11 +20,13 @@ from starlette.authentication import AuthCredentials, BaseUser
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from keyturn.verify.starlette import TokenBackend, TokenRefused, on_error, requires
 from keyturn.web.application import WebApplication
-from keyturn.web.asgi import KeyturnASGI
+from keyturn.web.asgi import serve
 from keyturn.web.hosting import Node, by_path, hosted_routes
 from keyturn.web.hosting import lifespan_of as lifespan
 
@@ -39,10 +41,25 @@ def routes(source: WebApplication | Node, *, operations: bool = False) -> list[B
         operations: also `/healthz`, `/readyz` and `/metrics`; an application usually has its own.
     """
     application = source if isinstance(source, WebApplication) else source.web
-    # An object and not a function: Starlette then hands over every method, and the messages as they come.
-    endpoint = KeyturnASGI(application)
     paths = by_path(application, hosted_routes(operations=operations))
-    return [Route(path, endpoint) for path in paths]
+    return [Route(path, _Endpoint(application, f"keyturn_{next(iter(paths[path].values())).name}")) for path in paths]
+
+
+class _Endpoint:
+    """One path as Starlette calls it: an object and not a function, so that it hands over every method, and the messages as they come.
+
+    It has a name, which middlewares of hosts ask of an endpoint.
+    """
+
+    def __init__(self, application: WebApplication, name: str) -> None:
+        self.__name__: Final = name
+        self._application: Final = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if not await serve(self._application, scope, receive, send):
+            # Nobody is there to read it, but a middleware of the host takes no answer for a fault.
+            await Response(status_code=400)(scope, receive, send)
 
 
 class _HostBackend(TokenBackend):

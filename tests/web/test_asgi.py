@@ -153,6 +153,13 @@ async def test_head_sends_no_body(node: Keyturn) -> None:
     assert get[1] == {"status": "ok"}
 
 
+async def test_path_beside_a_root(node: Keyturn) -> None:
+    """A server that names a root and leaves it out of the path, as hypercorn does, takes nothing off a path that begins with its letters."""
+    answer = await call(node.asgi, "GET", "/healthz", root_path="/heal", raw_path=b"/healthz")
+    assert answer is not None
+    assert answer[0] == 200
+
+
 async def test_client_gone(node: Keyturn) -> None:
     """Nobody is answered when nobody is there."""
     assert await call(node.asgi, chunks=[b"{"], ending="disconnect") is None

@@ -19,6 +19,10 @@ from litestar.handlers.base import BaseRouteHandler
 from litestar.middleware.logging import LoggingMiddlewareConfig
 from litestar.openapi.config import OpenAPIConfig
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response as StarletteResponse
 from starlette.routing import Mount
 
 from keyturn.fastapi import install
@@ -143,6 +147,25 @@ async def leave(app: Any) -> Answer:
         await app(scope, partly, send)
 
     return await send(cut, "POST", "/auth/logout", headers=[*SAFE, ("content-type", "application/json")], body=b"{")
+
+
+class PassingOn(BaseHTTPMiddleware):
+    """A middleware of a whole Starlette application, which wants an answer to every request, and the name of its endpoint."""
+
+    async def dispatch(self, request: StarletteRequest, call_next: RequestResponseEndpoint) -> StarletteResponse:
+        """Pass it on."""
+        response = await call_next(request)
+        response.headers["x-endpoint"] = request.scope["endpoint"].__name__
+        return response
+
+
+async def test_middleware_of_starlette(fresh: Keyturn) -> None:
+    """A middleware that waits for every answer has one to who has left, too, and not a fault in its log; endpoints have names."""
+    app = Starlette(routes=routes(fresh), lifespan=lifespan(fresh), middleware=[Middleware(PassingOn)])
+    async with app.router.lifespan_context(app):
+        assert (await leave(app)).status == 400
+        assert (await send(app, "GET", "/auth/me")).header("x-endpoint") == "keyturn_me"
+    assert app.url_path_for("keyturn_refresh") == "/auth/refresh"
 
 
 async def test_body_that_the_host_has_thrown_away(fresh: Keyturn, caplog: pytest.LogCaptureFixture) -> None:

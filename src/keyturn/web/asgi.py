@@ -113,14 +113,15 @@ class MetricsASGI:
         return Response(200, [METRICS_TYPE], self._render())
 
 
-async def serve(application: WebApplication, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one HTTP request."""
+async def serve(application: WebApplication, scope: Scope, receive: Receive, send: Send) -> bool:
+    """Answer one HTTP request; False: nobody waits for an answer, and none was sent."""
     request = read_request(scope, receive, application.config.body_timeout)
     try:
         response = await application.respond(request)
     except ClientGone:
-        return
+        return False
     await write_response(response, scope, send)
+    return True
 
 
 async def respond_routed(
@@ -167,7 +168,7 @@ def read_request(
     sent = (scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
     root: str = scope.get("root_path", "")
     if root:
-        path, sent = path.removeprefix(root), sent.removeprefix(root)
+        path, sent = _below(path, root), _below(sent, root)
     if is_respelled(sent):
         path = NEVER_FOUND
     client = scope.get("client")
@@ -181,6 +182,12 @@ def read_request(
         ensure_awaited=ensure_awaited_by(receive),
         parameter=parameter,
     )
+
+
+def _below(path: str, root: str) -> str:
+    """Return the rest of a path below a root, which some servers leave out of the path: `/auth` is not below `/a`."""
+    rest = path.removeprefix(root)
+    return rest if rest.startswith("/") else path
 
 
 def is_respelled(sent: str) -> bool:
