@@ -200,6 +200,17 @@ async def test_reads_of_many_refreshes(person: Person) -> None:
 
 
 @pytest.mark.anyio
+async def test_model_in_which_nobody_is_ever_inactive(person: Person) -> None:
+    """A model without the column, whose users are active by Django's own default, has them all, in REST framework too."""
+    made = await asyncio.to_thread(Employee.objects.create, email=person.email, number=1)
+    with override_settings(AUTH_USER_MODEL=Employee._meta.label):
+        found = await directory.get(str(made.pk))
+        assert found is not None
+        assert not found.disabled
+        assert await asyncio.to_thread(UserAuthentication().user_of, acting_as(str(made.pk))) == made
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("model", [User, Account, Member])
 @pytest.mark.parametrize(
     "odd", ["", "1.5", "7f0e9c", "5f2c" * 9, str(2**63), str(-(2**70)), pytest.param("9" * 5000, id="long")]

@@ -132,8 +132,9 @@ class UserAuthentication(TokenAuthentication):
         """Read the user. Raises: InvalidToken: not there, or not active."""
         model, user_id = get_user_model(), principal.user_id
         if can_be_id(model, user_id):
-            user = model._default_manager.filter(pk=user_id, is_active=True).first()  # noqa: SLF001 - documented
-            if user is not None:
+            user = model._default_manager.filter(pk=user_id).first()  # noqa: SLF001 - documented
+            # Not in the query: not every model has the column.
+            if user is not None and user.is_active:
                 return user
         raise InvalidToken("user_gone")
 
