@@ -7,9 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from keyturn.core.errors import InvalidToken
-from keyturn.verify import ANYBODY, Requirement, Verifier
+from keyturn.verify import ANYBODY, Refused, Requirement, Verifier, refusal
 from keyturn.verify.asgi import TokenMiddleware, principal_of
 from tests.attacks.support import send
 from tests.verify.tokens import bearer
@@ -48,6 +53,24 @@ async def test_enforcing(verifier: Verifier) -> None:
     assert (await send(guarded, "GET", "/", headers=bearer(scope="notes"))).status == 200
     head = await send(guarded, "HEAD", "/")
     assert (head.status, head.body) == (401, b"")
+
+
+async def test_inside_a_framework(verifier: Verifier) -> None:
+    """A framework answers itself what its routes raise: the middleware has its place inside it, or the framework is told what to answer."""
+
+    async def ask(request: Request) -> Response:
+        return Response(principal_of(request.scope).user_id)
+
+    async def answer(_request: Request, fault: Exception) -> Response:
+        assert isinstance(fault, Refused)
+        made = refusal(fault)
+        return Response(made.body, made.status, {name.decode(): value.decode() for name, value in made.headers})
+
+    inside = Starlette(routes=[Route("/", ask)], middleware=[Middleware(TokenMiddleware, source=verifier)])
+    told = TokenMiddleware(Starlette(routes=[Route("/", ask)], exception_handlers={Refused: answer}), verifier)
+    for app in (inside, told):
+        assert (await send(app, "GET", "/")).code == "invalid_token"
+        assert (await send(app, "GET", "/", headers=bearer())).status == 200
 
 
 async def test_refused_when_the_answer_has_begun(verifier: Verifier) -> None:

@@ -211,6 +211,20 @@ async def test_handler_of_the_host_from_before(node: Keyturn) -> None:
         assert (await guest.get("/notes")).json() == {"mine": True}
 
 
+@pytest.mark.parametrize("guarded", ["router", "application"])
+async def test_dependency_of_many_routes(node: Keyturn, guarded: str) -> None:
+    """A router is guarded as a whole; a dependency of the whole application guards the login, too."""
+    mine = [Security(current_principal)]
+    app = FastAPI(dependencies=mine if guarded == "application" else [])
+    inner = APIRouter(dependencies=mine)
+    inner.add_api_route("/inner", lambda: "in")
+    app.include_router(inner)
+    install(app, node)
+    async with Browser(app) as guest:
+        assert (await guest.get("/inner")).status_code == 401
+        assert (await guest.sign_up()).status_code == (201 if guarded == "router" else 401)
+
+
 async def test_mounted_application(node: Keyturn) -> None:
     """An application below finds the Keyturn that was installed in it, and says what is missing without one."""
     inner = FastAPI()
