@@ -13,6 +13,7 @@ from starlette.authentication import requires as starlette_requires
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -64,6 +65,15 @@ async def test_their_requires(app: Starlette) -> None:
     assert answer.json() == ["ada", "0123456789abcdef"]
     assert (await send(app, "GET", "/theirs", headers=bearer())).status == 403
     assert (await send(app, "GET", "/theirs")).status == 403
+
+
+async def test_cors_of_the_host(make_verifier: Callable[..., Verifier]) -> None:
+    """A page of another origin can read that its token is not valid where the host's CORS middleware stands before ours."""
+    page = "https://app.test"
+    cors = Middleware(CORSMiddleware, allow_origins=[page])
+    app = Starlette(routes=ROUTES, middleware=[cors, token_middleware(make_verifier(clock=time.time))])
+    answer = await send(app, "GET", "/notes", headers=[("origin", page), ("authorization", "Bearer x")])
+    assert (answer.code, answer.header("access-control-allow-origin")) == ("invalid_token", page)
 
 
 async def test_route_for_anybody(app: Starlette) -> None:
