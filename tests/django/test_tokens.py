@@ -20,9 +20,11 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 from django.utils.decorators import method_decorator
 from django.views import View
+from rest_framework.permissions import OR, AllowAny
+from rest_framework.views import APIView
 
 from keyturn.core.model import Principal, SessionId
-from keyturn.verify import Verifier
+from keyturn.verify import Verifier, drf
 from keyturn.verify.django import TokenMiddleware, principal_of, requires
 from keyturn.verify.ninja import TokenAuth
 from tests.services import wait_until
@@ -101,6 +103,14 @@ def test_handler_of_rest_framework(stranger: Person, settings_without_handler: A
 def test_somebody_who_came_in_otherwise(ada: Person) -> None:
     """Whom another class has authenticated does not act by the scopes of a token, also where there is a good one."""
     assert ada.send("GET", "/rest/otherwise").status_code == 403
+
+
+def test_permissions_of_which_one_is_enough(ada: Person) -> None:
+    """In a composition ours goes last: what is enough by itself is asked before it refuses."""
+    request = APIView().initialize_request(RequestFactory().get("/", HTTP_AUTHORIZATION=f"Bearer {ada.token}"))
+    assert OR(AllowAny(), drf.requires("none-has-this")()).has_permission(request, APIView())
+    with pytest.raises(drf.PrincipalRefused):
+        OR(drf.requires("none-has-this")(), AllowAny()).has_permission(request, APIView())
 
 
 def test_refusal_undoes_what_was_written(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:

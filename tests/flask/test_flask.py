@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, Response, request
+from flask import Blueprint, Flask, Response, request
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
@@ -15,7 +15,7 @@ from keyturn.core.errors import Refused
 from keyturn.flask import KeyturnFlask, current_principal, requires
 from keyturn.runtime import Keyturn
 from keyturn.verify import Verifier
-from keyturn.verify.flask import TokenAuth
+from keyturn.verify.flask import TokenAuth, answer_refusal
 from tests.services import sqlite_url
 from tests.tokens.forge import AUDIENCE, ISSUER, NOW, sign
 from tests.verify.publisher import publishing
@@ -128,6 +128,19 @@ def test_refusal_in_the_words_of_the_application(node: Keyturn, first: str) -> N
         KeyturnFlask(node, app)
     answer = app.test_client().get("/notes")
     assert (answer.status_code, answer.text) == (401, "invalid_token")
+
+
+def test_blueprint_that_answers_every_exception(node: Keyturn) -> None:
+    """A blueprint that makes a fault of everything lets refusals be refusals where it names their answer as well."""
+    app = Flask(__name__)
+    KeyturnFlask(node, app)
+    careful = Blueprint("careful", __name__)
+    careful.add_url_rule("/notes", view_func=guarded)
+    careful.register_error_handler(Exception, lambda _fault: ("mine", 500))
+    careful.register_error_handler(Refused, answer_refusal)
+    app.register_blueprint(careful)
+    answer = app.test_client().get("/notes")
+    assert (answer.status_code, answer.content_type) == (401, "application/problem+json")
 
 
 def test_stand_in_for_a_node_that_has_answered(node: Keyturn) -> None:

@@ -27,7 +27,7 @@ from keyturn.verify.guard import ANYBODY, Guard, Identified, Requirement, refusa
 from keyturn.verify.threaded import Threaded, environ_values, in_threads
 from keyturn.wire import Response as Answer
 
-__all__ = ["TokenAuth", "current_principal", "requires"]
+__all__ = ["TokenAuth", "answer_refusal", "current_principal", "requires"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -56,7 +56,7 @@ class TokenAuth:
         """Set up an application."""
         app.extensions[_KEY] = self
         if Refused not in app.error_handler_spec[None][None]:
-            app.register_error_handler(Refused, _answer_refusal)
+            app.register_error_handler(Refused, answer_refusal)
 
 
 def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) -> Callable[[View], View]:
@@ -107,5 +107,6 @@ def translate(answer: Answer) -> Response:
     return response
 
 
-def _answer_refusal(refused: Refused) -> Response:
+def answer_refusal(refused: Refused) -> Response:
+    """Answer a refusal: for `register_error_handler` of a blueprint that answers every other exception itself."""
     return translate(refusal(refused, environ_values(request.environ, "HTTP_X_REQUEST_ID")))
