@@ -132,8 +132,8 @@ def bind_path(path: str) -> socket.socket:
         listener = _OnPath(socket.AF_UNIX, socket.SOCK_STREAM)
     except AttributeError as error:  # Windows
         raise CannotListen(f"{path}: this system has no Unix sockets") from error
-    listener.path = Path(path).absolute()
     try:
+        listener.path = Path(path).absolute()
         if listener.path.is_socket() and _is_deserted(path):
             listener.path.unlink()
         listener.bind(path)

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ _WATCH_INTERVAL = 0.2
 _TURN_AWAY_TIME = 1.0
 """Seconds in which workers, busy ones too, accept what was queued. A client that was turned away tries again after as long (TCP)."""
 _STARTUP_FAILED = 3
-"""The status of a worker that could not start, at the moment."""
+"""The status of a worker that could not start, for a reason that is known and may pass. Any other above 0 is an exception's."""
 
 
 class Served(NamedTuple):
@@ -83,7 +84,7 @@ class Supervisor:
         self._environment = environment
 
     def run(self) -> int:
-        """Supervise until a stop signal, or until one of the first workers cannot start; return the exit status.
+        """Supervise until a stop signal, or until one of the first workers cannot start, or all fail; return the exit status.
 
         Why only the first: a worker that replaces a dead one during an outage of the database cannot start either, and must
         not end the others, which live and wait.
@@ -96,7 +97,8 @@ class Supervisor:
         self._workers = first.copy()
         status = 0
         while not self._stop.wait(_WATCH_INTERVAL):
-            if any(worker.poll() == _STARTUP_FAILED for worker in first):
+            statuses = [worker.poll() or 0 for worker in first]
+            if _STARTUP_FAILED in statuses or min(statuses) > 0:
                 _logger.error("a worker could not start")
                 status = 1
                 break
@@ -122,7 +124,7 @@ class Supervisor:
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
         self._started_at[index] = time.monotonic()
-        command = [sys.executable, "-m", "keyturn.workers", self._factory]
+        command = [sys.executable, *_path_as_ours(), "-m", "keyturn.workers", self._factory]
         command += ["--web", str(self._web.fileno()), "--lifeline", str(self._lifeline)]
         inherited = [self._web.fileno(), self._lifeline]
         if self._metrics:
@@ -139,8 +141,11 @@ class Supervisor:
     def _replace_dead(self) -> None:
         for index, worker in enumerate(self._workers):
             status = worker.poll()
-            pause = FAILED_START_INTERVAL if status == _STARTUP_FAILED else RESTART_INTERVAL
-            if status is not None and time.monotonic() - self._started_at[index] >= pause:
+            if status is None:
+                continue
+            # By itself it ends where it cannot start; a signal ends it at any time.
+            pause = FAILED_START_INTERVAL if status > 0 else RESTART_INTERVAL
+            if time.monotonic() - self._started_at[index] >= pause:
                 _logger.error("worker %d ended with status %d; starting another", worker.pid, worker.returncode)
                 try:
                     self._workers[index] = self._spawn(index)
@@ -157,6 +162,18 @@ class Supervisor:
                 _logger.error("worker %d does not end; it is killed", worker.pid)
                 worker.kill()
                 worker.wait()
+
+
+def _path_as_ours() -> Sequence[str]:
+    """Return the options with which a worker looks for modules where we do.
+
+    Why: `-m` alone has it look in the working directory before all others, where a `secrets.py` of whoever may write there
+    would be run.
+    """
+    try:
+        return () if Path.cwd() in [Path(each).absolute() for each in sys.path] else ("-P",)
+    except OSError:  # the directory is gone
+        return ("-P",)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

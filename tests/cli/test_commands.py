@@ -513,6 +513,61 @@ def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Comman
     assert error.startswith("keyturn: unsafe_settings: secret_unwritable: ")
 
 
+@pytest.mark.parametrize("name", ["loop", "n" * 300])
+def test_sqlite_file_that_cannot_be_seen_is_a_known_error(sqlite_command: Command, tmp_path: Path, name: str) -> None:
+    """As in a directory of somebody else: nobody is told that it is not there yet, and nobody meets a traceback."""
+    (tmp_path / "loop").symlink_to("loop")
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"sqlite:///{tmp_path / name}"
+    for arguments in (["doctor"], ["users", "list"]):
+        assert " SQLITE_CANTOPEN: the file cannot be opened" in sqlite_command.run(*arguments, status=1)
+
+
+def test_sqlite_file_behind_a_link_that_leads_nowhere(sqlite_command: Command, tmp_path: Path) -> None:
+    """The doctor looks where it would be made, not at where the link is."""
+    (tmp_path / "keyturn.db").symlink_to(tmp_path / "nowhere" / "keyturn.db")
+    assert f"{tmp_path / 'nowhere'} is not a directory" in sqlite_command.run("doctor", status=1)
+    (tmp_path / "nowhere").mkdir()
+    assert "database_missing" in sqlite_command.run("doctor")
+    sqlite_command.run("migrate")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("doctor", "begins at the working directory, which is gone"),
+        ("users list", "begins at the working directory, which is gone"),
+        ("serve --port 0", "begins at the working directory, which is gone"),
+        ("serve --uds keyturn.sock", "cannot_listen: keyturn.sock: No such file or directory"),
+    ],
+)
+def test_working_directory_that_is_gone(sqlite_command: Command, tmp_path: Path, arguments: str, told: str) -> None:
+    """A path that begins there is none: no traceback of many lines, but one that says so."""
+    (tmp_path / "gone").mkdir()
+    command = f'cd gone && rmdir ../gone && exec "$0" -m keyturn.cli {arguments}'
+    environment = sqlite_command.environment | {"KEYTURN_DATABASE_URL": "sqlite:///keyturn.db"}
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert told in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_path_of_sqlite_that_is_not_utf8(sqlite_command: Command) -> None:
+    """It is refused wherever it is read: `migrate` made the file, and then no server started on it."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = os.fsdecode(b"sqlite:///keyturn-\xff.db")
+    for arguments in (["migrate"], ["serve", "--port", "0"]):
+        error = sqlite_command.run(*arguments, status=1)
+        assert error.startswith("keyturn: invalid_settings: ")
+        assert "the database URL is malformed" in error
+    assert "UNSAFE  database_url_malformed: " in sqlite_command.run("doctor", status=1)
+
+
 def test_cause_of_a_fault_of_the_database_is_named(
     sqlite_command: Command, tmp_path: Path, postgres: PostgresServer, postgres_url: str
 ) -> None:

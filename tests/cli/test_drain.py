@@ -227,6 +227,49 @@ def test_worker_that_cannot_be_replaced_at_the_moment(migrated_command: Command)
         assert process.wait(30) == 0
 
 
+def script(command: Command) -> list[str]:
+    """Return the command as it is installed: unlike `python -m` it finds no module in the working directory."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from keyturn.cli import main; main()"
+    (command.directory / "script").mkdir()
+    path = command.directory / "script" / "keyturn"
+    path.write_text(code)
+    return [sys.executable, str(path)]
+
+
+def test_workers_take_no_module_of_the_working_directory(migrated_command: Command) -> None:
+    """Whoever may write there would have them run it (CWE-427); and a `secrets.py` of an operator is no module of Python's."""
+    (migrated_command.directory / "secrets.py").write_text("raise SystemExit('not this one')")
+    port = free_port()
+    serve = [*script(migrated_command), "serve", "--port", str(port), "--workers", "2"]
+    with (
+        (migrated_command.directory / "serve.log").open("w") as log,
+        subprocess.Popen(
+            serve, env=migrated_command.environment, cwd=migrated_command.directory, stderr=log
+        ) as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
+        try:
+            wait_until(lambda: process.poll() is not None or answers(port), 60, "the start")
+            assert client.get("/readyz").status_code == 200
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def test_server_whose_workers_all_fail_at_the_start(migrated_command: Command) -> None:
+    """It ends with status 1, so that who started it hears of it, and does not start others for ever."""
+    (migrated_command.directory / "secrets.py").write_text(
+        "import sys\nif 'keyturn.workers' in sys.orig_argv: raise ImportError('broken')\nfrom random import *"
+    )
+    # By `-m` the working directory is where modules are looked for.
+    with migrated_command.process("serve", "--port", "0", "--workers", "2") as process:
+        assert process.wait(60) == 1
+    log = (migrated_command.directory / "serve.log").read_text()
+    assert "a worker could not start" in log
+    assert "starting another" not in log
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_server_that_was_started_to_outlive_its_terminal(workers: int) -> None:
     """By `nohup`, which has SIGHUP ignored: it serves on, and still ends when told to."""

@@ -197,12 +197,15 @@ def test_doctor_tells_that_nobody_has_an_address_of_their_own(migrated_command: 
     assert "note  addresses_unknown: KEYTURN_TRUSTED_PROXIES is 0: behind a proxy" in migrated_command.run("doctor")
 
 
-@pytest.mark.parametrize("name", ["KEYTURN_PORT", "KEYTURN_WORKERS"])
-def test_doctor_tells_a_number_that_is_none(sqlite_command: Command, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "tcp://10.0.0.1:9000"), ("PORT", "65536"), ("WORKERS", "many"), ("WORKERS", "0"), ("WORKERS", "257")],
+)
+def test_doctor_tells_a_number_that_is_none(sqlite_command: Command, name: str, value: str) -> None:
     """As Kubernetes sets the first for a service that is called keyturn. What `serve` reads alone keeps no application."""
-    sqlite_command.environment[name] = "tcp://10.0.0.1:9000"
+    sqlite_command.environment[f"KEYTURN_{name}"] = value
     assert "note  setting_malformed: KEYTURN_PORT or KEYTURN_WORKERS is no number" in sqlite_command.run("doctor")
-    assert name.removeprefix("KEYTURN_").lower() in sqlite_command.run("serve", status=2).lower()
+    assert name.lower() in sqlite_command.run("serve", status=2).lower()
 
 
 @pytest.mark.parametrize(

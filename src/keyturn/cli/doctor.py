@@ -102,16 +102,16 @@ def _ports(settings: Settings) -> list[Finding]:
 
     from keyturn.settings import Finding
 
-    if os.environ.get("KEYTURN_UDS"):
-        return []
     first, chosen = settings.metrics_port, os.environ.get("KEYTURN_PORT", "")
     try:
         port, workers = int(chosen or 8000), int(os.environ.get("KEYTURN_WORKERS") or 1)
     except ValueError:
+        port = workers = -1
+    if port not in range(65536) or workers not in range(1, 257):
         # Not fatal: an application with a node in it reads neither.
-        text = "KEYTURN_PORT or KEYTURN_WORKERS is no number: `keyturn serve` does not start with it"
+        text = "KEYTURN_PORT or KEYTURN_WORKERS is no number that `keyturn serve` starts with"
         return [Finding("setting_malformed", text, fatal=False)]
-    if first is None or not first <= port < first + workers:
+    if os.environ.get("KEYTURN_UDS") or first is None or not first <= port < first + workers:
         return []
     text = f"KEYTURN_METRICS_PORT and a port for each further worker take {port}, where the server listens"
     # Without the variable `keyturn serve --port` may say another.

@@ -16,6 +16,7 @@ from keyturn.core.errors import KeyturnError, Refused, Unavailable, UnsafePolicy
 from keyturn.wire import driver_error, name_of
 
 _REFERRED = "a table of the application refers to what is to be deleted: delete there first"
+_NO_SPACE = "is the disk of the file full, or a quota used up?"
 _MEANINGS = {
     "28P01": "PostgreSQL refuses the password in KEYTURN_DATABASE_URL",
     "28000": "PostgreSQL refuses the user in KEYTURN_DATABASE_URL",
@@ -36,6 +37,8 @@ _MEANINGS = {
     "SQLITE_BUSY": "another program is writing to the file: let it end its transaction, or close it",
     "SQLITE_CANTOPEN": "the file cannot be opened, or its directory not be written to",
     "SQLITE_CONSTRAINT_FOREIGNKEY": _REFERRED,
+    "SQLITE_FULL": _NO_SPACE,
+    "SQLITE_IOERR_SHMSIZE": _NO_SPACE,
     "SQLITE_READONLY": "this user may not write the file: does a copy that was restored belong to somebody else?",
     "SQLITE_READONLY_DIRECTORY": "this user may not write the directory of the file",
     "SQLITE_NOTADB": "the file is no database of SQLite",

@@ -29,7 +29,7 @@ from keyturn.core.errors import Unavailable, UnsafeSettings
 from keyturn.ports import Clock
 from keyturn.stores.connections import connecting, give_back, hanging_up, look_after
 from keyturn.stores.lanes import Home, Lane, Lanes, PostgresLanes, SqliteLanes, Work
-from keyturn.stores.location import address_of, file_of, normalise
+from keyturn.stores.location import address_of, file_of, is_missing, normalise
 from keyturn.stores.sqlite import SqliteFile, set_up
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Engine:
     @property
     def missing(self) -> bool:
         """Whether it is a SQLite file that nobody has made yet."""
-        return self.file is not None and not self.file.exists()
+        return self.file is not None and is_missing(self.file)
 
     @asynccontextmanager
     async def lane(self) -> AsyncGenerator[Lane]:

@@ -51,6 +51,7 @@ def normalise(url: str) -> URL:
     Raises: ValueError: malformed, another database, SQLite in memory, or a parameter that would not be heeded.
     """
     try:
+        url.encode()  # each part would be taken by one of those who read it, and refused by another
         parsed = make_url(hosts_apart(url))
     except (ArgumentError, ValueError):
         # The cause quotes the URL, or what it took for the port: the rest of a password.
@@ -154,9 +155,14 @@ def file_of(url: URL) -> Path:
     """Return the file that a URL of SQLite names, also when it is one of SQLite's own (`sqlite:///file:a.db?uri=true`).
 
     It is absolute: whoever runs us may go elsewhere while we run.
+
+    Raises: ValueError: it begins at the working directory, which is gone.
     """
     name = str(url.database)
-    return Path(unquote(name.removeprefix("file:")) if "uri" in url.query else name).absolute()
+    try:
+        return Path(unquote(name.removeprefix("file:")) if "uri" in url.query else name).absolute()
+    except FileNotFoundError:
+        raise ValueError("the path of SQLite begins at the working directory, which is gone") from None
 
 
 def address_of(url: URL) -> str:
@@ -187,12 +193,24 @@ def write_once(path: Path, text: str) -> None:
     draft.unlink()
 
 
+def is_missing(path: Path) -> bool:
+    """Say whether nobody has made a file yet; no, where that cannot be seen: to open it says what is wrong."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def why_not_created(path: Path) -> str | None:
     """Say what would keep `create_private_file` from making a file, without trying."""
-    if not path.parent.is_dir():
-        return f"{path.parent} is not a directory"
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        return f"{path.parent} may not be written by this user"
+    parent = Path(os.path.realpath(path)).parent  # where a link leads
+    if not parent.is_dir():
+        return f"{parent} is not a directory"
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return f"{parent} may not be written by this user"
     return None
 
 
