@@ -106,27 +106,30 @@ def test_users_of_django(tmp_path: Path, sqlite_database_url: str) -> None:
 
 
 def test_users_of_supabase(tmp_path: Path, postgres: PostgresServer, postgres_url: str) -> None:
-    """They are read from its table; whoever signs in by something else there has no password here."""
+    """They are read from its table; whoever is banned or signs in by something else there does not sign in here."""
     command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url})
     command.run("migrate")
     stored = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4, b"2a")).decode()
     database = postgres_url.rpartition("/")[2]
     postgres.execute("CREATE SCHEMA auth", database)
     postgres.execute(
-        "CREATE TABLE auth.users (id uuid DEFAULT gen_random_uuid(), email varchar, encrypted_password varchar)",
+        "CREATE TABLE auth.users (id uuid DEFAULT gen_random_uuid(), email varchar, encrypted_password varchar,"
+        " banned_until timestamptz)",
         database,
     )
     rows = f"('ada@example.com', '{stored}'), ('bob@example.com', ''), (NULL, NULL), ('o''brien\\\"@example.com', NULL)"
     postgres.execute(f"INSERT INTO auth.users (email, encrypted_password) VALUES {rows}", database)
+    banned = f"('eve@example.com', '{stored}', now() + interval '1 day'), ('al@example.com', '{stored}', now())"
+    postgres.execute(f"INSERT INTO auth.users (email, encrypted_password, banned_until) VALUES {banned}", database)
     shell = shell_of(command)
     shell.environment["OLD_DATABASE_URL"] = postgres_url.replace("+asyncpg", "")
     shell.environment["PATH"] += f":{find_program('psql').parent}"
     shell.run(DUMP)
-    assert len((tmp_path / "users.jsonl").read_text().splitlines()) == 3
-    assert command.json("users", "import", "users.jsonl", status=1)["imported"] == 2
+    assert len((tmp_path / "users.jsonl").read_text().splitlines()) == 5
+    assert command.json("users", "import", "users.jsonl", status=1)["imported"] == 4
     assert "line 3: email: not a valid e-mail address" in command.errors
-    sign_in(command, "ada")
-    sign_in(command, "bob", expected=401)
+    sign_in(command, "ada", "al")
+    sign_in(command, "bob", "eve", expected=401)
 
 
 def test_members_and_codes() -> None:
