@@ -78,6 +78,28 @@ async def test_session_that_is_let_go_in_time(postgres_url: str) -> None:
         await store.close()
 
 
+@pytest.mark.parametrize("contact", [CONTACT, OTHER], ids=["alone", "in a transaction"])
+async def test_session_that_is_let_go_beside_one_that_is_not(postgres_url: str, contact: Contact) -> None:
+    """They have come in one group and wait in one: the first is confirmed all the same."""
+    clock = FrozenClock()
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as operator:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+        holders = [await (await sign_in(store, f"user-{n}")).child() for n in range(3)]
+        clock.advance(SETTLED)
+        async with locked(operator, holders[2:]):
+            async with locked(operator, holders[:2]):
+                waiting = [asyncio.ensure_future(holder.copy().refresh(contact)) for holder in holders]
+                async with engine.autocommit() as connection, asyncio.timeout(30):
+                    while not (await connection.exec_driver_sql(waits)).scalar_one():
+                        pass
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+        *first, last = answers
+        assert [getattr(answer, "outcome", answer) for answer in first] == [Outcome.CONFIRM] * 2
+        assert isinstance(last, Unavailable)
+        await store.close()
+
+
 async def test_touches_beside_a_locked_session(postgres_url: str) -> None:
     """The others are written; what is locked is written when it is free."""
     clock = FrozenClock()

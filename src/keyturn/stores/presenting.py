@@ -119,7 +119,15 @@ class Presenter:
         # Whoever has locked a row may take as long as they like. Only that session's browser waits for them: to answer the
         # others, the group has stepped aside.
         for _ in range(_ATTEMPTS - 1):
-            indexes = await self._attempt(group, indexes, wait=True)
+            try:
+                indexes = await self._attempt(group, indexes, wait=True)
+            except Unavailable as fault:
+                if len(indexes) == 1 or not _is_locked(fault):
+                    raise
+                # One that is locked still has undone what those beside it had written.
+                for index in await self._attempt(group, indexes):
+                    group.fail(index, fault)
+                return
             if not indexes:
                 return
         raise Unavailable("database")
@@ -239,3 +247,8 @@ class Presenter:
         if decision.write is Write.TOUCH:
             self._touches.add(session)
         group.answer(index, Presented(decision, judged.users.get(session.user_id)))
+
+
+def _is_locked(fault: Unavailable) -> bool:
+    """Say whether it is one because a row was not let go in time."""
+    return getattr(getattr(fault.__cause__, "orig", None), "sqlstate", None) == "55P03"
