@@ -513,6 +513,25 @@ def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Comman
     assert error.startswith("keyturn: unsafe_settings: secret_unwritable: ")
 
 
+def test_disk_without_room(migrated_command: Command) -> None:
+    """What is wrong is named, and nothing of the batch is there."""
+    users = "".join(json.dumps({"email": f"user-{number}@example.com"}) + "\n" for number in range(3000))
+    # In units of 512 bytes: the file as it is, and a little.
+    command = 'ulimit -f 220 && exec "$0" -m keyturn.cli users import -'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        env=migrated_command.environment,
+        cwd=migrated_command.directory,
+        input=users,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert ": is the disk of the file full" in done.stderr
+    assert migrated_command.run("users", "list") == ""
+
+
 @pytest.mark.parametrize("name", ["loop", "n" * 300])
 def test_sqlite_file_that_cannot_be_seen_is_a_known_error(sqlite_command: Command, tmp_path: Path, name: str) -> None:
     """As in a directory of somebody else: nobody is told that it is not there yet, and nobody meets a traceback."""

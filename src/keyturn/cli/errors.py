@@ -16,7 +16,7 @@ from keyturn.core.errors import KeyturnError, Refused, Unavailable, UnsafePolicy
 from keyturn.wire import driver_error, name_of
 
 _REFERRED = "a table of the application refers to what is to be deleted: delete there first"
-_NO_SPACE = "is the disk of the file full, or a quota used up?"
+_NO_SPACE = "is the disk of the file full, or a quota or a limit of its size reached?"
 _MEANINGS = {
     "28P01": "PostgreSQL refuses the password in KEYTURN_DATABASE_URL",
     "28000": "PostgreSQL refuses the user in KEYTURN_DATABASE_URL",
@@ -39,6 +39,7 @@ _MEANINGS = {
     "SQLITE_CONSTRAINT_FOREIGNKEY": _REFERRED,
     "SQLITE_FULL": _NO_SPACE,
     "SQLITE_IOERR_SHMSIZE": _NO_SPACE,
+    "SQLITE_IOERR_WRITE": _NO_SPACE,
     "SQLITE_READONLY": "this user may not write the file: does a copy that was restored belong to somebody else?",
     "SQLITE_READONLY_DIRECTORY": "this user may not write the directory of the file",
     "SQLITE_NOTADB": "the file is no database of SQLite",
