@@ -270,15 +270,15 @@ def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: Red
     migrated_command.environment["KEYTURN_REDIS_URL"] = redis_url
     with migrated_command.serving() as client:
         for refusing, again, why in (
-            ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "ReadOnlyError"),
-            ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OutOfMemoryError"),
+            ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "ReadOnlyError: this Redis is a replica"),
+            ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OutOfMemoryError: Redis may have no more memory"),
         ):
             wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a server that is ready")
             assert redis_server.command(refusing) == "+OK"
             try:
                 assert client.get("/readyz").json()["detail"] == "not in order: redis", why
                 told = migrated_command.run("doctor", status=1)
-                assert f"redis_unavailable: Redis does not answer as it should ({why})" in told
+                assert f"redis_unavailable: Redis does not answer as it should ({why}" in told
             finally:
                 assert redis_server.command(again) == "+OK"
 
@@ -286,7 +286,9 @@ def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: Red
 def test_redis_with_a_user_of_few_rights(migrated_command: Command, redis_server: RedisServer, redis_url: str) -> None:
     """Nobody could sign in where attempts are not counted, and no service would hear where nothing is announced."""
     no_scripts = "~* &* -@scripting"
-    refused = "UNSAFE  redis_unavailable: Redis does not answer as it should (NoPermissionError)"
+    refused = (
+        "UNSAFE  redis_unavailable: Redis does not answer as it should (NoPermissionError: this user of Redis lacks"
+    )
     deaf = {
         "~* resetchannels": "note  redis_not_announcing: Redis passes nothing on over keyturn:denylist:feed (NoPerm",
         "~* &* -zscan": "note  redis_not_announcing: ",
@@ -297,6 +299,8 @@ def test_redis_with_a_user_of_few_rights(migrated_command: Command, redis_server
         assert redis_server.command(f"ACL SETUSER few reset on >secret +@all {rights}") == "+OK"
 
     may(no_scripts)
+    migrated_command.environment["KEYTURN_REDIS_URL"] = redis_url.replace("redis://", "redis://few:another@")
+    assert "(AuthenticationError: Redis refuses the user or the password" in migrated_command.run("doctor", status=1)
     try:
         migrated_command.environment["KEYTURN_REDIS_URL"] = redis_url.replace("redis://", "redis://few:secret@")
         with migrated_command.serving() as client:
