@@ -54,6 +54,10 @@ class Served(NamedTuple):
 Factory = Callable[[], Served]
 
 
+class CannotStart(KeyturnError):
+    """The system starts no worker: it has no process, memory or file to spare, or may not run the interpreter."""
+
+
 class Supervisor:
     """Run worker processes until a stop signal.
 
@@ -90,10 +94,16 @@ class Supervisor:
         not end the others, which live and wait.
 
         Workers take up to `DRAIN_TIME` to end; one that still runs a little later, or at a second SIGINT, is killed.
+
+        Raises: CannotStart.
         """
         for number in stop_signals():
             signal.signal(number, self._on_signal)
-        first = [self._spawn(index) for index in range(self._count)]
+        try:
+            first = [self._spawn(index) for index in range(self._count)]
+        except OSError as error:
+            # Those that were started end with our end of their lifeline, which is this process's.
+            raise CannotStart(f"no worker can be started: {error.strerror}") from error
         self._workers = first.copy()
         status = 0
         while not self._stop.wait(_WATCH_INTERVAL):

@@ -257,6 +257,22 @@ def test_workers_take_no_module_of_the_working_directory(migrated_command: Comma
             process.kill()
 
 
+def test_server_that_the_system_starts_no_worker_for(migrated_command: Command) -> None:
+    """As where a limit of processes is reached: one line, and no traceback."""
+    code = "import sys; sys.executable = '/nowhere'; from keyturn.cli import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "2"],
+        env=migrated_command.environment,
+        cwd=migrated_command.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "\nkeyturn: cannot_start: no worker can be started: No such file or directory\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_server_whose_workers_all_fail_at_the_start(migrated_command: Command) -> None:
     """It ends with status 1, so that who started it hears of it, and does not start others for ever."""
     (migrated_command.directory / "secrets.py").write_text(
