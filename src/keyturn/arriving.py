@@ -12,6 +12,7 @@ the system lets a process open, the database's go too.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -24,6 +25,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from keyturn.leaving import send_whole
 from keyturn.web.asgi import SEND_WHOLE
+
+_logger = logging.getLogger(__name__)
 
 HEAD_LIMIT: Final = 64 * 1024
 """Bytes of a request that are not its body: eight times what common proxies let through."""
@@ -285,6 +288,8 @@ class BoundedProtocol(HttpToolsProtocol):
         raise ValueError("too much")  # the parser reads no further
 
     def _refuse(self) -> None:
+        peer = self.client[0] if self.client else ""
+        _logger.info("refused: too much beside a body, or too many requests", extra={"status": 431, "peer": peer})
         if not self._answering():
             self.transport.write(_TOO_LARGE)
         self.transport.close()

@@ -213,6 +213,21 @@ def test_many_small_headers(server: Server, sent: bytes) -> None:
     assert alive(server)
 
 
+@pytest.mark.parametrize("rest", [b"", b"\r\n"], ids=["half a head", "whole head"])
+def test_refusal_of_a_head_is_logged(server: Server, rest: bytes) -> None:
+    """Once, with who sent it: a browser with too many cookies is not to be looked for among malformed requests."""
+
+    def refused() -> list[Any]:
+        lines = [json.loads(line) for line in server.log.read_bytes().splitlines() if line.startswith(b"{")]
+        return [(line["status"], line["peer"]) for line in lines if line["logger"] == "keyturn.arriving"]
+
+    before = refused()
+    assert status(exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"X:\r\n" * 300 + rest)) == 431
+    wait_until(lambda: len(refused()) > len(before), 10, "a line in the log")
+    assert alive(server)
+    assert refused()[len(before) :] == [(431, "127.0.0.1")]
+
+
 def test_head_within_the_limit(server: Server) -> None:
     """A head of 60 KB, as of a browser with too many cookies, is read; so is the request after it."""
     request = b"GET /healthz HTTP/1.1\r\nHost: auth.test\r\nCookie: " + b"x" * 60_000 + b"\r\n\r\n"
