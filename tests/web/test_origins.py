@@ -135,7 +135,21 @@ async def test_cors_for_a_configured_origin(ada: Browser) -> None:
         answer = await ada.get(path, headers={**headers, "origin": PARTNER})
         assert answer.headers["access-control-allow-origin"] == PARTNER
         assert answer.headers["access-control-allow-credentials"] == "true"
+        assert answer.headers["access-control-expose-headers"] == "retry-after, www-authenticate, x-request-id"
         assert answer.headers["vary"] == "Origin"
+
+
+async def test_cors_for_nobody(browser: Browser) -> None:
+    """Where nobody's origin is named a cache is told all the same: it may keep the keys for whoever asks next."""
+    for path in ("/.well-known/jwks.json", "/auth/me", "/healthz"):
+        assert (await browser.get(path)).headers["vary"] == "Origin"
+
+
+async def test_cors_for_two_origins(bare: httpx.AsyncClient) -> None:
+    """Neither is told anything, whichever stands first."""
+    for first, second in ((PARTNER, EVIL), (EVIL, PARTNER), (PARTNER, PARTNER)):
+        answer = await bare.get("/auth/me", headers=[("origin", first), ("origin", second)])
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +169,10 @@ async def test_preflight(browser: Browser) -> None:
     assert answer.status_code == 204
     assert answer.headers["access-control-allow-origin"] == PARTNER
     assert answer.headers["access-control-allow-methods"] == "POST"
-    assert "x-keyturn" in answer.headers["access-control-allow-headers"]
+    allowed = answer.headers["access-control-allow-headers"]
+    assert set(allowed.split(", ")) == {"authorization", "content-type", "x-keyturn", "x-request-id"}
+    plain = await browser.options("/auth/refresh", headers={"origin": PARTNER})
+    assert "access-control-allow-methods" not in plain.headers
     refused = await browser.options("/auth/refresh", headers={**asked, "origin": EVIL})
     assert refused.status_code == 204
     assert not [name for name in refused.headers if name.startswith("access-control-")]
