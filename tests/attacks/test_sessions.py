@@ -148,6 +148,8 @@ async def test_after_the_user_was_disabled_in_the_table_alone(node: Keyturn, ada
     """A refresh asks for the user each time, so an application that disables in its own table is heard."""
     await query(node, "UPDATE keyturn_users SET disabled_at = 1 WHERE id = :id", id=ada.user_id)
     thief, later = ada.copy(), ada.copy()
+    # Before any refresh has ended the session.
+    assert (await ada.me()).code == "invalid_token"
     assert await ended(ada) == "session_ended:user_disabled"
     assert await ended(thief) == "session_ended:user_disabled"
     assert (await thief.me()).code == "invalid_token"

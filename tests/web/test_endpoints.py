@@ -381,6 +381,8 @@ async def test_jwks(browser: Browser) -> None:
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["etag"] == answer.headers["etag"]
         assert again.headers["cache-control"] == answer.headers["cache-control"]
+    twice = [("if-none-match", '"x"'), ("if-none-match", answer.headers["etag"])]
+    assert (await browser.get("/.well-known/jwks.json", headers=twice)).status_code == 304
     assert (await browser.get("/.well-known/jwks.json", headers={"if-none-match": '"x"'})).status_code == 200
 
 
