@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -27,6 +29,18 @@ def test_round_trip(device_id: bytes, active: int) -> None:
     text = DeviceTokens(KEYS, active).issue(device_id)
     assert text.startswith(PREFIX)
     assert TOKENS.read(text.encode()) == device_id
+
+
+def laid_out(version: int) -> bytes:
+    """Return the bytes of the good cookie by the description of its format, signed well, whatever its version."""
+    body = bytes((version, 1, *range(16)))
+    return body + hmac.digest(KEYS[1], body, "sha256")[:16]
+
+
+def test_layout() -> None:
+    """It is that of the description: a release that lays it out otherwise makes a stranger of every device."""
+    assert laid_out(1) == RAW
+    assert TOKENS.read(written(laid_out(2))) is None
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode, urlsafe_b64decode
+import hmac
+from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
 from hypothesis import assume, example, given
@@ -35,6 +36,25 @@ def test_round_trip(session_id: bytes, generation: int, now: int, parent: bytes,
     assert read == (session_id, generation, now, parent, made.token_hash)
     assert made.text.startswith(PREFIX)
     assert len(made.text) == len(GOOD)
+
+
+def laid_out(version: int, key_id: int) -> bytes:
+    """Write the good token by the description of its format, signed well, whatever its version and the id of its key."""
+    numbers = (3).to_bytes(4) + (1_000_000).to_bytes(4)
+    body = bytes((version, key_id)) + SESSION_ID + numbers + b"parentfp" + bytes(range(16))
+    raw = body + hmac.digest(KEYS[1], body, "sha256")[:16]
+    return b"kt_rt_" + urlsafe_b64encode(raw).rstrip(b"=")
+
+
+def test_layout() -> None:
+    """It is that of the description, byte for byte: a release that lays tokens out otherwise signs everybody out."""
+    assert laid_out(1, 1) == GOOD
+
+
+def test_another_version() -> None:
+    """One that is well signed is still no token, also where the key is one that others have."""
+    assert TOKENS.read(laid_out(2, 1)) is None
+    assert RefreshTokens({7: KEYS[1]}, 7, lambda: {1}).read(laid_out(2, 1)) is None
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
