@@ -263,6 +263,14 @@ async def test_made_up_device_is_no_known_device(node: Keyturn, ada: Browser, ev
         guesser.jar = {DEVICE: eve.jar[DEVICE] if number % 2 else "kt_dv_" + "A" * 46}
         codes.append((await guesser.log_in()).code)
     assert codes == ["invalid_credentials"] * ACCOUNT_FAILURES + ["throttled"] * 2
+    # Nor does the right one beside another: one of the two is planted.
+    guesser.password = ada.password
+    doubled = ("cookie", f"{DEVICE}={ada.jar[DEVICE]}; {DEVICE}={eve.jar[DEVICE]}")
+    guesser.jar = {}
+    body = {"email": guesser.email, "password": guesser.password}
+    assert (await guesser.send("POST", "/auth/login", body, headers=[doubled])).code == "throttled"
+    guesser.jar = {DEVICE: ada.jar[DEVICE]}
+    assert (await guesser.log_in()).status == 200
 
 
 async def test_stolen_device_cookie_is_throttled_by_itself(node: Keyturn, ada: Browser) -> None:
