@@ -354,6 +354,25 @@ async def test_password_change_with_the_wrong_one(ada: Browser) -> None:
     assert (await ada.log_in()).status_code == 200
 
 
+async def test_events_say_who_sent_it(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    """A sign-up, a wrong password and a dead cookie are told with the address.  Spec: OWASP ASVS 5.0 16.3.1."""
+    address, agent = browser.headers["x-forwarded-for"], "Opera/9.80"
+    browser.headers["user-agent"] = agent
+    with caplog.at_level("INFO", "keyturn.events"):
+        await browser.sign_up()
+        dead = browser.cookies["__Host-kt_refresh"]
+        await browser.post("/auth/logout")
+        wrong = {"email": browser.email, "password": "x" * 15}
+        assert (await browser.post("/auth/login", json=wrong)).json()["code"] == "invalid_credentials"
+        browser.cookies.set("__Host-kt_refresh", dead)
+        assert (await browser.post("/auth/refresh")).json()["code"] == "session_ended"
+    told = {vars(record).get("event"): vars(record).get("data") for record in caplog.records}
+    assert told["signed_up"] == {"ip": address}
+    assert told["signed_in"] == {"ip": address, "user_agent": agent, "amr": "pwd"}
+    assert told["sign_in_refused"] == {"ip": address, "user_agent": agent}
+    assert told["refresh_refused"] == {"outcome": "ended", "ip": address}
+
+
 async def test_sign_up_twice(ada: Browser) -> None:
     """An address is taken once, in any case."""
     ada.email = ada.email.upper()
