@@ -36,8 +36,10 @@ try {
     symlinkSync(join(installed, name), join(modules, name), "dir");
   cpSync(join(client, "test", "packed"), folder, { recursive: true });
   writeFileSync(join(folder, "package.json"), JSON.stringify({ type: "module", private: true }));
-  tool("typescript/bin/tsc", "-p", join(folder, "tsconfig.json"));
-  tool("typescript/bin/tsc", "-p", join(folder, "tsconfig.node16.json"));
+  // The newest TypeScript that is installed, and the oldest of README.md.
+  for (const typescript of ["typescript", "../compat/typescript-5.1/node_modules/typescript"])
+    for (const settings of ["tsconfig.json", "tsconfig.node16.json"])
+      tool(`${typescript}/bin/tsc`, "-p", join(folder, settings));
   run(process.execPath, ["in-node.mjs"]);
   run(process.execPath, ["in-jsdom.mjs"]);
 } finally {

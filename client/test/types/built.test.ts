@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { build } from "tsdown";
 import ts from "typescript";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import config from "../../tsdown.config.ts";
 
 let folder: string;
 
@@ -55,6 +56,12 @@ test("the bindings import React, axios and Next.js, and bundle none of them", as
   // Nothing of Next.js: next.config imports it, too.
   expect(await imports("next/index.js")).toEqual(new Set(react));
   expect(await imports("next/server.js")).toEqual(new Set(["next/headers", "next/navigation", "react"]));
+});
+
+test("what is built is for the browsers that the README names", async () => {
+  const text = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+  const [, chrome, firefox, safari] = /^Chrome and Edge (\d+), Firefox (\d+) and Safari (\d+)/m.exec(text) ?? [];
+  expect(config).toMatchObject({ target: [`chrome${chrome}`, `firefox${firefox}`, `safari${safari}`] });
 });
 
 test("the server's part reaches a bundler by `react-server` alone, and anything else throws", async () => {
