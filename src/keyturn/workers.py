@@ -108,7 +108,7 @@ class Supervisor:
         status = 0
         while not self._stop.wait(_WATCH_INTERVAL):
             statuses = [worker.poll() or 0 for worker in first]
-            if _STARTUP_FAILED in statuses or min(statuses) > 0:
+            if _STARTUP_FAILED in statuses or (self._workers == first and min(statuses) > 0):
                 _logger.error("a worker could not start")
                 status = 1
                 break

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -192,7 +192,7 @@ def test_process_that_has_no_file_to_spare() -> None:
         drain(process, port, held)
 
 
-def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
+def workers_of(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> set[int]:
     """Return the processes of a server's workers."""
     return {child.pid for child in psutil.Process(process.pid).children()}
 
@@ -284,6 +284,24 @@ def test_server_whose_workers_all_fail_at_the_start(migrated_command: Command) -
     log = (migrated_command.directory / "serve.log").read_text()
     assert "a worker could not start" in log
     assert "starting another" not in log
+
+
+def test_server_whose_first_workers_have_failed_one_after_the_other() -> None:
+    """Each has been replaced, so it serves on."""
+    with running(2) as (process, port):
+        assert Storm(port).ask_once() == "full"
+        first = workers_of(process)
+        while first & workers_of(process):
+            wait_until(lambda: len(workers_of(process)) == 2, 30, "two workers")
+            before = workers_of(process)
+            with socket.create_connection(("127.0.0.1", port), 30) as link, suppress(ConnectionError):
+                link.sendall(b"GET /fail HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert link.recv(1) == b""
+            wait_until(lambda: workers_of(process) != before, 30, "the failure")  # noqa: B023 - called at once
+        wait_until(lambda: len(workers_of(process)) == 2, 30, "two workers")
+        assert Storm(port).ask_once() == "full"
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
