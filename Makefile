@@ -136,6 +136,18 @@ prove: firefox ## The proofs at full length: model, simulation, the soak of eigh
 	$(PYTEST) tests/proofs --prove -o faulthandler_timeout=0
 	$(PYTEST) tests/browser/client --browser-family chromium --prove -o faulthandler_timeout=0
 
+# In an environment of its own: the tools of the tests as ever, and over them what the package itself asks for.
+LOWEST := build/lowest/bin/python
+.PHONY: lowest
+lowest: services $(PAGE) ## The Python tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear build/lowest
+	for lock in dev lowest; do \
+		$(LOWEST) -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements/$$lock.txt; \
+	done
+	$(LOWEST) -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	$(LOWEST) -m pytest $(PARALLEL) --ignore=tests/architecture --ignore=tests/bench --ignore=tests/browser --ignore=tests/chaos \
+		--ignore=tests/proofs tests
+
 .PHONY: firefox
 firefox: PROGRAMS := firefox-esr
 firefox: services $(NODE_STAMP) ## The browser client's tests in Firefox
@@ -181,10 +193,11 @@ dist: $(DEV_STAMP) $(PAGE) ## Build what is published into dist/: wheel with the
 .PHONY: lock
 lock: | $(BIN)/python ## Write requirements/*.txt anew, with the newest versions that fit
 	@test -x $(BIN)/uv || $(PIP) install --quiet uv
-	rm -f requirements/run.txt requirements/dev.txt
+	rm -f requirements/*.txt
 	$(COMPILE) --extra server --extra fastapi --extra redis pyproject.toml requirements/run.in -o requirements/run.txt
 	$(COMPILE) --all-extras pyproject.toml requirements/run.in requirements/dev.in -c requirements/run.txt \
 		--override requirements/overrides.in -o requirements/dev.txt
+	$(COMPILE) --all-extras --resolution lowest-direct pyproject.toml -o requirements/lowest.txt
 
 .PHONY: clean
 clean: ## Remove what the commands made, .venv included

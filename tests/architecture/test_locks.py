@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
@@ -54,14 +55,14 @@ def wanted(extras: frozenset[str] | None, *names: str) -> list[Requirement]:
     return [Requirement(text) for text in texts]
 
 
-@pytest.mark.parametrize("lock", ["run.txt", "dev.txt"])
+@pytest.mark.parametrize("lock", ["run.txt", "dev.txt", "lowest.txt"])
 def test_lock_has_no_address(lock: str) -> None:
     """A lock names packages and hashes, never where they come from."""
     text = (REQUIREMENTS / lock).read_text()
     assert [line for line in text.splitlines() if ADDRESS.search(line)] == []
 
 
-@pytest.mark.parametrize("lock", ["run.txt", "dev.txt"])
+@pytest.mark.parametrize("lock", ["run.txt", "dev.txt", "lowest.txt"])
 def test_lock_has_a_hash_for_each_package(lock: str) -> None:
     """Nothing is installed that no hash covers."""
     entries = re.split(r"\n(?=\S)", (REQUIREMENTS / lock).read_text().strip())
@@ -74,6 +75,7 @@ def test_lock_has_a_hash_for_each_package(lock: str) -> None:
     [
         ("run.txt", frozenset({"embedded", "server", "fastapi", "redis"}), ("run.in",)),
         ("dev.txt", None, ("run.in", "dev.in")),
+        ("lowest.txt", None, ()),
     ],
 )
 def test_lock_in_step_with_its_sources(lock: str, extras: frozenset[str] | None, sources: tuple[str, ...]) -> None:
@@ -94,6 +96,17 @@ def test_locks_agree() -> None:
     """What is tested is what is run: both locks hold the same versions."""
     run, dev = locked("run.txt"), locked("dev.txt")
     assert {name: (versions, dev.get(name)) for name, versions in run.items() if dev.get(name) != versions} == {}
+
+
+def test_lowest_versions_are_those_that_are_allowed() -> None:
+    """`make lowest` tests each lower bound, but for those that FastAPI raises."""
+    versions, raised = locked("lowest.txt"), {"starlette"}
+    bounds = {
+        canonicalize_name(requirement.name): {Version(each.version) for each in requirement.specifier}
+        for requirement in wanted(None)
+        if requirement.name not in raised
+    }
+    assert {name: {Version(version) for version in versions[name]} for name in bounds} == bounds
 
 
 def test_tree_names_no_registry() -> None:

@@ -1,4 +1,4 @@
-"""A node that is started again after its end, on another event loop, as an application's own tests do it."""
+"""A node that is started again after its end: on another event loop, as an application's own tests do it, or by a later version."""
 
 from __future__ import annotations
 
@@ -169,3 +169,14 @@ def test_start_after_one_that_failed(tmp_path: Path, start: Callable[[Keyturn], 
     (made / "keyturn.db").replace(there / "keyturn.db")
     start(node)
     node.threaded.close()
+
+
+def test_tokens_of_an_earlier_version(tmp_path: Path) -> None:
+    """A node with the same master secret knows what one of today has given out: else an upgrade signs everybody out."""
+    auth = Keyturn(settings_of(sqlite_url(tmp_path))).auth
+    refresh_token = auth.refresh_tokens.read(
+        b"kt_rt_AQEQERITFBUWFxgZGhscHR4fAAAAB2VT8QAAAQIDBAUGBwABAgMEBQYHCAkKCwwNDg_-uLqHwZGRbfVxdkfBzRDi"
+    )
+    assert refresh_token is not None
+    assert (refresh_token.session_id, refresh_token.generation) == (bytes(range(16, 32)), 7)
+    assert auth.device_tokens.read(b"kt_dv_AQEAAQIDBAUGBwgJCgsMDQ4PqlnCaxXaOoqlCbDwrUuxmA") == bytes(range(16))
