@@ -70,3 +70,6 @@ def test_document_without_an_origin_is_signed_out(tabs: Tabs, site: Site, kind: 
     tabs.context.unroute_all()
     tab.page.reload()
     tab.is_signed_in(ADA)
+    # Firefox takes an answer that CORS hides for an error of the page.
+    blocked = f"Cross-Origin Request Blocked: The Same Origin Policy disallows reading the remote resource at {site.url}/auth/login."
+    tabs.errors[:] = [error for error in tabs.errors if not error.startswith(blocked)]
