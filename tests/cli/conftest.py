@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -31,6 +31,10 @@ SAFE = {
     "KEYTURN_TRUSTED_PROXIES": "1",
 }
 """What production needs besides a database."""
+
+
+START = (sys.executable, "-m", "keyturn.cli")
+"""What starts a command."""
 
 
 class Command:
@@ -67,11 +71,16 @@ class Command:
         """Run with --json and return what was printed."""
         return json.loads(self.run(*arguments, "--json", status=status))
 
-    def spawn(self, *arguments: str, status: int = 0, stdin: str = "") -> str:
+    def spawn(self, *arguments: str, status: int = 0, stdin: str = "", start: Sequence[str] = START) -> str:
         """Run to the end as a process of its own, expect a status, and return what was printed; of a failure, the errors."""
-        command = [sys.executable, "-m", "keyturn.cli", *arguments]
         done = subprocess.run(
-            command, env=self.environment, cwd=self.directory, input=stdin, capture_output=True, text=True, check=False
+            [*start, *arguments],
+            env=self.environment,
+            cwd=self.directory,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
@@ -92,11 +101,10 @@ class Command:
             assert process.wait(60) == 0, log.read_text()
 
     @contextmanager
-    def process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    def process(self, *arguments: str, start: Sequence[str] = START) -> Iterator[subprocess.Popen[bytes]]:
         """Run a command that stays, its errors in `serve.log`; at the end of the block it is gone."""
-        command = [sys.executable, "-m", "keyturn.cli", *arguments]
         with (self.directory / "serve.log").open("w") as output:
-            process = subprocess.Popen(command, env=self.environment, cwd=self.directory, stderr=output)
+            process = subprocess.Popen([*start, *arguments], env=self.environment, cwd=self.directory, stderr=output)
         try:
             yield process
         finally:

@@ -240,37 +240,24 @@ def test_workers_take_no_module_of_the_working_directory(migrated_command: Comma
     """Whoever may write there would have them run it (CWE-427); and a `secrets.py` of an operator is no module of Python's."""
     (migrated_command.directory / "secrets.py").write_text("raise SystemExit('not this one')")
     port = free_port()
-    serve = [*script(migrated_command), "serve", "--port", str(port), "--workers", "2"]
+    arguments = ("serve", "--port", str(port), "--workers", "2")
     with (
-        (migrated_command.directory / "serve.log").open("w") as log,
-        subprocess.Popen(
-            serve, env=migrated_command.environment, cwd=migrated_command.directory, stderr=log
-        ) as process,
+        migrated_command.process(*arguments, start=script(migrated_command)) as process,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
     ):
-        try:
-            wait_until(lambda: process.poll() is not None or answers(port), 60, "the start")
-            assert client.get("/readyz").status_code == 200
-            process.terminate()
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
+        wait_until(lambda: process.poll() is not None or answers(port), 60, "the start")
+        assert client.get("/readyz").status_code == 200
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_server_that_the_system_starts_no_worker_for(migrated_command: Command) -> None:
     """As where a limit of processes is reached: one line, and no traceback."""
     code = "import sys; sys.executable = '/nowhere'; from keyturn.cli import main; main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "2"],
-        env=migrated_command.environment,
-        cwd=migrated_command.directory,
-        capture_output=True,
-        text=True,
-        check=False,
+    told = migrated_command.spawn(
+        "serve", "--port", "0", "--workers", "2", status=1, start=(sys.executable, "-c", code)
     )
-    assert done.returncode == 1
-    assert "\nkeyturn: cannot_start: no worker can be started: No such file or directory\n" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "\nkeyturn: cannot_start: no worker can be started: No such file or directory\n" in told
 
 
 def test_server_whose_workers_all_fail_at_the_start(migrated_command: Command) -> None:
