@@ -2,6 +2,8 @@
 # Python packages come from whatever index pip is set up for; the locks pin them by hash.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
+# The tests start hundreds of processes: whatever the environment says, each finds its modules compiled.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
