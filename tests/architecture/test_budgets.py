@@ -57,7 +57,7 @@ def test_core_within_budget() -> None:
     """The pure core can be read in one sitting."""
     core = [path for path in modules() if path.is_relative_to(SOURCE / "core")]
     assert core, "keyturn.core is gone"
-    assert sum(line_count(path) for path in core) <= CORE_LINES
+    assert sum(line_count(path) for path in core) < CORE_LINES
 
 
 @pytest.mark.parametrize(("lines", "expected"), [(FUNCTION_LINES, []), (FUNCTION_LINES + 1, [FUNCTION_LINES + 1])])

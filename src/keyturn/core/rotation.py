@@ -242,9 +242,7 @@ def _inactivity_deadline(session: Session, active_at: float, policy: Policy) -> 
 def _expired(session: Session, active_at: float, now: float, policy: Policy) -> RevokeReason | None:
     if now >= session.absolute_expires_at:
         return RevokeReason.ABSOLUTE
-    if now >= _inactivity_deadline(session, active_at, policy):
-        return RevokeReason.INACTIVITY
-    return None
+    return RevokeReason.INACTIVITY if now >= _inactivity_deadline(session, active_at, policy) else None
 
 
 def _seen(session: Session, active_at: float, now: float, policy: Policy) -> Session:
