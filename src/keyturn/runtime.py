@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-READY_TIME = 2.0
-"""Seconds in which everything a node needs has to answer `/readyz`: a probe does not wait as long as a statement may."""
+READY_TIME, REDIS_READY_TIME = 2.0, 0.5
+"""Seconds in which what a node needs has to answer `/readyz`, and Redis, which no refresh needs: many probes wait for a second."""
 UPKEEP_INTERVAL = 60.0
 """Seconds between two rounds of upkeep on a node, give or take a third, so that nodes do not march in step."""
 
@@ -278,8 +278,10 @@ class Keyturn:
 
         checks = (database, migrated, signing, denylist, redis)
         probes = {check.__name__: asyncio.ensure_future(ask(check)) for check in checks}
-        done, late = await asyncio.wait(probes.values(), timeout=READY_TIME)
-        answers = {name: probe in done and probe.result() for name, probe in probes.items()}
+        _, late = await asyncio.wait(probes.values(), timeout=REDIS_READY_TIME)
+        if late - {probes["redis"]}:
+            _, late = await asyncio.wait(late, timeout=READY_TIME - REDIS_READY_TIME)
+        answers = {name: probe not in late and probe.result() for name, probe in probes.items()}
         # Not waited for: to let go of a connection that hangs takes seconds as well.
         self._late.update(late)
         for probe in late:

@@ -12,9 +12,11 @@ import socket
 import ssl
 import stat
 import sys
+import time
 from contextlib import aclosing
 from math import inf
 from pathlib import Path
+from secrets import token_urlsafe
 
 import httpx2
 import psutil
@@ -266,21 +268,33 @@ def test_doctor_tells_a_postgresql_that_takes_no_writes(
 
 
 def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: RedisServer, redis_url: str) -> None:
-    """It answers, but nobody could sign in: neither the server nor the doctor calls it in order."""
-    migrated_command.environment["KEYTURN_REDIS_URL"] = redis_url
+    """It answers, but nobody can sign in: the metrics and the doctor say so. The server stays ready, for refreshes go on."""
+    token = token_urlsafe()
+    migrated_command.environment |= {"KEYTURN_REDIS_URL": redis_url, "KEYTURN_METRICS_TOKEN": token}
+    bearer = {"Authorization": f"Bearer {token}"}
     with migrated_command.serving() as client:
+
+        def in_order() -> bool:
+            assert client.get("/readyz").json() == {"status": "ready"}
+            return 'keyturn_in_order{check="redis"} 1.0' in client.get("/metrics", headers=bearer).text
+
         for refusing, again, why in (
             ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "ReadOnlyError: this Redis is a replica"),
             ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OutOfMemoryError: Redis may have no more memory"),
         ):
-            wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a server that is ready")
+            wait_until(in_order, 30, "a Redis that is in order")
             assert redis_server.command(refusing) == "+OK"
             try:
-                assert client.get("/readyz").json()["detail"] == "not in order: redis", why
+                assert not in_order(), why
                 told = migrated_command.run("doctor", status=1)
                 assert f"redis_unavailable: Redis does not answer as it should ({why}" in told
             finally:
                 assert redis_server.command(again) == "+OK"
+        wait_until(in_order, 30, "a Redis that is in order")
+        assert redis_server.command("CLIENT PAUSE 5000 ALL") == "+OK"
+        before = time.monotonic()
+        assert not in_order()
+        assert time.monotonic() - before < 1  # what a balancer's probe waits for
 
 
 def test_redis_with_a_user_of_few_rights(migrated_command: Command, redis_server: RedisServer, redis_url: str) -> None:
