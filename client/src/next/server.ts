@@ -9,7 +9,7 @@ import { redirect } from "next/navigation";
 import { cache } from "react";
 import type { Identity, User } from "../machine/types.ts";
 import { exchange } from "./exchange.ts";
-import { readSettings } from "./settings.ts";
+import { basePathOf, readSettings } from "./settings.ts";
 
 export { AuthError } from "../core/errors.ts";
 export { safeReturnTo } from "./return-to.ts";
@@ -62,7 +62,8 @@ export const requireUser = async ({ returnTo, login = "/login" }: RequireUserOpt
 
 /**
  * As `fetch`, as the user of the request: with their access token, where the address is of `KEYTURN_API_URL` or of the
- * Keyturn server. A relative address counts from `KEYTURN_API_URL`. Nothing of it is ever cached.
+ * Keyturn server. A relative address counts from `KEYTURN_API_URL`, and one below `/auth/` from the Keyturn server.
+ * Nothing of it is ever cached.
  *
  * @example
  * ```ts
@@ -73,7 +74,9 @@ export const serverFetch = async (input: string | URL, init: RequestInit = {}): 
   // First, so that a build finds out that the page is rendered on demand before it asks for settings that it may not have.
   await headers();
   const { api, server } = readSettings(process.env);
-  const url = new URL(input, api);
+  // As in the browser, where the rewrites let these go to the Keyturn server.
+  const routes = `${input}`.startsWith(`${basePathOf(process.env)}/`);
+  const url = new URL(input, routes ? server : api);
   const ours = [new URL(api).origin, server].includes(url.origin);
   const token = ours && (await rendered())?.token;
   const sent = new Headers(init.headers);

@@ -11,7 +11,7 @@ export type Settings = {
   readonly server: string;
   /** Path of its route for render servers. */
   readonly path: string;
-  /** What a relative address of `serverFetch` counts from; only this origin and the server's get the token. */
+  /** What a relative address of `serverFetch` counts from, unless it is a route of the server; only this origin and the server's get the token. */
   readonly api: string;
   readonly keyId: string;
   readonly key: string;

@@ -88,6 +88,16 @@ test("the token goes to the API and to the Keyturn server, and to nobody else", 
   expect(sent(stranger)).toEqual([["GET", "/notes", undefined]]);
 });
 
+test("a relative address of the Keyturn server's own routes counts from there, as in the browser", async () => {
+  await serverFetch("/auth/sessions");
+  expect(sent(auth).at(-1)).toEqual(["GET", "/auth/sessions", "Bearer t"]);
+  await serverFetch("/authors");
+  vi.stubEnv("KEYTURN_BASE_PATH", "/id");
+  await serverFetch("/id/me");
+  expect(sent(auth).at(-1)).toEqual(["GET", "/id/me", "Bearer t"]);
+  expect(sent(api)).toEqual([["GET", "/authors", "Bearer t"]]);
+});
+
 test("without an address of an API, relative ones count from the Keyturn server", async () => {
   vi.stubEnv("KEYTURN_API_URL", "");
   await serverFetch("/auth/me");
