@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Executable, text, update
 
+from keyturn.cli.output import table
 from keyturn.core.login import attempt_limits
 from keyturn.core.policy import Policy
 from keyturn.runtime import Keyturn
@@ -656,6 +657,20 @@ def test_output_of_a_list_cannot_move_the_terminal(migrated: Command) -> None:
         body = {"email": EMAIL, "password": PASSWORD, "device_name": "my \u202ephone"}
         assert client.post("/auth/login", json=body).status_code in {200, 422}
     assert "\u202e" not in migrated.run("sessions", "list", EMAIL)
+
+
+def test_ids_are_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are what another command is given: an id that is cut to fit is of no use. Nothing else is cut either."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    for size in (32, 43):
+        row = {"id": "a1" * 24, "at": "2026-11-29T10:22:48+00:00", "ip": "2001:db8::1234", "user_agent": "q" * 40}
+        row["id"] = row["id"][:size]
+        table(tuple(row), [row])
+        shown = capsys.readouterr().out
+        assert row["id"] in shown.split()
+        assert "\u2026" not in shown
+        assert shown.count("q") == 40
 
 
 async def _fail_often(url: str, redis_url: str | None, often: int) -> float | None:

@@ -45,7 +45,10 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, object]], *, json_
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        # Nothing is cut, and what comes first stays in one piece: an id, which another command is given.
+        shown.add_column(column, overflow="fold", no_wrap=column == columns[0])
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
     Console().print(shown)
