@@ -142,6 +142,27 @@ def test_all_problems_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ({"tail_time": 5.0}, "tail_time 5 s must be at least 15 s, for requests that a confirm has overtaken"),
+        (
+            {"access_lifetime": 100.0},
+            "access_lifetime 100 s must be at least 2 settle_time: a child confirms at the next refresh",
+        ),
+        ({"access_lifetime": 3601.0, "inactivity_timeout": DAY}, "access_lifetime over 3600 s: no verifier takes that"),
+        (
+            {"inactivity_timeout": 700.0},
+            "inactivity_timeout 700 s must be at least 1200 s: of activity a refresh tells, and no sooner",
+        ),
+    ],
+)
+def test_reasons(numbers: dict[str, Any], text: str) -> None:
+    """Whoever is refused a number is told why, and which one will do."""
+    with pytest.raises(UnsafePolicy, match=text):
+        Policy(**numbers)
+
+
 def test_explained() -> None:
     """Every number says why it is what it is and who says so."""
     lines = Policy(tail_time=20.0).explain()

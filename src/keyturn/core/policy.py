@@ -151,11 +151,12 @@ class Policy:
             settle, tail, access = self.settle_time, self.tail_time, self.access_lifetime
             least = f"{SETTLE_FLOOR:g} s: thrice {REQUEST_LIMIT:g} s of a refresh and {CRASH_LOSS:g} s of lost cookies"
             yield (settle < SETTLE_FLOOR, "settle_too_short", f"settle_time {settle:g} s must be at least {least}")
-            yield (tail < TAIL_FLOOR, "tail_too_short", f"tail_time {tail:g} s must be at least {TAIL_FLOOR:g} s")
+            text = f"tail_time {tail:g} s must be at least {TAIL_FLOOR:g} s, for requests that a confirm has overtaken"
+            yield (tail < TAIL_FLOOR, "tail_too_short", text)
             yield (tail >= settle, "tail_too_long", f"tail_time {tail:g} s must stay under settle_time {settle:g} s")
-            need = f"access_lifetime {access:g} s must be at least 2 settle_time"
-            yield (access < 2 * settle, "access_too_short", need)
-        yield (self.access_lifetime > HOUR, "access_too_long", "access_lifetime must be at most 3600 s")
+            text = f"access_lifetime {access:g} s must be at least 2 settle_time: a child confirms at the next refresh"
+            yield (access < 2 * settle, "access_too_short", text)
+        yield (self.access_lifetime > HOUR, "access_too_long", "access_lifetime over 3600 s: no verifier takes that")
         text = f"clock_leeway must be at most {LONGEST_LEEWAY:g} s"
         yield (self.clock_leeway > LONGEST_LEEWAY, "leeway_too_long", text)
         yield (self.ssr_lifetime > self.access_lifetime, "ssr_too_long", "ssr_lifetime must not exceed access_lifetime")
@@ -167,11 +168,10 @@ class Policy:
             name = f"{kind}inactivity_timeout"
             text = f"{name} {idle:g} s must not exceed the absolute lifetime {life:g} s"
             yield (idle > life, "inactivity_too_long", text)
-            # A person is reported active once per refresh, and may then be a touch interval older: a shorter timeout would
-            # end sessions in active use.
-            too_short = idle < self.access_lifetime + max(self.access_lifetime, self.touch_interval)
-            text = f"{name} {idle:g} s must be at least 2 access_lifetime, and access_lifetime + touch_interval"
-            yield (too_short, "inactivity_too_short", text)
+            # A person is reported active once per refresh, and may then be a touch interval older.
+            shortest = self.access_lifetime + max(self.access_lifetime, self.touch_interval)
+            text = f"{name} {idle:g} s must be at least {shortest:g} s: of activity a refresh tells, and no sooner"
+            yield (idle < shortest, "inactivity_too_short", text)
         text = f"password_min_length must be {SHORTEST_PASSWORD} to {LONGEST_MINIMUM}"
         yield (not SHORTEST_PASSWORD <= self.password_min_length <= LONGEST_MINIMUM, "password_min_length", text)
 
