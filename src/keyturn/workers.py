@@ -32,10 +32,8 @@ from keyturn.serving import DRAIN_TIME, ASGIApplication, Lifespan, Listeners, se
 
 _logger = logging.getLogger(__name__)
 
-RESTART_INTERVAL = 1.0
-"""Seconds between two starts of a worker that keeps ending."""
-FAILED_START_INTERVAL = 5.0
-"""The same for one that cannot even start, as during an outage: starting costs a second of the processor."""
+START_INTERVAL = 5.0
+"""Seconds between two starts of a worker that keeps ending, as during an outage: starting costs a second of the processor."""
 _WATCH_INTERVAL = 0.2
 _TURN_AWAY_TIME = 1.0
 """Seconds in which workers, busy ones too, accept what was queued. A client that was turned away tries again after as long (TCP)."""
@@ -107,8 +105,7 @@ class Supervisor:
         self._workers = first.copy()
         status = 0
         while not self._stop.wait(_WATCH_INTERVAL):
-            statuses = [worker.poll() or 0 for worker in first]
-            if _STARTUP_FAILED in statuses or (self._workers == first and min(statuses) > 0):
+            if self._cannot_start(first):
                 _logger.error("a worker could not start")
                 status = 1
                 break
@@ -148,14 +145,17 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
+    def _cannot_start(self, first: Sequence[subprocess.Popen[bytes]]) -> bool:
+        statuses = [worker.poll() or 0 for worker in first]
+        if _STARTUP_FAILED in statuses:
+            return True
+        # By itself a worker ends where it cannot start. A signal ends it at any time, and all of them where memory is short.
+        begun = time.monotonic() - max(self._started_at) < START_INTERVAL
+        return self._workers == first and (min(statuses) > 0 or (begun and 0 not in statuses))
+
     def _replace_dead(self) -> None:
         for index, worker in enumerate(self._workers):
-            status = worker.poll()
-            if status is None:
-                continue
-            # By itself it ends where it cannot start; a signal ends it at any time.
-            pause = FAILED_START_INTERVAL if status > 0 else RESTART_INTERVAL
-            if time.monotonic() - self._started_at[index] >= pause:
+            if worker.poll() is not None and time.monotonic() - self._started_at[index] >= START_INTERVAL:
                 _logger.error("worker %d ended with status %d; starting another", worker.pid, worker.returncode)
                 try:
                     self._workers[index] = self._spawn(index)

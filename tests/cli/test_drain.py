@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -18,6 +19,7 @@ import httpx2
 import psutil
 import pytest
 
+from keyturn.workers import START_INTERVAL
 from tests.cli.conftest import Command
 from tests.cli.storm import Storm
 from tests.services import free_port, wait_until
@@ -260,10 +262,11 @@ def test_server_that_the_system_starts_no_worker_for(migrated_command: Command) 
     assert "\nkeyturn: cannot_start: no worker can be started: No such file or directory\n" in told
 
 
-def test_server_whose_workers_all_fail_at_the_start(migrated_command: Command) -> None:
+@pytest.mark.parametrize("fault", ["raise ImportError('broken')", "os.kill(os.getpid(), 9)"], ids=["error", "signal"])
+def test_server_whose_workers_all_fail_at_the_start(migrated_command: Command, fault: str) -> None:
     """It ends with status 1, so that who started it hears of it, and does not start others for ever."""
     (migrated_command.directory / "secrets.py").write_text(
-        "import sys\nif 'keyturn.workers' in sys.orig_argv: raise ImportError('broken')\nfrom random import *"
+        f"import os, sys\nif 'keyturn.workers' in sys.orig_argv: {fault}\nfrom random import *"
     )
     # By `-m` the working directory is where modules are looked for.
     with migrated_command.process("serve", "--port", "0", "--workers", "2") as process:
@@ -286,6 +289,23 @@ def test_server_whose_first_workers_have_failed_one_after_the_other() -> None:
                 assert link.recv(1) == b""
             wait_until(lambda: workers_of(process) != before, 30, "the failure")  # noqa: B023 - called at once
         wait_until(lambda: len(workers_of(process)) == 2, 30, "two workers")
+        assert Storm(port).ask_once() == "full"
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_workers_that_are_all_killed_at_once_later() -> None:
+    """As by a system that is short of memory: they are replaced."""
+    with running(2) as (process, port):
+        assert Storm(port).ask_once() == "full"
+        first = workers_of(process)
+        begun = max(psutil.Process(worker).create_time() for worker in first)
+        wait_until(lambda: time.time() > begun + START_INTERVAL + 1, 30, "the time of the start to be over")
+        process.send_signal(signal.SIGSTOP)
+        for worker in first:
+            os.kill(worker, signal.SIGKILL)
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: len(workers_of(process) - first) == 2, 30, "the replacements")
         assert Storm(port).ask_once() == "full"
         process.terminate()
         assert process.wait(30) == 0
