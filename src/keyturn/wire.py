@@ -44,6 +44,8 @@ STANDARD_HEADERS: Final[tuple[Header, ...]] = (*_GUARDS, (b"cache-control", b"pr
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/=-]+) *")
+_REDIS_WORD: Final = re.compile(r"(?:^|caused error: \(['\"])([A-Z]{3,}) ")
+"""Its library says of a command in a pipeline which one it was, before what Redis has said."""
 # ASCII only, so that no reader disagrees about the encoding; no NaN, which is not JSON.
 encode_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -154,7 +156,7 @@ def problem(refused: Refused, request_id: str) -> Response:
 
 
 def driver_error(error: BaseException) -> tuple[BaseException, str | None]:
-    """Return what the driver raised, from behind a fault, and its SQLSTATE or result code, or OpenSSL's reason."""
+    """Return what the driver raised, from behind a fault, and its SQLSTATE, result code or OpenSSL's reason, or the word of Redis that has no class."""
     while isinstance(error, Unavailable) and error.__cause__ is not None:
         error = error.__cause__
     origin = getattr(error, "orig", None) or error
@@ -162,6 +164,8 @@ def driver_error(error: BaseException) -> tuple[BaseException, str | None]:
     if code is None and isinstance(origin.__context__, OSError):
         # Redis' library has one name for all that can be wrong with the way to a server.
         origin = origin.__context__
+    if type(origin).__name__ == "ResponseError" and (word := _REDIS_WORD.search(str(origin))):
+        code = word[1]
     return origin, getattr(origin, "reason", None) if isinstance(origin, SSLError) else code
 
 

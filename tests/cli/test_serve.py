@@ -27,6 +27,7 @@ from keyturn.cli.doctor import too_little_memory
 from keyturn.core.errors import Unavailable
 from keyturn.core.login import Limit
 from keyturn.serving import CannotListen, bind
+from keyturn.stores.engine import open_engine
 from keyturn.stores.redis import RedisFeed, connect, ping, ping_feed
 from keyturn.stores.throttle import RedisThrottle
 from tests.auth.corpus import Corpus, certify
@@ -267,6 +268,25 @@ def test_doctor_tells_a_postgresql_that_takes_no_writes(
     assert f"UNSAFE  database_unavailable: the database does not answer ({why}" in asking.run("doctor", status=1)
 
 
+def test_statement_timeout_of_a_role(postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> None:
+    """The doctor says what ends statements, where one takes too long."""
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url})
+    command.run("migrate")
+    postgres.execute(f"ALTER DATABASE \"{postgres_url.rpartition('/')[2]}\" SET statement_timeout TO '200ms'")
+
+    async def doctor() -> str:
+        engine = open_engine(postgres_url)
+        try:
+            async with engine.transaction() as connection:
+                await connection.exec_driver_sql("LOCK TABLE keyturn_meta")
+                return await asyncio.to_thread(command.run, "doctor", status=1)
+        finally:
+            await engine.close()
+
+    why = "57014: PostgreSQL ended a statement: has this role or database a statement_timeout"
+    assert why in asyncio.run(doctor())
+
+
 def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: RedisServer, redis_url: str) -> None:
     """It answers, but nobody can sign in: the metrics and the doctor say so. The server stays ready, for refreshes go on."""
     token = token_urlsafe()
@@ -281,6 +301,11 @@ def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: Red
         for refusing, again, why in (
             ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "ReadOnlyError: this Redis is a replica"),
             ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OutOfMemoryError: Redis may have no more memory"),
+            (
+                "CONFIG SET min-replicas-to-write 1",
+                "CONFIG SET min-replicas-to-write 0",
+                "ResponseError NOREPLICAS: fewer replicas follow this Redis",
+            ),
         ):
             wait_until(in_order, 30, "a Redis that is in order")
             assert redis_server.command(refusing) == "+OK"
@@ -320,6 +345,12 @@ def test_redis_with_a_user_of_few_rights(migrated_command: Command, redis_server
         with migrated_command.serving() as client:
             assert client.get("/readyz").status_code == 503
             assert refused in migrated_command.run("doctor", status=1)
+            may("~* &* -incr")
+            refused_to_script = (
+                "(ResponseError: Redis refuses a command or a script: is it as new, and has this user the rights"
+            )
+            assert refused_to_script in migrated_command.run("doctor", status=1)
+            assert client.get("/readyz").status_code == 503
             for lacking, finding in deaf.items():
                 may(lacking)
                 wait_until(lambda: client.get("/readyz").status_code == 200, 30, f"a server that is ready: {lacking}")

@@ -45,7 +45,14 @@ ENTRIES = "keyturn:denylist"
 """Sorted set: id -> expires_at."""
 CHANNEL = "keyturn:denylist:feed"
 _SIGN = "{keyturn}:sign-of-life"
-_SIGN_BY_SCRIPT = "redis.call('SET', KEYS[1], '', 'EX', 60) return KEYS[1]"
+_SIGN_BY_SCRIPT = """
+for _, each in ipairs({'DEL', 'INCR', 'DECR', 'GET', 'PTTL'}) do
+  redis.call(each, KEYS[1])
+end
+redis.call('PEXPIRE', KEYS[1], 60000)
+return KEYS[1]
+"""
+"""With each command that attempts are counted by (`throttle.py`)."""
 _PARAMETERS = frozenset(
     {"db", "username", "password", "protocol", "client_name", "health_check_interval", "socket_keepalive"}
 )
