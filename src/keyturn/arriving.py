@@ -21,6 +21,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any, ClassVar, Final, NoReturn, cast
 
+from httptools import HttpParserInvalidURLError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from keyturn.leaving import send_whole
@@ -267,8 +268,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._connection.end()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, unless it has been refused."""
+        """Answer what is no request, unless it has been refused; the library's line in the log says neither who sent it nor why."""
         if not self.transport.is_closing():
+            raised = sys.exception()
+            fault = (raised and raised.__context__) or raised
+            # This one quotes the path, whose end may be a secret of another application.
+            self._log(
+                "malformed", 400, why="invalid url" if isinstance(fault, HttpParserInvalidURLError) else str(fault)
+            )
             super().send_400_response(msg)
 
     def _is_chunked(self) -> bool:
@@ -288,11 +295,14 @@ class BoundedProtocol(HttpToolsProtocol):
         raise ValueError("too much")  # the parser reads no further
 
     def _refuse(self) -> None:
-        peer = self.client[0] if self.client else ""
-        _logger.info("refused: too much beside a body, or too many requests", extra={"status": 431, "peer": peer})
+        self._log("too much beside a body, or too many requests", 431)
         if not self._answering():
             self.transport.write(_TOO_LARGE)
         self.transport.close()
+
+    def _log(self, what: str, status: int, **more: str) -> None:
+        peer = self.client[0] if self.client else ""
+        _logger.info("refused: %s", what, extra={"status": status, "peer": peer, **more})
 
     def _answering(self) -> bool:
         # There is none before the first request; its type does not say so.

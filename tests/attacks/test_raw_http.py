@@ -213,19 +213,38 @@ def test_many_small_headers(server: Server, sent: bytes) -> None:
     assert alive(server)
 
 
+def refused(server: Server) -> list[Any]:
+    """Return what the log says of requests that never arrived: status, sender, reason."""
+    lines = [json.loads(line) for line in server.log.read_bytes().splitlines() if line.startswith(b"{")]
+    return [(line["status"], line["peer"], line.get("why")) for line in lines if line["logger"] == "keyturn.arriving"]
+
+
 @pytest.mark.parametrize("rest", [b"", b"\r\n"], ids=["half a head", "whole head"])
 def test_refusal_of_a_head_is_logged(server: Server, rest: bytes) -> None:
     """Once, with who sent it: a browser with too many cookies is not to be looked for among malformed requests."""
 
-    def refused() -> list[Any]:
-        lines = [json.loads(line) for line in server.log.read_bytes().splitlines() if line.startswith(b"{")]
-        return [(line["status"], line["peer"]) for line in lines if line["logger"] == "keyturn.arriving"]
-
-    before = refused()
+    before = refused(server)
     assert status(exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"X:\r\n" * 300 + rest)) == 431
-    wait_until(lambda: len(refused()) > len(before), 10, "a line in the log")
+    wait_until(lambda: len(refused(server)) > len(before), 10, "a line in the log")
     assert alive(server)
-    assert refused()[len(before) :] == [(431, "127.0.0.1")]
+    assert refused(server)[len(before) :] == [(431, "127.0.0.1", None)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"GET http://a/healthz HTTP/1.1\r\nHost: a\r\n\r\n", "a target that is more than a path"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01", "Invalid method encountered"),
+        (b"GET /\xff?secret HTTP/1.1\r\nHost: a\r\n\r\n", "invalid url"),
+    ],
+    ids=["our reason", "the parser's", "without the path"],
+)
+def test_malformed_request_is_logged(server: Server, sent: bytes, why: str) -> None:
+    """With who sent it, and why: a proxy that is set up wrongly, or speaks TLS to a server that does not, is found by it."""
+    before = refused(server)
+    assert status(exchange(server, sent)) == 400
+    wait_until(lambda: len(refused(server)) > len(before), 10, "a line in the log")
+    assert refused(server)[len(before) :] == [(400, "127.0.0.1", why)]
 
 
 def test_head_within_the_limit(server: Server) -> None:
