@@ -150,6 +150,31 @@ describe("concurrency", () => {
     expect(tab.status).toBe("authenticated");
   });
 
+  it("sends nothing twice when other code steals the lock from under it", async () => {
+    const world = new World();
+    world.server.open();
+    const tab = world.open();
+    // As browsers do it: what ran under the lock goes on, and who asked for it is told.
+    Object.assign(tab.environment.navigator as object, {
+      locks: {
+        request: (_name: string, _options: object, run: () => Promise<void>) =>
+          new Promise((_resolve, reject) => {
+            void run();
+            world.setTimeout(() => reject(new DOMException("stolen", "AbortError")), 100);
+          }),
+      },
+    });
+    world.server.handlers.set("/auth/refresh", async () => {
+      const answer = json(world.server.answer());
+      await new Promise<void>((resolve) => world.setTimeout(resolve, 3_000));
+      return answer;
+    });
+    tab.client.start();
+    await world.run(5_000);
+    expect(tab.status).toBe("authenticated");
+    expect(world.server.count("/auth/refresh")).toBe(1);
+  });
+
   it.each(["/auth/refresh", "/auth/logout"])(
     "%s does not pass by a slow one of another tab, or its late cookie would undo a third tab's login",
     async (path) => {

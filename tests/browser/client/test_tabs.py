@@ -111,6 +111,28 @@ def test_frozen_tab_that_holds_the_lock_does_not_stop_the_others(tabs: Tabs) -> 
     tabs.assert_nobody_was_signed_out()
 
 
+def test_lock_that_is_stolen_under_a_refresh_stops_neither_tab(tabs: Tabs) -> None:
+    """The browser tells the tab that its lock is gone: its refresh goes on, and another tab's goes beside it."""
+    first = tabs.sign_up(ADA)
+    [second] = tabs.open_signed_in(1, ADA)
+    tabs.expire()
+    before = len(tabs.refreshes)
+    hold = tabs.site.proxy.hold("/auth/refresh")
+    first.begin("load()")
+    hold.wait()
+    second.begin("load()")
+    tabs.until(lambda: second.run(WAITING) == 1, "second tab waiting for the lock")
+    second.run("navigator.locks.request(`${location.origin}/auth`, { steal: true }, () => {})")
+    assert second.finish() == 200
+    hold.release()
+    assert first.finish() == 200
+    assert len(tabs.refreshes) - before == 2
+    tabs.settle()
+    tabs.expire()
+    assert [first.load(), second.load()] == [200, 200]
+    tabs.assert_nobody_was_signed_out()
+
+
 def test_older_broadcast_is_ignored(tabs: Tabs) -> None:
     """A token that was overtaken by a newer one changes nothing when its message comes late."""
     first = tabs.sign_up(ADA)
