@@ -5,8 +5,9 @@ Fixtures that only one area uses belong to that area's own conftest.
 
 from __future__ import annotations
 
+import gc
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +45,17 @@ def pytest_configure(config: pytest.Config) -> None:
     long = bool(config.getoption("--prove"))
     hypothesis.settings.register_profile("keyturn", deadline=None, derandomize=not long)
     hypothesis.settings.load_profile("keyturn")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the collector of unreachable cycles from what is loaded here and stays: it would look through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
