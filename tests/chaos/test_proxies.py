@@ -128,15 +128,18 @@ def test_what_a_proxy_passes_on_and_what_it_keeps(behind: Behind) -> None:
         assert client.get("/readyz").status_code == 404
 
 
-def test_nodes_on_unix_sockets(chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace) -> None:
+@pytest.mark.parametrize("kind", [Nginx], ids=["nginx"], indirect=True)
+def test_nodes_on_unix_sockets(
+    kind: type[Proxy], chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace
+) -> None:
     """As before ports: they restart one after the other unnoticed, and the proxy says whose address it is."""
-    skip_without(Nginx.kind, chaos=chaos)
+    skip_without(kind.kind, chaos=chaos)
     with ExitStack() as stack:
         # nginx's workers are of another user, who may not enter the directories of tests.
         place = Path(stack.enter_context(TemporaryDirectory()))
         place.chmod(0o755)
         sockets = [place / "one.sock", place / "two.sock"]
-        proxy = Nginx([f"unix:{path}" for path in sockets])
+        proxy = kind([f"unix:{path}" for path in sockets])
         stack.callback(proxy.close)
         proxy.start()
         environment = settings(postgres_url, pace, KEYTURN_BASE_URL=f"http://localhost:{proxy.port}")

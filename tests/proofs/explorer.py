@@ -66,6 +66,7 @@ def search(model: Transitions[State]) -> Exploration:
     """Visit every reachable state, nearest first; stop at the first step that must never happen."""
     start = model.canonical(model.start())
     came: dict[State, tuple[State, str] | None] = {start: None}
+    met: set[State] = set()
     waiting = deque([start])
     found = Exploration(outcomes=model.outcomes)
     while waiting and found.counterexample is None:
@@ -73,6 +74,9 @@ def search(model: Transitions[State]) -> Exploration:
         try:
             for step, after in model.steps(state):
                 found.transitions += 1
+                if after in met:
+                    continue
+                met.add(after)
                 following = model.canonical(after)
                 if following not in came:
                     came[following] = (state, step)

@@ -193,12 +193,19 @@ class Model:
                 places.setdefault(token, []).append((4,))
         ages, holders = state.ages, state.holders
         order = sorted(places, key=lambda t: (ages[t - FIRST_CHILD], holders[t - FIRST_CHILD], sorted(places[t])))
-        names = {token: FIRST_CHILD + i for i, token in enumerate(order)}
-        return state._replace(
-            browser=state.browser.renamed(lambda token: names.get(token, token)),
-            ages=tuple([ages[t - FIRST_CHILD] for t in order]),
-            holders=tuple([holders[t - FIRST_CHILD] for t in order]),
-            stolen=None if stolen is None else tuple(sorted([names.get(t, t) for t in stolen])),
+        names = list(range(FIRST_CHILD + len(ages)))
+        for i, token in enumerate(order, FIRST_CHILD):
+            names[token] = i
+        name = names.__getitem__
+        return State(
+            state.confirmed_age,
+            state.browser.renamed(name),
+            tuple([ages[t - FIRST_CHILD] for t in order]),
+            tuple([holders[t - FIRST_CHILD] for t in order]),
+            state.current_holder,
+            None if stolen is None else tuple(sorted(map(name, stolen))),
+            state.advanced,
+            state.ahead,
         )
 
 
