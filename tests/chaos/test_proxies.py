@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,11 +42,13 @@ def pace(kind: type[Proxy]) -> Pace:
 
 @pytest.fixture
 def behind(kind: type[Proxy], chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace) -> Iterator[Behind]:
-    """Start a proxy and two nodes behind it, one of them with two workers. Only `make chaos` insists on the program."""
+    """Start a proxy and two nodes behind it, each with so many workers. Only `make chaos` insists on the program."""
     skip_without(kind.kind, chaos=chaos)
     with ExitStack() as stack:
 
-        def behind(proxies: int, *, larger: bool = False) -> tuple[Proxy, list[Node]]:
+        def behind(
+            proxies: int, *, workers: tuple[int, int] = (1, 1), larger: bool = False
+        ) -> tuple[Proxy, list[Node]]:
             ports = [free_port(), free_port()]
             proxy = kind([f"127.0.0.1:{port}" for port in ports], **(kind.larger if larger else {}))
             stack.callback(proxy.close)
@@ -53,7 +56,7 @@ def behind(kind: type[Proxy], chaos: bool, postgres_url: str, tmp_path: Path, pa
             more = {"KEYTURN_BASE_URL": f"http://localhost:{proxy.port}", "KEYTURN_TRUSTED_PROXIES": str(proxies)}
             environment = settings(postgres_url, pace, **more)
             nodes = [
-                Node(tmp_path / str(port), environment, workers) for port, workers in zip(ports, (1, 2), strict=True)
+                Node(tmp_path / str(port), environment, number) for port, number in zip(ports, workers, strict=True)
             ]
             for node, port in zip(nodes, ports, strict=True):
                 node.port = port
@@ -77,7 +80,7 @@ def test_nobody_notices_that_nodes_restart_one_after_the_other(
     keep: Keep,
 ) -> None:
     """No answer but those of nodes, and nobody signed out: the proxy asks the other one, and sends no refresh again."""
-    proxy, nodes = behind(2)  # each browser is a proxy too, by which it has an address of its own
+    proxy, nodes = behind(2, workers=(1, 2))  # each browser is a proxy too, by which it has an address of its own
     database = str(make_url(postgres_url).database)
     rows = postgres_rows(postgres, database)
     storm = Storm(thread, [proxy.port], rows, browsers=scale(15, 40), tabs=3, pace=pace, thorough=True)
@@ -164,12 +167,12 @@ def test_nodes_on_unix_sockets(
 
 @contextmanager
 def _asked_meanwhile(proxy: Proxy) -> Iterator[list[int]]:
-    """Ask without pause, and lend the list of answers, which is whole after the block."""
+    """Ask a hundred times a second, and lend the list of answers, which is whole after the block."""
     answers: list[int] = []
     end = threading.Event()
 
     def ask() -> None:
-        while not end.is_set():
+        while not end.wait(0.01):
             answers.append(_status(proxy, "/auth/me"))
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -182,4 +185,6 @@ def _asked_meanwhile(proxy: Proxy) -> Iterator[list[int]]:
 
 
 def _status(proxy: Proxy, path: str) -> int:
-    return httpx2.get(f"http://localhost:{proxy.port}{path}", timeout=30).status_code
+    with closing(HTTPConnection("localhost", proxy.port, timeout=30)) as link:
+        link.request("GET", path)
+        return link.getresponse().status
