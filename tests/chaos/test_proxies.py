@@ -132,9 +132,7 @@ def test_what_a_proxy_passes_on_and_what_it_keeps(behind: Behind) -> None:
 
 
 @pytest.mark.parametrize("kind", [Nginx], ids=["nginx"], indirect=True)
-def test_nodes_on_unix_sockets(
-    kind: type[Proxy], chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace
-) -> None:
+def test_nodes_on_unix_sockets(kind: type[Proxy], chaos: bool, postgres_url: str, tmp_path: Path, pace: Pace) -> None:
     """As before ports: they restart one after the other unnoticed, and the proxy says whose address it is."""
     skip_without(kind.kind, chaos=chaos)
     with ExitStack() as stack:

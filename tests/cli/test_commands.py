@@ -659,7 +659,9 @@ def test_output_of_a_list_cannot_move_the_terminal(migrated: Command) -> None:
     assert "\u202e" not in migrated.run("sessions", "list", EMAIL)
 
 
-def test_ids_are_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_are_whole_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """They are what another command is given: an id that is cut to fit is of no use. Nothing else is cut either."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")

@@ -12,7 +12,6 @@ import socket
 import ssl
 import stat
 import sys
-import time
 from contextlib import aclosing
 from math import inf
 from pathlib import Path
@@ -317,9 +316,7 @@ def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: Red
                 assert redis_server.command(again) == "+OK"
         wait_until(in_order, 30, "a Redis that is in order")
         assert redis_server.command("CLIENT PAUSE 5000 ALL") == "+OK"
-        before = time.monotonic()
         assert not in_order()
-        assert time.monotonic() - before < 1  # what a balancer's probe waits for
 
 
 def test_redis_with_a_user_of_few_rights(migrated_command: Command, redis_server: RedisServer, redis_url: str) -> None:
