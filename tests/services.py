@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -102,6 +103,20 @@ def kill_tree(process: psutil.Process) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(victims, timeout=STOP_TIMEOUT)
+
+
+@contextmanager
+def frozen(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Stop processes for the block, the first of them first. One that is about to end may be gone before it is stopped, or after."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    try:
+        yield
+    finally:
+        for process in reversed(processes):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def remove_leftovers() -> None:

@@ -19,7 +19,7 @@ from tests.chaos.conftest import Scale, Suffer
 from tests.chaos.databases import DATABASE, every_process
 from tests.chaos.storm import Storm
 from tests.chaos.wire import LoopThread
-from tests.services import wait_until
+from tests.services import frozen, wait_until
 
 
 def test_everybody_goes_on_when_one_of_two_nodes_is_killed(
@@ -60,18 +60,14 @@ def test_nobody_is_signed_out_by_what_a_frozen_node_finds_in_its_queue(
     """SIGSTOP of one node until the tokens in its queue would be reuse; their senders have gone on at the other node."""
 
     @contextmanager
-    def frozen() -> Iterator[None]:
+    def asleep() -> Iterator[None]:
         victim = random.choice(cluster.nodes)
-        processes = [victim.process, *victim.process.children()]
-        for process in processes:
-            process.suspend()
-        storm.all_advance()
-        storm.all_go_on()
-        yield
-        for process in processes:
-            process.resume()
+        with frozen([victim.process, *victim.process.children()]):
+            storm.all_advance()
+            storm.all_go_on()
+            yield
 
-    suffer("`SIGSTOP` of one of two nodes", scale(1, 3), frozen)
+    suffer("`SIGSTOP` of one of two nodes", scale(1, 3), asleep)
 
 
 def test_everybody_goes_on_when_a_worker_is_killed(cluster: Cluster, suffer: Suffer, scale: Scale) -> None:
@@ -137,13 +133,9 @@ def test_everybody_goes_on_when_postgresql_hangs(cluster: Cluster, suffer: Suffe
 
     @contextmanager
     def stopped() -> Iterator[None]:
-        processes = every_process(cluster.postgres)
-        for process in processes:
-            process.suspend()
-        cluster.wait_until_not_ready()
-        yield
-        for process in reversed(processes):
-            process.resume()
+        with frozen(every_process(cluster.postgres)):
+            cluster.wait_until_not_ready()
+            yield
 
     suffer("`SIGSTOP` of PostgreSQL", scale(1, 3), stopped)
 

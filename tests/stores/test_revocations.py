@@ -40,7 +40,7 @@ from keyturn.stores.revocations import (
 from keyturn.stores.revoking import deny_ids
 from keyturn.stores.schema import denylist as table
 from keyturn.testing import FrozenClock
-from tests.services import PostgresServer, RedisServer
+from tests.services import PostgresServer, RedisServer, frozen
 from tests.stores.support import PATIENCE, eventually, open_database
 
 pytestmark = pytest.mark.anyio
@@ -494,14 +494,8 @@ async def test_postgresql_that_hangs(postgres: PostgresServer, postgres_url: str
         feed = PollingFeed(postgres_url, interval=0.02, patience=0.3)
     async with following(MemoryDenylist(feed)) as denylist:
         assert postgres._process is not None
-        frozen = psutil.Process(postgres._process.pid).children()
-        for process in frozen:
-            process.suspend()
-        try:
+        with frozen(psutil.Process(postgres._process.pid).children()):
             await eventually(lambda: not denylist.is_current())
-        finally:
-            for process in frozen:
-                process.resume()
         await eventually(denylist.is_current)
 
 
