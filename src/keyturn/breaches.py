@@ -148,7 +148,7 @@ class BreachCheck:
                 body += piece
         except TimeoutError:
             raise _CorpusFault("timeout") from None
-        except (OSError, HTTPException):
+        except (OSError, HTTPException, UnicodeError):  # the last: a part of the host's name is too long
             raise _CorpusFault("unreachable") from None
         finally:
             link.close()

@@ -569,6 +569,17 @@ def test_path_of_sqlite_that_is_not_utf8(sqlite_command: Command) -> None:
     assert "UNSAFE  database_url_malformed: " in sqlite_command.run("doctor", status=1)
 
 
+@pytest.mark.parametrize("at", ["@.db.internal/keyturn", "@db.internal,.db.internal/keyturn", "@/keyturn?host=a..b"])
+def test_database_url_of_a_host_whose_variable_is_not_set(sqlite_command: Command, at: str) -> None:
+    """One line, without what stands in it."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"postgresql://keyturn:sEcrEt{at}"
+    for arguments in (["migrate"], ["serve", "--port", "0"], ["doctor"]):
+        error = sqlite_command.run(*arguments, status=1)
+        assert "the database URL is malformed: a part of the host's name is empty or too long" in error
+        assert "Traceback" not in error
+        assert "sEcrEt" not in error
+
+
 def test_cause_of_a_fault_of_the_database_is_named(
     sqlite_command: Command, tmp_path: Path, postgres: PostgresServer, postgres_url: str
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from getpass import getuser
 from pathlib import Path
@@ -103,9 +104,23 @@ def _postgresql(parsed: URL) -> URL:
             query[name] = value
         elif name not in _DROPPED:
             raise ValueError(f"the database URL's parameter {name!r} is not supported")
+    named = query.get("host", "")
+    _refuse_no_name([parsed.host or "", *(named if isinstance(named, str) else ",".join(named)).split(",")])
     if not parsed.username and "user" not in query and not os.environ.get("PGUSER"):
         _refuse_nobody()
     return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _refuse_no_name(hosts: Iterable[str]) -> None:
+    """Refuse what is no name of a host, as a template makes one of a variable that is not set. The driver's error is none of a connection."""
+    try:
+        for host in hosts:
+            if not host.startswith(("/", "@")):  # a Unix socket
+                host.encode("idna")
+    except UnicodeError:
+        raise ValueError(
+            "the database URL is malformed: a part of the host's name is empty or too long; is a variable not set?"
+        ) from None
 
 
 def _refuse_nobody() -> None:
