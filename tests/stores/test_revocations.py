@@ -687,6 +687,29 @@ async def test_revocation_that_nobody_announces(redis_url: str, database_url: st
         assert 1 <= sum("announced" in text for text in told) <= 2
 
 
+def test_node_that_was_closed_with_something_to_announce(redis_url: str, sqlite_database_url: str) -> None:
+    """Started again on another event loop, it announces what it reads as before."""
+    node = open_denylist(sqlite_database_url, redis_url=redis_url, interval=0.02)
+
+    async def live(item: str, *, to_the_end: bool) -> None:
+        async with (
+            open_database(sqlite_database_url) as engine,
+            following(open_denylist(redis_url)) as service,
+            following(node),
+            connect(redis_url) as redis,
+        ):
+            while (await redis.pubsub_numsub(CHANNEL))[0][1] < 2:  # noqa: ASYNC110 - Redis counts them
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.2)
+            await revoke(engine, item)
+            await eventually(lambda: item in node)
+            if to_the_end:
+                await eventually(lambda: item in service, 15.0)
+
+    asyncio.run(live("early", to_the_end=False))
+    asyncio.run(live("late", to_the_end=True))
+
+
 async def _so_far(channel: PubSub) -> AsyncGenerator[str]:
     while (message := await channel.get_message(timeout=0.1)) is not None:
         if message["type"] == "message":

@@ -308,6 +308,10 @@ class RedisFeed:
                 finally:
                     self._redis = None
                     self._expected.clear()
+                    if self._expiry is not None:
+                        # Of this event loop, and the next time may be on another.
+                        self._expiry.cancel()
+                        self._expiry = None
 
     async def _follow(self, redis: Redis, channel: PubSub) -> AsyncGenerator[Heard]:
         self._reread_at = _NEVER
