@@ -16,7 +16,6 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from typing import Any, ClassVar, Final, NoReturn, cast
@@ -84,7 +83,6 @@ class _Transport:
         self.end = transport.close
         self.has_ended = transport.is_closing
         self.abort = transport.abort
-        self.write: Callable[[bytes], None] = transport.write
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
@@ -95,13 +93,26 @@ class _Transport:
         """Say whether it was told to close, or has."""
         return self._leaving or self.has_ended()
 
+    def write(self, data: bytes) -> None:
+        """Send, unless it was told to close while a request arrives, or has ended.
+
+        Why ask afterwards: uvicorn tells the last request that the client has gone, and not one before, and uvloop takes what
+        that one writes for a mistake. It would stand in the log as a fault of the application.
+        """
+        if self._leaving:
+            return
+        try:
+            self._transport.write(data)
+        except RuntimeError:
+            if not self.has_ended():
+                raise
+
     def close(self) -> None:
         """Close once everything is sent; while a request arrives, say only that no more comes, and leave closing to the client or `end`."""
         if not self.arriving or self.is_closing():
             self.end()
             return
         self._leaving = True
-        self.write = _forget
         self.resume_reading()
         with suppress(OSError):  # the client has gone
             self._transport.write_eof()
@@ -129,11 +140,6 @@ class _Transport:
                 socket.socket(fileno=os.dup(self.get_extra_info("socket").fileno())) as own,
             ):
                 own.shutdown(socket.SHUT_WR)
-
-
-def _forget(data: bytes) -> None:
-    """Write nothing, as a closed connection does."""
-    del data
 
 
 class BoundedProtocol(HttpToolsProtocol):

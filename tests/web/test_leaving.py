@@ -210,6 +210,44 @@ async def test_client_who_has_gone() -> None:
     assert taken == [False]
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "as messages"])
+def test_client_who_has_gone_while_another_request_waits(whole: bool) -> None:
+    """Only the last request is told, and uvloop refuses what one before writes: that is no fault of the application's."""
+    uvloop = pytest.importorskip("uvloop", reason="PyPy has none")
+
+    async def leave() -> list[BaseException]:
+        faults: list[BaseException] = []
+        answered, done = anyio.Event(), anyio.Event()
+        headers = [(b"content-length", b"2")]
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            cycle, first = receive.__self__, not answered.is_set()
+            while not (first or cycle.transport.has_ended()):  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+            assert not cycle.disconnected
+            answered.set()
+            try:
+                if not (whole and send_whole(send, 200, headers, b"{}")):
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    await send({"type": "http.response.body", "body": b"{}"})
+            except RuntimeError as fault:  # what uvicorn would log
+                faults.append(fault)
+            if not first:
+                done.set()
+
+        async with serving(application) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(3 * b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            with anyio.fail_after(30):
+                await reader.readuntil(b"{}")
+                writer.transport.abort()
+                await done.wait()
+        return faults
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(leave()) == []
+
+
 async def test_body_that_somebody_between_has_changed(node: Keyturn) -> None:
     """A body counts as it is handed to us, not as it came."""
 
