@@ -134,9 +134,10 @@ contract: $(DEV_STAMP) ## Write spec/errors.json and spec/openapi.json anew from
 
 # The long versions may be silent for hours, so the watch on hanging tests is off.
 .PHONY: prove
-prove: firefox ## The proofs at full length: model, simulation, the soak of eight tabs; the client in Chromium with windows and in Firefox
+prove: firefox $(PACKAGE) ## The proofs at full length: model, simulation, the soak of eight tabs; the client in Chromium with windows and in Firefox; a standalone Next.js
 	$(PYTEST) tests/proofs --prove -o faulthandler_timeout=0
 	$(PYTEST) tests/browser/client --browser-family chromium --prove -o faulthandler_timeout=0
+	$(PYTEST) tests/browser/next/test_standalone.py --prove
 
 # In an environment of its own: the tools of the tests as ever, and over them what the package itself asks for.
 LOWEST := build/lowest/bin/python

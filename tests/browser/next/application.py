@@ -90,12 +90,15 @@ class Front:
         assert (built / "BUILD_ID").exists(), f"{built} is not built: make next"
         copy = self._directory / "application"
         shutil.copytree(built, copy / ".next", ignore=shutil.ignore_patterns("cache", "dev", "*.map", "trace*"))
-        for file in (copy / ".next").rglob("*.js*"):
+        self._readdress(copy / ".next")
+        (copy / "node_modules").symlink_to(self._build.modules)
+        return copy
+
+    def _readdress(self, built: Path) -> None:
+        for file in built.rglob("*.js*"):
             content = file.read_bytes()
             if BUILT_FOR.encode() in content:
                 file.write_bytes(content.replace(BUILT_FOR.encode(), self.site.url.encode()))
-        (copy / "node_modules").symlink_to(self._build.modules)
-        return copy
 
     def _start(self, copy: Path) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KEYTURN_")}
@@ -107,11 +110,14 @@ class Front:
             "NODE_OPTIONS": f"--import={CLOCK.as_uri()}",
             "CLOCK_AHEAD": str(self._clock),
         }
-        program = self._build.modules / "next/dist/bin/next"
-        command = ["node", str(program), "start", str(copy), "--port", str(self._port), "--hostname", "localhost"]
+        environment |= {"PORT": str(self._port), "HOSTNAME": "localhost"}
         with self._log.open("w") as output:
-            self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            self._process = subprocess.Popen(self._command(copy), env=environment, stdout=output, stderr=output)
         wait_until(self._answers, 60, "the start of Next.js")
+
+    def _command(self, copy: Path) -> list[str]:
+        program = self._build.modules / "next/dist/bin/next"
+        return ["node", str(program), "start", str(copy), "--port", str(self._port), "--hostname", "localhost"]
 
     def _answers(self) -> bool:
         assert self._process is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -15,6 +16,11 @@ from tests.browser.next.visitor import PATIENCE, User, Visitor
 _numbers = itertools.count(1)
 MakeUser = Callable[[], User]
 MakeVisitor = Callable[[], Visitor]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what builds an application of its own, which takes a minute, unless all is to be proved."""
+    return True if collection_path.name == "test_standalone.py" and not config.getoption("--prove") else None
 
 
 @pytest.fixture(scope="session")
