@@ -64,6 +64,16 @@ def test_logout_leaves_nothing_private_behind(ada: Visitor) -> None:
         expect(ada.page.get_by_text(ada.email)).to_have_count(0)
 
 
+@BOTH
+def test_logout_leads_to_the_address_that_is_put_in_place_before(ada: Visitor) -> None:
+    """The document that is loaded anew is that of the address: a private page need not lead to the login page."""
+    ada.page.evaluate("history.replaceState(null, '', '/')")
+    ada.log_out()
+    ada.sees("Hello")
+    assert ada.documents[-1].url == f"{ada.front.url}/"
+    expect(ada.page.get_by_text(ada.name)).to_have_count(0)
+
+
 def test_logout_in_another_tab_reaches_this_one(ada: Visitor) -> None:
     """Its document is loaded anew, as nobody's."""
     other = ada.context.new_page()
