@@ -45,13 +45,14 @@ type FollowProps = {
   shown: string | undefined;
   /**
    * Where its note is. Why `<Anonymous>` has one of its own: in a page that shows it to somebody who is signed in the
-   * provider finds whom it expects, and would take the other's note away, each time the document is loaded.
+   * provider finds whom it expects, and would take the other's note away, each time the document is loaded. A provider
+   * that was not given anybody always does, and may be around one that was.
    */
   place?: string;
 };
 
 /** Load the document anew once the session of this browser is not the one that `shown` was rendered for. */
-const Follow = ({ shown, place = NOTE }: FollowProps): ReactNode => {
+const Follow = ({ shown, place = NOTE + typeof shown }: FollowProps): ReactNode => {
   const { client } = useAuth();
   useEffect(() => {
     let expected = shown;

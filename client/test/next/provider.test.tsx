@@ -112,6 +112,18 @@ describe("where <Anonymous> meets somebody who is signed in", () => {
     }
   });
 
+  test("below a provider that was not asked for anybody: it is loaded anew once, and not for ever", async () => {
+    for (const more of [1, 0, 0]) {
+      const [before, asked] = [reload.mock.calls.length, refreshed.mock.calls.length];
+      const page = mount(<AuthProvider>{show(account, null)}</AuthProvider>);
+      await eventually(() => expect(page.text()).toBe("Account of ada"));
+      await eventually(() => expect(refreshed.mock.calls.length).toBeGreaterThan(asked + 1));
+      await new Promise((resolve) => setTimeout(resolve));
+      expect(reload.mock.calls.length - before).toBe(more);
+      page.leave();
+    }
+  });
+
   test("though it was loaded anew for that before: it is again once their session has ended, which only the server knows", async () => {
     const former = mount(show(login, identity));
     await eventually(() => expect(reload).toHaveBeenCalledTimes(1));
