@@ -34,15 +34,9 @@ from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, refresh_tokens
 from tests.services import PostgresServer, remove_leftovers, sqlite_url
 
-GROUPS = 30
-"""Groups of a round."""
 GROUP = 64
-LIVE = 5_000
-"""Sessions of all users, three each, beside one user's that have ended."""
 LOGINS = 20
 """Logins of a round, and lists."""
-AGED = 1_000
-"""Sessions that grow old."""
 SETTLED = 61.0
 
 
@@ -52,14 +46,20 @@ class Scale(NamedTuple):
     sizes: tuple[int, int]
     """Sessions."""
     rounds: int
+    groups: int
+    """Groups of a round."""
+    aged: int
+    """Sessions that grow old."""
     age: int
-    """How often each of those that grow old is refreshed."""
+    """How often each of them is refreshed."""
+    live: int
+    """Sessions of all users, three each, beside one user's that have ended."""
     ended: int
-    """Sessions of one user that have ended, for each of the `LIVE`."""
+    """Sessions of one user that have ended, for each of the live ones."""
 
 
-FULL = Scale((10_000, 1_000_000), rounds=21, age=100, ended=40)
-QUICK = Scale((500, 2_000), rounds=1, age=10, ended=1)
+FULL = Scale((10_000, 1_000_000), rounds=21, groups=30, aged=1_000, age=100, live=5_000, ended=40)
+QUICK = Scale((500, 2_000), rounds=1, groups=3, aged=100, age=10, live=600, ended=1)
 
 _POLICY = Policy()
 _TOKENS = refresh_tokens()
@@ -128,14 +128,14 @@ class Subject:
             if decision.outcome is not Outcome.CONFIRM:
                 raise RuntimeError(f"not a confirm: {decision.outcome}")
 
-    async def refresh_at_random(self, random: Random) -> float:
-        """Do one round; return the seconds of a refresh, all included."""
-        groups = [random.sample(range(1, self.count + 1), GROUP) for _ in range(GROUPS)]
+    async def refresh_at_random(self, random: Random, count: int) -> float:
+        """Do one round of so many groups; return the seconds of a refresh, all included."""
+        groups = [random.sample(range(1, self.count + 1), GROUP) for _ in range(count)]
         started = perf_counter()
         for numbers in groups:
             self.clock.advance(SETTLED)
             await self.refresh(numbers)
-        return (perf_counter() - started) / GROUPS / GROUP
+        return (perf_counter() - started) / count / GROUP
 
     async def close(self) -> None:
         """Close the store and its connections."""
@@ -269,12 +269,12 @@ async def postgres_growth(server: PostgresServer, scale: Scale) -> list[Figure]:
             if round_ == 0:
                 await visit_all_pages(subject)
             before = await server_times(subject)
-            seconds = await subject.refresh_at_random(random)
+            seconds = await subject.refresh_at_random(random, scale.groups)
             after = await server_times(subject)
             if round_ >= 2:  # the first two warm up
                 whole[index].append(seconds * 1e6)
-                active[index].append((after[0] - before[0]) / GROUPS / GROUP * 1e3)
-                executor[index].append((after[1] - before[1]) / GROUPS / GROUP * 1e3)
+                active[index].append((after[0] - before[0]) / scale.groups / GROUP * 1e3)
+                executor[index].append((after[1] - before[1]) / scale.groups / GROUP * 1e3)
     for subject in subjects:
         await subject.close()
     return [
@@ -292,7 +292,7 @@ async def sqlite_growth(directory: Path, scale: Scale) -> list[Figure]:
     whole: list[list[float]] = [[], []]
     for round_ in range(scale.rounds + 2):
         for index, subject in enumerate(subjects):
-            seconds = await subject.refresh_at_random(random)
+            seconds = await subject.refresh_at_random(random, scale.groups)
             if round_ >= 2:
                 whole[index].append(seconds * 1e6)
     for subject in subjects:
@@ -315,10 +315,10 @@ def compared(
     ]
 
 
-async def postgres_ageing(server: PostgresServer, age: int) -> list[Figure]:
+async def postgres_ageing(server: PostgresServer, scale: Scale) -> list[Figure]:
     """Refresh every session many times; compare its bytes early and late, and count the updates in place."""
-    subject = await fill_postgres(server, AGED, generation=0)
-    name = f"growth_{AGED}"
+    subject, age = await fill_postgres(server, scale.aged, generation=0), scale.age
+    name = f"growth_{scale.aged}"
     sizes: list[int] = []
     for rounds in (0, age // 10, age - age // 10):
         await refresh_all(subject, rounds)
@@ -326,12 +326,12 @@ async def postgres_ageing(server: PostgresServer, age: int) -> list[Figure]:
     await subject.close()  # a backend that ends reports its statistics
     hot = "SELECT n_tup_hot_upd::float8 / n_tup_upd FROM pg_stat_user_tables WHERE relname = 'keyturn_sessions'"
     in_place = Figure("PostgreSQL, heap-only updates", float(server.execute(hot, name)), least=0.95)
-    return [*aged("PostgreSQL", age, sizes), in_place]
+    return [*aged("PostgreSQL", scale, sizes), in_place]
 
 
-async def sqlite_ageing(directory: Path, age: int) -> list[Figure]:
+async def sqlite_ageing(directory: Path, scale: Scale) -> list[Figure]:
     """Refresh every session many times; compare its bytes early and late."""
-    subject = await fill_sqlite(directory, AGED, generation=0)
+    subject, age = await fill_sqlite(directory, scale.aged, generation=0), scale.age
     sizes: list[int] = []
     for rounds in (0, age // 10, age - age // 10):
         await refresh_all(subject, rounds)
@@ -339,15 +339,15 @@ async def sqlite_ageing(directory: Path, age: int) -> list[Figure]:
             pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
             sizes.append(pages * (await connection.exec_driver_sql("PRAGMA page_size")).scalar_one())
     await subject.close()
-    return aged("SQLite", age, sizes)
+    return aged("SQLite", scale, sizes)
 
 
-def aged(name: str, age: int, sizes: Sequence[int]) -> list[Figure]:
+def aged(name: str, scale: Scale, sizes: Sequence[int]) -> list[Figure]:
     """Make figures of the sizes when new, after a tenth of the refreshes and after all of them.
 
     A new row has no previous hash, and pages that were filled in order make room once; from then on nothing may grow.
     """
-    new, early, late = (size / AGED for size in sizes)
+    age, (new, early, late) = scale.age, (size / scale.aged for size in sizes)
     return [
         Figure(f"{name}, bytes of a session, new", new, "B"),
         Figure(f"{name}, bytes of a session, {age // 10} refreshes later", early, "B"),
@@ -391,8 +391,8 @@ async def refresh_all(subject: Subject, rounds: int) -> None:
     random = Random(2)
     for _ in range(rounds):
         subject.clock.advance(SETTLED)
-        numbers = random.sample(range(1, AGED + 1), AGED)
-        for first in range(0, AGED, GROUP):
+        numbers = random.sample(range(1, subject.count + 1), subject.count)
+        for first in range(0, subject.count, GROUP):
             await subject.refresh(numbers[first : first + GROUP])
 
 
@@ -406,12 +406,12 @@ async def measure(*, quick: bool = False) -> list[Figure]:
         server = Postgres()
         stack.callback(server.close)
         await asyncio.to_thread(server.start)
-        found += await postgres_ageing(server, scale.age)
+        found += await postgres_ageing(server, scale)
         found += await postgres_growth(server, scale)
-        found += await ended_growth("PostgreSQL", await fill_postgres(server, LIVE), scale)
-        found += await sqlite_ageing(directory, scale.age)
+        found += await ended_growth("PostgreSQL", await fill_postgres(server, scale.live), scale)
+        found += await sqlite_ageing(directory, scale)
         found += await sqlite_growth(directory, scale)
-        found += await ended_growth("SQLite", await fill_sqlite(directory, LIVE), scale)
+        found += await ended_growth("SQLite", await fill_sqlite(directory, scale.live), scale)
     return found
 
 

@@ -29,7 +29,7 @@ _PAUSE = 0.1
 
 def run(*, quick: bool = False) -> list[Figure]:
     """Measure on PostgreSQL."""
-    rounds, seconds, count = (1, 0.5, 300) if quick else (5, 6.0, 3_000)
+    rounds, seconds, warm_up, count = (1, 0.5, 0.1, 300) if quick else (5, 6.0, 1.0, 3_000)
     with Bench() as bench:
         variables = environment(bench.postgres(), KEYTURN_TRUSTED_PROXIES="1")
         load, server = bench.load(), bench.node(variables)
@@ -40,13 +40,13 @@ def run(*, quick: bool = False) -> list[Figure]:
         logins: list[dict[str, Any]] = []
         for _ in range(rounds):
             hashes.append(bare_hashes(seconds))
-            logins += load.run(_logins(server, LOGINS), seconds=seconds)
+            logins += load.run(_logins(server, LOGINS), seconds=seconds, warm_up=warm_up)
         at_rest: list[dict[str, Any]] = []
         in_flood: list[dict[str, Any]] = []
         floods: list[dict[str, Any]] = []
         for _ in range(rounds):
-            at_rest += load.run(_refreshes(server), seconds=seconds)
-            refreshes, flood = load.run(_refreshes(server), _logins(server, FLOOD), seconds=seconds)
+            at_rest += load.run(_refreshes(server), seconds=seconds, warm_up=warm_up)
+            refreshes, flood = load.run(_refreshes(server), _logins(server, FLOOD), seconds=seconds, warm_up=warm_up)
             in_flood.append(refreshes)
             floods.append(flood)
     _check(logins, at_rest, in_flood, floods)

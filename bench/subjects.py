@@ -124,7 +124,7 @@ class Load:
             file.flush()
             self._command({"load": name, "file": file.name})
 
-    def run(self, *groups: dict[str, Any], seconds: float, warm_up: float = 1.0) -> list[dict[str, Any]]:
+    def run(self, *groups: dict[str, Any], seconds: float, warm_up: float) -> list[dict[str, Any]]:
         """Run groups of connections at once; return what each saw."""
         results: list[dict[str, Any]] = self._command({"run": groups, "seconds": seconds, "warm_up": warm_up})
         return results
