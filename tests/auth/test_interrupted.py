@@ -22,6 +22,7 @@ from keyturn.stores.engine import open_engine
 from keyturn.stores.users import SqlUsers
 from keyturn.tokens.secret_ring import SecretRing
 from keyturn.web.messages import ClientGone
+from tests.attacks.conftest import lighten
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +131,7 @@ async def subject(request: pytest.FixtureRequest, database_url: str) -> AsyncGen
     users = None if request.param == "own" else SqlUsers(engine, denylist_lifetime=730.0)
     claims = Claims()
     node = Keyturn(settings, users=users, sinks=[sink], claims=claims)
+    lighten(node)
     async with node.lifespan():
         yield Subject(node, sink, claims)
     await engine.close()

@@ -16,6 +16,7 @@ from keyturn.fastapi import router
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.tokens import base64url
+from tests.attacks.conftest import lighten
 
 ORIGIN = "https://auth.test"
 PARTNER = "https://app.test"
@@ -44,6 +45,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Keytur
         metrics_token=METRICS_TOKEN,
     )
     keyturn = Keyturn(settings, claims=_scopes)
+    lighten(keyturn)
     await keyturn.start()
     yield keyturn
     await keyturn.close()

@@ -22,6 +22,7 @@ from keyturn.fastapi import CurrentPrincipal, install
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.tokens.secret_ring import SecretRing
+from tests.attacks.conftest import lighten
 from tests.browser.client.proxy import Proxy
 from tests.services import wait_until
 
@@ -107,6 +108,7 @@ class Site:
 
     async def _serve(self) -> None:
         self._node = node = Keyturn(self._settings, sinks=[self], database_clock=self.clock)
+        lighten(node)
         server = uvicorn.Server(
             uvicorn.Config(self._host(node), log_config=None, lifespan="on", ws="none", access_log=False)
         )
