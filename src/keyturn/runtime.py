@@ -224,14 +224,16 @@ class Keyturn:
         await check_rights(self.engine)
         await check_whole(self.engine)
         await ping_for_writing(self.engine)  # before the feed, which a standby keeps waiting without a word of why
-        await self.sessions.failover.check()
-        await self._time.follow()
-        await self.signing.refresh()
+        jobs = (self.sessions.failover.check, self._time.follow, self.signing.refresh)
+        for job in jobs:
+            await job()
         if self.denylist is not None:
             await self.denylist.start()
         self.passwords.open()
         self._tasks = [
-            asyncio.create_task(self._maintain(), name="keyturn upkeep"),
+            asyncio.create_task(self._maintain(self.signing.leak, *jobs), name="keyturn upkeep"),
+            # By itself: very many rows take long, and what may have leaked meanwhile must not sign on.
+            asyncio.create_task(self._maintain(asyncio.Event().wait, self.upkeep.prune), name="keyturn pruning"),
             # A fifth of a second of work that the first login would wait for; `/healthz` need not.
             asyncio.create_task(asyncio.to_thread(warm_up), name="keyturn warm-up"),
         ]
@@ -310,13 +312,13 @@ class Keyturn:
             await self.redis.aclose()
         await self.engine.close()
 
-    async def _maintain(self) -> None:
+    async def _maintain(self, due: Callable[[], Awaitable[object]], *jobs: Callable[[], Awaitable[object]]) -> None:
         while True:
             interval = UPKEEP_INTERVAL * uniform(0.67, 1.33)  # noqa: S311 - spreads work, protects nothing
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
-                    await self.signing.leak()
-            for job in (self.sessions.failover.check, self._time.follow, self.signing.refresh, self.upkeep.prune):
+                    await due()
+            for job in jobs:
                 try:
                     await job()
                 except Unavailable as fault:

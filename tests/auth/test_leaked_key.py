@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
+import anyio
 import pytest
 
 from keyturn.core.errors import InvalidToken
@@ -94,6 +95,32 @@ async def test_leak(nodes: Nodes) -> None:
     assert believes(one, token, now)
     assert believes(other, token, now)
     await denylist.close()
+
+
+async def test_leak_while_a_node_prunes(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes, it goes on to the new key at once: what it signs with the leaked one is refused everywhere."""
+    settings = Settings.load(env="development", database_url=postgres_url, secret=SecretRing.generate(os.urandom(32)))
+    one, pruning = Keyturn(settings), Keyturn(settings)
+    waiting = "SELECT waitstart FROM pg_locks WHERE relation = 'keyturn_counters'::regclass AND waitstart IS NOT NULL"
+
+    async def wait_until_it_prunes() -> object:
+        while not (found := await query(one, waiting)):  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+        return found
+
+    async def wait_until_it_signs_with(kid: str) -> None:
+        while pruning.signing.signing_key(pruning.clock()).kid != kid:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+
+    async with one.lifespan():
+        await query(one, "SELECT 1")  # by then its own upkeep has begun to wait
+        monkeypatch.setattr("keyturn.runtime.UPKEEP_INTERVAL", 0.05)
+        async with pruning.lifespan(), one.engine.transaction() as connection:
+            await connection.exec_driver_sql("LOCK TABLE keyturn_counters")
+            with anyio.fail_after(30):
+                since = await wait_until_it_prunes()
+                await wait_until_it_signs_with((await one.signing.rotate(compromised=True)).kid)
+            assert await query(one, waiting) == since
 
 
 async def test_rotation_without_a_leak(nodes: Nodes) -> None:
