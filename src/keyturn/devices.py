@@ -5,10 +5,15 @@ Owns: the one use of the parser library, and a cache. Must not hold: the compari
 
 from __future__ import annotations
 
+import asyncio
 from functools import lru_cache
+from typing import Final
 
 from keyturn.core.device import label
 from keyturn.core.model import Contact, Session
+
+_SOON: Final = 0.5
+"""Seconds."""
 
 
 @lru_cache(maxsize=4096)
@@ -41,3 +46,12 @@ def named(session: Session | None, contact: Contact) -> Session | None:
 def warm_up() -> None:
     """Load the parser's tables, so that the first login does not wait for them."""
     describe("Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0")
+
+
+async def warm_up_soon() -> None:
+    """Load them soon after a start.
+
+    Why not at once: for a tenth of a second nothing else runs in this process, and its first answers would wait.
+    """
+    await asyncio.sleep(_SOON)
+    await asyncio.to_thread(warm_up)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property
-from random import uniform
 from typing import TYPE_CHECKING
 
 from keyturn.access import AccessTokens
@@ -18,11 +17,11 @@ from keyturn.apart import Apart, Bounded, InTurn
 from keyturn.auth import Auth
 from keyturn.background import end
 from keyturn.breaches import BreachCheck
-from keyturn.core.errors import KeyturnError, Unavailable, UnsafeSettings
+from keyturn.core.errors import UnsafeSettings
 from keyturn.core.events import Event
 from keyturn.core.model import Principal
 from keyturn.core.policy import Policy
-from keyturn.devices import describe, warm_up
+from keyturn.devices import describe, warm_up_soon
 from keyturn.master_secret import secret_ring
 from keyturn.observability import LogSink, open_metrics
 from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
@@ -49,6 +48,7 @@ from keyturn.tokens.password_policy import PasswordPolicy
 from keyturn.tokens.refresh_token import RefreshTokens
 from keyturn.tokens.secret_ring import SecretRing
 from keyturn.tokens.signing_key import KeySchedule
+from keyturn.upkeep import keep_up
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.endpoints import Services
@@ -62,10 +62,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-READY_TIME, REDIS_READY_TIME = 2.0, 0.5
-"""Seconds in which what a node needs has to answer `/readyz`, and Redis, which no refresh needs: many probes wait for a second."""
-UPKEEP_INTERVAL = 60.0
-"""Seconds between two rounds of upkeep on a node, give or take a third, so that nodes do not march in step."""
+READY_TIME = 2.0
+"""Seconds in which what a refresh needs has to answer `/readyz`: a probe does not wait as long as a statement may."""
+REDIS_READY_TIME = 0.5
+"""The same for Redis, which no refresh needs: many probes give up after a second."""
 
 
 class Keyturn:
@@ -231,11 +231,10 @@ class Keyturn:
             await self.denylist.start()
         self.passwords.open()
         self._tasks = [
-            asyncio.create_task(self._maintain(self.signing.leak, *jobs), name="keyturn upkeep"),
+            asyncio.create_task(keep_up(*jobs, due=self.signing.leak), name="keyturn upkeep"),
             # By itself: very many rows take long, and what may have leaked meanwhile must not sign on.
-            asyncio.create_task(self._maintain(asyncio.Event().wait, self.upkeep.prune), name="keyturn pruning"),
-            # A fifth of a second of work that the first login would wait for; `/healthz` need not.
-            asyncio.create_task(asyncio.to_thread(warm_up), name="keyturn warm-up"),
+            asyncio.create_task(keep_up(self.upkeep.prune), name="keyturn pruning"),
+            asyncio.create_task(warm_up_soon(), name="keyturn warm-up"),
         ]
 
     async def ready(self) -> Mapping[str, bool]:
@@ -311,23 +310,6 @@ class Keyturn:
         if self.redis is not None:
             await self.redis.aclose()
         await self.engine.close()
-
-    async def _maintain(self, due: Callable[[], Awaitable[object]], *jobs: Callable[[], Awaitable[object]]) -> None:
-        while True:
-            interval = UPKEEP_INTERVAL * uniform(0.67, 1.33)  # noqa: S311 - spreads work, protects nothing
-            with suppress(TimeoutError):
-                async with asyncio.timeout(interval):
-                    await due()
-            for job in jobs:
-                try:
-                    await job()
-                except Unavailable as fault:
-                    _logger.warning("upkeep waits", extra={"dependency": fault.dependency, "fault": name_of(fault)})
-                except KeyturnError as fault:
-                    _logger.error("upkeep waits for the operator: %s", fault)
-                except Exception:
-                    # Upkeep goes on whatever one of its jobs does: the next round may succeed.
-                    _logger.exception("upkeep failed")
 
     # -- wiring
 

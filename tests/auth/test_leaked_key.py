@@ -14,12 +14,13 @@ import pytest
 from keyturn.core.errors import InvalidToken
 from keyturn.core.model import Contact
 from keyturn.exchange import Cookies
-from keyturn.runtime import UPKEEP_INTERVAL, Keyturn
+from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.stores.revocations import open_denylist
 from keyturn.tokens.access_token import AccessTokenVerifier
 from keyturn.tokens.secret_ring import SecretRing
 from keyturn.tokens.verified_cache import VerifiedTokenCache
+from keyturn.upkeep import UPKEEP_INTERVAL
 from tests.attacks.support import query
 from tests.services import wait_until
 
@@ -114,7 +115,7 @@ async def test_leak_while_a_node_prunes(postgres_url: str, monkeypatch: pytest.M
 
     async with one.lifespan():
         await query(one, "SELECT 1")  # by then its own upkeep has begun to wait
-        monkeypatch.setattr("keyturn.runtime.UPKEEP_INTERVAL", 0.05)
+        monkeypatch.setattr("keyturn.upkeep.UPKEEP_INTERVAL", 0.05)
         async with pruning.lifespan(), one.engine.transaction() as connection:
             await connection.exec_driver_sql("LOCK TABLE keyturn_counters")
             with anyio.fail_after(30):

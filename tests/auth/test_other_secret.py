@@ -70,7 +70,7 @@ async def test_keys_of_another_secret_under_a_running_node(
     database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It goes on with the keys it has, leaves those of the other, and says in its log that somebody has to act."""
-    monkeypatch.setattr("keyturn.runtime.UPKEEP_INTERVAL", 0.05)
+    monkeypatch.setattr("keyturn.upkeep.UPKEEP_INTERVAL", 0.05)
     now = time.time()
     key = SigningKey.generate(os.urandom(KEY_ENTROPY_BYTES), created_at=now, publish_at=now, activate_at=now)
     foreign = [seal(key, SecretRing({1: os.urandom(32)}), os.urandom(NONCE_BYTES))]
@@ -95,7 +95,7 @@ async def test_first_line_that_another_node_has_alone(database_url: str, monkeyp
     """Nobody is signed out where the steps of a new secret are taken in the wrong order, or one node is forgotten: the node
     that lacks the line is not ready, and what it cannot read there is a fault.
     """
-    monkeypatch.setattr("keyturn.runtime.UPKEEP_INTERVAL", 0.05)
+    monkeypatch.setattr("keyturn.upkeep.UPKEEP_INTERVAL", 0.05)
     old, new = (SecretRing.generate(os.urandom(32), key_id) for key_id in (1, 2))
     behind, ahead = (
         Keyturn(Settings.load(env="development", database_url=database_url, secret=lines))

@@ -22,7 +22,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import include, path
 
-from keyturn import runtime
+from keyturn import upkeep
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import Session, User
 from keyturn.django import DjangoUserDirectory, urls
@@ -140,7 +140,7 @@ def test_upkeep_that_outlives_the_first_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What it tells a sink is asked when that request is over, and once more when the connection has broken and somebody came."""
-    monkeypatch.setattr(runtime, "UPKEEP_INTERVAL", 0.05)
+    monkeypatch.setattr(upkeep, "UPKEEP_INTERVAL", 0.05)
     assert send("/auth/signup")[0] == 201
 
     def has_heard(times: int) -> Callable[[], bool]:

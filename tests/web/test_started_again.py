@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from keyturn.core.errors import UnsafeSettings
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import Contact
+from keyturn.devices import describe
 from keyturn.exchange import Cookies
 from keyturn.fastapi import CurrentPrincipal, install
 from keyturn.runtime import Keyturn
@@ -106,6 +107,19 @@ async def test_starts_that_come_together(database_url: str) -> None:
     await node.close()
     assert len(upkeep) == 1
     assert upkeep[0].done()
+
+
+def test_names_of_devices_before_the_first_login(tmp_path: Path) -> None:
+    """What they are made of is loaded soon after a start, without anybody who waits for it."""
+    node = Keyturn(settings_of(sqlite_url(tmp_path)))
+    describe.cache_clear()
+
+    async def live() -> None:
+        async with node.lifespan(), asyncio.timeout(PATIENCE):
+            while not describe.cache_info().currsize:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0.01)
+
+    asyncio.run(live())
 
 
 def test_event_loop_that_is_not_its_own(database_url: str) -> None:
