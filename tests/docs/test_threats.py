@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,11 +55,12 @@ def rows() -> list[Row]:
     return found
 
 
-def defined_in(path: Path) -> set[str]:
+@cache
+def defined_in(path: Path) -> frozenset[str]:
     """List the tests that a file defines, in classes too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    return {function.name for function in functions if function.name.startswith("test_")}
+    return frozenset(function.name for function in functions if function.name.startswith("test_"))
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.threat[:40])
