@@ -670,6 +670,16 @@ def test_output_of_a_list_cannot_move_the_terminal(migrated: Command) -> None:
     assert "\u202e" not in migrated.run("sessions", "list", EMAIL)
 
 
+@pytest.mark.parametrize("said", ["", "n\n", "perhaps\n"], ids=["nothing", "no", "neither"])
+def test_deleting_that_nobody_has_confirmed(migrated: Command, said: str) -> None:
+    """A script that forgets `--yes` is told so, with a code as in every error, and the user stays."""
+    create_user(migrated)
+    told = migrated.run("users", "delete", EMAIL, stdin=said, status=1)
+    assert told.splitlines()[-1] == "keyturn: not_confirmed: nobody is deleted: answer y, or say --yes in a script"
+    assert EMAIL in migrated.run("users", "list")
+    assert migrated.run("users", "delete", EMAIL, stdin="y\n").startswith("deleted ")
+
+
 def test_ids_are_whole_on_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

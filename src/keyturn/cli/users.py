@@ -140,7 +140,7 @@ def delete(who: Who, yes: Annotated[bool, typer.Option("--yes", help="Do not ask
     from keyturn.cli.tools import find_user, open_tools, run
 
     if not yes:
-        typer.confirm(f"Delete {who} for good?", abort=True)
+        _confirm(f"Delete {who} for good?")
 
     async def work() -> str:
         async with open_tools() as tools:
@@ -161,6 +161,18 @@ def _set_disabled(who: str, *, disabled: bool) -> None:
             return user_id
 
     say(f"{'disabled' if disabled else 'enabled'} {run(work())}")
+
+
+def _confirm(question: str) -> None:
+    from keyturn.cli.errors import CommandError
+
+    sys.stderr.write(f"{question} [y/N]: ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+        return
+    if not sys.stdin.isatty():
+        sys.stderr.write("\n")  # which nobody has typed
+    raise CommandError("not_confirmed", "nobody is deleted: answer y, or say --yes in a script")
 
 
 def _password(*, from_stdin: bool) -> str:
