@@ -19,6 +19,7 @@ from keyturn.ports import Credential
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.tokens.secret_ring import SecretRing
+from tests.attacks.conftest import lighten
 from tests.auth.interrupted_users import InterruptedUsers
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +37,7 @@ async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
     with_engine = Keyturn(settings)
     users = InterruptedUsers(with_engine.engine, denylist_lifetime=with_engine.policy.denylist_lifetime)
     node = Keyturn(settings, users=users)
+    lighten(node)
     if request.param == "together":
         node.auth = replace(node.auth, with_users=node.sessions, openings=node.sessions)
     async with with_engine.lifespan(), node.lifespan():

@@ -16,6 +16,8 @@ import httpx2
 from tests.services import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
+_TLS = httpx2.create_ssl_context()
+"""Made once: to read the authorities takes 30 ms."""
 USER = {"email": "ada@example.com", "password": "violet otters juggle quietly"}
 
 
@@ -61,7 +63,7 @@ class Shell:
                 start_new_session=True,
             )
         try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
+            with httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, verify=_TLS) as client:
 
                 def answers() -> bool:
                     assert process.poll() is None, log.read_text()
