@@ -13,6 +13,8 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 4
 PARALLEL := -n $(WORKERS) --dist worksteal
 MEASURED := tests/core tests/tokens
+# What `check` runs, and `test` not again.
+CHECKED := $(filter-out %/test_services.py,$(wildcard tests/architecture/test_*.py))
 CODE := $(wildcard src tests bench)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -93,7 +95,7 @@ test: ## Everything that has to pass; installs what it needs
 	$(PYTEST) $(PARALLEL) --cov --cov-report= $(MEASURED)
 	@$(BIN)/coverage report --precision=2 --fail-under=100 \
 		|| { echo "core and tokens need every branch tested; see the lines above" >&2; exit 1; }
-	$(PYTEST) $(PARALLEL) $(MEASURED:%=--ignore=%) --ignore=tests/browser tests
+	$(PYTEST) $(PARALLEL) $(MEASURED:%=--ignore=%) $(CHECKED:%=--ignore=%) --ignore=tests/browser tests
 	@# In a process of their own: the browser's driver occupies the event loop of its thread.
 	$(PYTEST) $(PARALLEL) tests/browser
 
@@ -122,7 +124,7 @@ check: $(DEV_STAMP) ## Lint, types, import contracts, budgets: no service needed
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy $(CODE)
 	$(BIN)/basedpyright
-	$(PYTEST) -q -m "not services" tests/architecture
+	$(PYTEST) -q $(CHECKED)
 
 .PHONY: unit
 unit: $(DEV_STAMP) $(PAGE) ## The quick tests: no service, no proofs, no chaos
