@@ -744,7 +744,8 @@ def test_user_of_another_directory(migrated: Command) -> None:
     session_id = asyncio.run(open_session())
     assert [each["id"] for each in migrated.json("sessions", "list", "42")] == [session_id]
     assert migrated.json("sessions", "revoke", "--user", "42") == [session_id]
-    assert "not_found" in migrated.run("sessions", "list", "42", status=1)
+    told = migrated.run("sessions", "list", "42", status=1)
+    assert "not_found: there is no user 42 here, and nobody with this id is signed in" in told
 
 
 def test_misspelt_setting_is_named(sqlite_command: Command) -> None:

@@ -110,7 +110,10 @@ async def find_owner(tools: Tools, who: str) -> str:
     """
     if who.isprintable() and (await tools.sessions.list_live(who)).sessions:
         return who
-    return await find_user(tools, who)
+    user = await look_up_user(tools, who)
+    if user is None:
+        raise CommandError("not_found", f"there is no user {who} here, and nobody with this id is signed in")
+    return user.id
 
 
 async def look_up_user(tools: Tools, who: str) -> User | None:
