@@ -121,6 +121,13 @@ def test_extra_claim_reserved(name: str) -> None:
         sign(extra={name: "x"})
 
 
+@pytest.mark.parametrize("scope", ["s" * 2049, "notes \ud800"], ids=["long", "half-pair"])
+def test_scope_unreadable(scope: str) -> None:
+    """No token is signed that its own verifier refuses for its scope: with each refresh its owner would get another."""
+    with pytest.raises(ValueError, match="2048 characters"):
+        sign(scope=scope)
+
+
 @pytest.mark.parametrize(
     "extra",
     [

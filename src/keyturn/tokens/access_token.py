@@ -183,8 +183,8 @@ class AccessTokenSigner:
             extra: the application's own claims.
 
         Raises:
-            ValueError: an extra claim has a reserved name, or the claims are such that
-                no verifier would read them (not JSON, too deep, too large).
+            ValueError: an extra claim has a reserved name, or the scope or the claims are such
+                that no verifier would read them (no text, not JSON, too deep, too large).
 
         Spec: RFC 9068 section 2.2, RFC 7515 section 5.1.
         """
@@ -200,7 +200,7 @@ class AccessTokenSigner:
             "amr": list(amr),
         }
         if scope:
-            payload["scope"] = scope
+            payload["scope"] = _readable(scope)
         if extra:
             _add_extra(payload, extra)
         signing_input = self._head + base64url.encode(_ENCODE(payload).encode("ascii"))
@@ -210,6 +210,12 @@ class AccessTokenSigner:
         if len(token) > MAX_TOKEN_BYTES:
             raise ValueError(f"the claims make an access token over {MAX_TOKEN_BYTES} bytes")
         return token
+
+
+def _readable(scope: str) -> str:
+    if len(scope) > _MAX_TEXT or any("\ud800" <= character <= "\udfff" for character in scope):
+        raise ValueError(f"a scope is text of at most {_MAX_TEXT} characters")
+    return scope
 
 
 def _add_extra(payload: dict[str, object], extra: Mapping[str, Any]) -> None:
