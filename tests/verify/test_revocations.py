@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import sqlite3
@@ -253,6 +254,24 @@ def test_no_thread_to_follow_in(database: str, make_verifier: Callable[..., Veri
         verifier.close()
     assert psutil.Process().num_fds() <= before
     assert believed(verifier, sign())
+
+
+def test_no_file_to_follow_with(make_verifier: Callable[..., Verifier], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it a fault of another kind where the process has all the files open that it may."""
+    verifier = make_verifier(revocations="redis://127.0.0.1:1/0")
+    verifier._fetching.begin().wait()
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "new_event_loop", refuse)
+        with pytest.raises(Unavailable) as refused:
+            verifier.authenticate(sign())
+        assert refused.value.dependency == "revocations"
+        assert not verifier.load()
+    assert verifier._denylist is not None
+    assert not verifier._denylist.begin().future.done()
 
 
 def test_feed_of_another_kind(make_verifier: Callable[..., Verifier]) -> None:

@@ -145,13 +145,13 @@ class FollowedDenylist:
     def begin(self) -> Pending:
         """Begin to follow, or join who waits for the first load.
 
-        Raises: Unavailable: the system gives no thread now; the next call tries anew.
+        Raises: Unavailable: the system gives no thread or no file for it now; the next call tries anew.
         """
         with self._lock:
             pending = self._pending
             if pending is None:
                 loaded: Future[None] = Future()
-                loop = asyncio.new_event_loop()
+                loop = _new_loop()
                 try:
                     self._thread = _start("keyturn revocations", "revocations", self._run, loop, loaded)
                 except Unavailable:
@@ -196,6 +196,14 @@ class FollowedDenylist:
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     for task in asyncio.all_tasks(loop):
         task.cancel()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.new_event_loop()
+    except OSError as fault:  # it needs three files of its own
+        _log.warning("no event loop for the revocations: %s", fault)
+        raise Unavailable("revocations") from fault
 
 
 def _start(name: str, dependency: str, target: Callable[..., None], *args: Any) -> Thread:
