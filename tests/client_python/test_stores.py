@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from keyturn.client import FileTokenStore, MemoryTokenStore, Stored, StoreFault, TokenStore, User
+from keyturn.client.wire import Answer
 from tests.services import wait_until
 
 FIRST = Stored(
@@ -96,6 +97,12 @@ def test_repr_of_what_is_kept_shows_no_token() -> None:
     shown = f"{FIRST!r} {FIRST}"
     assert not {"kt_rt_first", "kt_dv_device", "access"} & set(shown.replace("'", " ").split())
     assert "redacted" in shown
+
+
+def test_repr_of_an_answer_shows_no_token() -> None:
+    """A crash reporter prints what the functions of a traceback have at hand."""
+    answer = Answer(200, [("set-cookie", "__Host-kt_refresh=kt_rt_first")], b'{"access_token": "access"}')
+    assert f"{answer!r} {answer}" == "Answer(status=200, redacted) Answer(status=200, redacted)"
 
 
 def test_file_is_for_its_owner_alone(path: Path) -> None:

@@ -39,6 +39,10 @@ class Answer(NamedTuple):
                 return value.partition(";")[0].partition("=")[2].strip() or None
         return None
 
+    def __repr__(self) -> str:
+        """Show no header and no body: tokens come in both."""
+        return f"Answer(status={self.status}, redacted)"
+
 
 class NoAnswer(Exception):
     """There is none that counts; `code` says why, and `detail` what the system or the HTTP library met."""
