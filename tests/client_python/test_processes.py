@@ -208,6 +208,27 @@ def test_child_of_a_fork_refreshes_by_itself(make_sharing: Callable[..., Sharing
     assert len(sharing.site.proxy.refreshes) == 1
 
 
+_FORK = """
+import os, signal
+from keyturn.client import KeyturnAuth
+
+auth = KeyturnAuth("http://localhost:1")
+with auth._guard:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        auth.forget()
+        os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_child_of_a_fork_waits_for_no_lock_of_its_parent() -> None:
+    """What another thread holds at that moment, nobody lets go in the child: its first login or logout would hang for ever."""
+    done = subprocess.run([sys.executable, "-c", _FORK], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
 def test_person_who_acts_where_another_process_refreshes_stays_signed_in(make_sharing: Callable[..., Sharing]) -> None:
     """A program that runs all day is always the first to refresh; of who acts in another one the server hears all the same."""
     sharing = make_sharing()

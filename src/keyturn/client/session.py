@@ -21,6 +21,7 @@ from ssl import SSLContext
 from time import monotonic, time
 from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from keyturn.client.errors import AuthError, SessionEnded, StoreFault, Unavailable, read_error
 from keyturn.client.reading import DEVICE_COOKIE, REFRESH_COOKIE, read_sign_in
@@ -136,10 +137,10 @@ class Session:
         self._calm_until: dict[str, float] = {}
         self._state = State()
         self._start_over()
+        _sessions.add(self)
 
     def _start_over(self) -> None:
-        """Let nothing be under way in this process, which may have been forked: what another thread does or holds stayed behind."""
-        self._process = os.getpid()
+        """Let nothing be under way, in a process that was forked: what another thread does or holds stayed behind."""
         self._guard = threading.Lock()
         self._flying: Future[None] | None = None
 
@@ -203,8 +204,6 @@ class Session:
 
     def _flight(self, seen: State) -> Future[None]:
         """Join the refresh that is under way, or begin one, unless something has changed since `seen`."""
-        if self._process != os.getpid():
-            self._start_over()
         with self._guard:
             if self._flying is not None:
                 return self._flying
@@ -353,6 +352,19 @@ class Session:
         if not 200 <= answer.status < 300:
             raise read_error(answer)
         return answer
+
+
+_sessions: Final = WeakSet[Session]()
+
+
+def _start_all_over() -> None:
+    for session in tuple(_sessions):
+        session._start_over()  # noqa: SLF001 - its own class
+
+
+# When it is forked, and not when it is next used: who waited there for a lock of a thread that is gone would wait for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_all_over)
 
 
 def origin_of(url: str) -> str:
