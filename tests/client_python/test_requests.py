@@ -239,6 +239,28 @@ async def test_authorization_of_the_caller_is_left_alone(
     assert len(site.proxy.refreshes) == before
 
 
+async def test_request_that_is_sent_again_is_sent_with_the_token_of_then(
+    site: Site, api: Api, make_program: Callable[..., Any]
+) -> None:
+    """What it carries from the first time is ours and not the caller's: it may be expired, and nobody is signed in by it later."""
+    store = MemoryTokenStore()
+    program = await make_program(store=store, origins=[api.url])
+    await program.log_in()
+    request = program.client.build_request("GET", f"{api.url}/notes")
+    assert (await program.run(program.client.send, request)).status_code == 200
+    api.refused = {f"Bearer {store.load().access_token}"}
+    assert (await program.run(program.client.send, request)).status_code == 200
+    await program.log_in()
+    assert (await program.run(program.client.send, request)).status_code == 200
+    assert api.sent[-1].authorization == f"Bearer {store.load().access_token}"
+    await program.run(program.auth.log_out)
+    with pytest.raises(SessionEnded):
+        await program.run(program.client.send, request)
+    request.headers["authorization"] = "Basic eDp5"
+    assert (await program.run(program.client.send, request)).status_code == 200
+    assert api.sent[-1].authorization == "Basic eDp5"
+
+
 async def test_routes_of_the_cookie_get_no_token(site: Site, program: Program) -> None:
     """A refresh for the 401 of a login would be of no use, and one for the 401 of a refresh would never end."""
     before = len(site.proxy.refreshes)

@@ -11,10 +11,12 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from keyturn.client.session import SPARE, Session
-from keyturn.client.store import User
+from keyturn.client.store import Stored, User
 
 STREAM_SPARE: Final = 30.0
 """Seconds a token has to last for a body that cannot be sent twice."""
+_OURS: Final = "keyturn_authorization"
+"""Under this name a request says which Authorization it has from us, and not from the caller."""
 
 
 def flow(session: Session, request: Any) -> Generator[Any, Any, None]:
@@ -28,12 +30,15 @@ def flow(session: Session, request: Any) -> Generator[Any, Any, None]:
 
     Raises: what `Session.obtain` raises.
     """
+    # Of when the same request was sent before: it may be expired by now, or somebody else's.
+    if (former := request.extensions.pop(_OURS, None)) is not None and request.headers.get("authorization") == former:
+        del request.headers["authorization"]
     if "authorization" in request.headers or not session.covers(str(request.url)):
         yield request
         return
     replayable = _is_replayable(request)
     held = yield from session.obtain(SPARE if replayable else STREAM_SPARE)
-    bearer = request.headers["authorization"] = f"Bearer {held.access_token}"
+    bearer = _authorize(request, held)
     response = yield request
     challenge = response.headers.get("www-authenticate", "")
     if (
@@ -49,10 +54,16 @@ def flow(session: Session, request: Any) -> Generator[Any, Any, None]:
     # By the id: the same person may have another name by now.
     if (new.user and new.user.id) != (held.user and held.user.id):
         return
-    request.headers["authorization"] = f"Bearer {new.access_token}"
+    _authorize(request, new)
     response = yield request
     if response.status_code == 401:
         session.calm_down(str(request.url))
+
+
+def _authorize(request: Any, held: Stored) -> str:
+    bearer: str = f"Bearer {held.access_token}"
+    request.headers["authorization"] = request.extensions[_OURS] = bearer
+    return bearer
 
 
 def _is_replayable(request: Any) -> bool:
