@@ -95,10 +95,31 @@ def test_outage_from_the_start() -> None:
     assert pauses == [1, 2, 4, 8, *[INTERVAL] * 1996]
 
 
+def test_keys_that_nobody_asked_about() -> None:
+    """Where no token came for long, the next one waits for an answer; the key as it was is there for when none comes."""
+    keys = known()
+    last = AT + 2 * DEFAULT_MAX_AGE
+    assert keys.public_key(KEY.kid, last - 1) is not None
+    with pytest.raises(KeysWanted) as wanted:
+        keys.public_key(KEY.kid, last)
+    assert (wanted.value.beside, wanted.value.former) == (False, keys.public_key(KEY.kid, AT))
+    keys.fail(last)
+    assert keys.public_key(KEY.kid, last + KEEP_TIME / 2) is not None
+    keys.learn(Reply(304), last + KEEP_TIME / 2)
+    with pytest.raises(KeysWanted):
+        keys.public_key(KEY.kid, last + KEEP_TIME / 2 + 2 * DEFAULT_MAX_AGE)
+    # Where less often is asked at all, nothing is waited for.
+    seldom = KnownKeys(KEEP_TIME / 2)
+    seldom.learn(Reply(200, key_set()), AT)
+    assert seldom.public_key(KEY.kid, last) is not None
+
+
 def test_keys_of_yesterday() -> None:
     """Keys that nobody could confirm for a day count no more, whatever they sign."""
     keys = known()
+    keys.fail(AT + KEEP_TIME - 1)
     assert keys.public_key(KEY.kid, AT + KEEP_TIME - 1) is not None
+    keys = known()
     with pytest.raises(KeysWanted):
         keys.public_key(KEY.kid, AT + KEEP_TIME)
     keys.fail(AT + KEEP_TIME)

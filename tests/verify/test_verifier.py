@@ -20,7 +20,8 @@ from keyturn.testing import FrozenClock
 from keyturn.tokens import base64url
 from keyturn.verify import Verifier
 from keyturn.verify.background import Waits
-from keyturn.verify.keys import KEEP_TIME
+from keyturn.verify.fetching import FetchFault, KeySource
+from keyturn.verify.keys import KEEP_TIME, Reply
 from tests.auth.corpus import certify
 from tests.services import wait_until
 from tests.tokens.forge import KEY, NOW, OTHER_KEY, SESSION_ID, forge, sign, signer, with_claims, with_header
@@ -135,6 +136,51 @@ def test_withdrawn_key(verifier: Verifier, publisher: Publisher, monotonic: Froz
     monotonic.advance(301)
     assert outcome(verifier, token) == "ada"  # it is fetched beside the requests
     wait_until(lambda: outcome(verifier, token) == "invalid_token", PATIENCE, "the news")
+
+
+async def test_withdrawn_key_in_a_service_that_was_idle(
+    verifier: Verifier, publisher: Publisher, monotonic: FrozenClock
+) -> None:
+    """Where nobody has asked for long, no token is believed before somebody has, whether it was seen before or not."""
+    seen = sign()
+    assert outcome(verifier, seen) == "ada"
+    monotonic.advance(600)
+    assert outcome(verifier, seen) == "ada"  # the server says that nothing has changed
+    assert len(publisher.requests) == 2
+    publisher.body = key_set(OTHER_KEY)
+    monotonic.advance(600)
+    assert await outcome_async(verifier, seen) == "invalid_token"
+    assert outcome(verifier, sign(subject="bob")) == "invalid_token"
+    assert len(publisher.requests) == 3
+
+
+async def test_idle_service_whose_server_hangs(
+    make_verifier: Make, monotonic: FrozenClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits as long as anybody does, and from then on known keys go on; where there is no thread to ask in, at once."""
+    verifier = make_verifier(timeout=0.1)
+    assert outcome(verifier, sign()) == "ada"
+    monotonic.advance(600)
+    with no_threads():
+        assert outcome(verifier, sign()) == "ada"
+    gate = Event()
+    asked: list[str | None] = []
+
+    def hang(_source: KeySource, etag: str | None) -> Reply:
+        asked.append(etag)
+        gate.wait(PATIENCE)
+        raise FetchFault("too late")
+
+    monkeypatch.setattr(KeySource, "fetch", hang)
+    try:
+        assert outcome(verifier, sign()) == "ada"
+        began = time.monotonic()
+        assert await outcome_async(verifier, sign()) == "ada"
+        assert outcome(verifier, unknown(1)) == "unavailable"
+        assert time.monotonic() - began < PATIENCE / 2
+    finally:
+        gate.set()
+    assert len(asked) == 1
 
 
 def test_stale_set_that_has_not_changed(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:

@@ -30,6 +30,10 @@ class Pending(NamedTuple):
     future: Future[None]
     give_up_at: float
 
+    def is_given_up(self) -> bool:
+        """Say whether it takes longer than anybody waits."""
+        return not self.future.done() and time.monotonic() >= self.give_up_at
+
     def wait(self) -> None:
         """Block until it is done, or given up."""
         with suppress(TimeoutError):

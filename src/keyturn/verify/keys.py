@@ -22,6 +22,9 @@ KEEP_TIME: Final = 86400.0
 """Seconds for which keys are used while the server cannot be reached: long enough for an outage of a day, and not for ever, or
 whoever cuts us off could keep a withdrawn key alive."""
 _FIRST_PAUSE: Final = 1.0
+_UNASKED: Final = 300.0
+"""Seconds for which a set that is no more fresh is used while news is fetched beside. Why no longer: in a service that has been idle
+nobody has asked meanwhile, and the first token of a night may be one of a key that was withdrawn the day before."""
 
 _MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=(\d{1,9})(?:$|[,\s])", re.IGNORECASE)
 _NOT_KEPT: Final = re.compile(r"(?:^|[,\s])no-(?:store|cache)(?:$|[,\s=])", re.IGNORECASE)
@@ -42,16 +45,19 @@ class KeysWanted(Unavailable):
 
     Args:
         beside: nobody is to wait for them.
+        former: the key as it was known long ago, for when the server hangs.
     """
 
-    def __init__(self, *, beside: bool) -> None:
+    def __init__(self, *, beside: bool, former: ec.EllipticCurvePublicKey | None) -> None:
         super().__init__("jwks")
         self.beside: Final = beside
+        self.former: Final = former
 
 
 class _State(NamedTuple):
     keys: Mapping[str, ec.EllipticCurvePublicKey]
     etag: str | None
+    sure_until: float
     usable_until: float
     fresh_until: float
     next_at: float
@@ -76,7 +82,7 @@ class KnownKeys:
 
     def __init__(self, interval: float) -> None:
         self._interval: Final = interval
-        self._state = _State({}, None, _NEVER, _NEVER, _NEVER, 0)
+        self._state = _State({}, None, _NEVER, _NEVER, _NEVER, _NEVER, 0)
         self.due_at = _NEVER
         """From then on it is worth asking, although what is known still counts."""
 
@@ -102,13 +108,14 @@ class KnownKeys:
         """
         state = self._state
         known = now < state.usable_until
-        if known:
-            key = state.keys.get(kid)
-            if key is not None:
-                return key
+        key = state.keys.get(kid) if known else None
+        if key is not None and now < state.sure_until:
+            return key
         if now >= state.next_at:
             # Where a server hung the last time, invented key ids would hold every thread while others' keys are known.
-            raise KeysWanted(beside=known and state.failures > 0)
+            raise KeysWanted(beside=known and state.failures > 0, former=key)
+        if key is not None:
+            return key
         if state.failures:
             raise Unavailable("jwks", retry_after=state.next_at - now)
         return None
@@ -121,7 +128,8 @@ class KnownKeys:
         """
         state = self._state
         keys, etag = (state.keys, state.etag) if reply.status == 304 else (read_jwk_set(reply.body), reply.etag)
-        self._replace(_State(keys, etag, now + KEEP_TIME, now + _freshness(reply), now + self._interval, 0))
+        fresh_until, next_at = now + _freshness(reply), now + self._interval
+        self._replace(_State(keys, etag, fresh_until + _UNASKED, now + KEEP_TIME, fresh_until, next_at, 0))
 
     def fail(self, now: float) -> None:
         """Take note of a request that failed. Without any keys the next one comes sooner, as everything waits for it."""
@@ -129,7 +137,8 @@ class KnownKeys:
         pause = self._interval
         if not self.is_known(now):
             pause = min(pause, _FIRST_PAUSE * 2.0 ** min(state.failures, 16))
-        self._replace(state._replace(next_at=now + pause, failures=state.failures + 1))
+        failures = state.failures + 1
+        self._replace(state._replace(sure_until=state.usable_until, next_at=now + pause, failures=failures))
 
     def _replace(self, state: _State) -> None:
         self._state = state

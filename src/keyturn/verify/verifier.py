@@ -164,11 +164,20 @@ class Verifier:
         try:
             return self._keys.public_key(kid, self._monotonic())
         except KeysWanted as wanted:
-            beside = wanted.beside
+            beside, former = wanted.beside, wanted.former
+        if former is not None and self._is_in_vain():
+            return former
         if not beside:
             raise Waits("jwks", self._fetching.begin)
         self._fetching.begin()
         raise Unavailable("jwks")
+
+    def _is_in_vain(self) -> bool:
+        """Say whether nobody is to wait for the keys now: the server hangs, or there is no thread to ask it in."""
+        try:
+            return self._fetching.begin().is_given_up()
+        except Unavailable:
+            return True
 
     def _fetch(self) -> None:
         # Whoever was a moment too late to join finds it done.
