@@ -116,6 +116,23 @@ async def test_unavailable_server_is_asked_once_in_a_cool_down(site: Site, expir
     assert len(site.proxy.refreshes) - before == 2
 
 
+async def test_full_disk_is_no_refresh_for_each_request(site: Site, expired: Program, store: MemoryTokenStore) -> None:
+    """What cannot be kept is asked for again after a cool-down only: all requests fail, and the server must not pay for it."""
+    before = len(site.proxy.refreshes)
+
+    def refuse(_former: Stored, _new: Stored) -> bool:
+        raise StoreFault("store_unavailable", detail="No space left on device")
+
+    store.replace = refuse  # type: ignore[method-assign]
+    for _ in range(10):
+        with pytest.raises(StoreFault, match="No space"):
+            await expired.get()
+    assert len(site.proxy.refreshes) - before == 1
+    del store.replace
+    expired.auth._clock._ahead += COOL_DOWN
+    assert (await expired.get()).status_code == 200
+
+
 async def test_fault_before_the_token_ends_is_no_fault(
     site: Site, make_program: Callable[..., Any], store: MemoryTokenStore
 ) -> None:

@@ -60,7 +60,7 @@ class State(NamedTuple):
         """Return what is known after a refresh that brought nothing; what was known stays known."""
         if isinstance(fault, SessionEnded):
             return State(self.stored.signed_out(fault.reason), fault)
-        if isinstance(fault, StoreFault):
+        if isinstance(fault, StoreFault) and not fault.retryable:
             return self._replace(fault=fault)
         asked = min(fault.retry_after or 0.0, _LONGEST_RETRY_AFTER)
         # Why random: what failed together must not come back together.
