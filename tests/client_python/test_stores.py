@@ -253,6 +253,14 @@ def test_full_disk_loses_nothing(path: Path) -> None:
     assert store.replace(FIRST, SECOND)
 
 
+def test_what_could_not_be_read_again_is_not_written(path: Path) -> None:
+    """An answer may be as long as a file, and each letter of a name takes six in it: the former sign-in stays."""
+    store = FileTokenStore(path)
+    store.replace(Stored(), FIRST)
+    assert fault(lambda: store.replace(FIRST, SECOND._replace(user=User("1", "a@b", "字" * 12_000)))).code == "store_unavailable"
+    assert store.load() == FIRST
+
+
 def test_draft_of_a_killed_process_is_no_obstacle(path: Path) -> None:
     """Whatever a crash has left is overwritten by the next write."""
     store = FileTokenStore(path)

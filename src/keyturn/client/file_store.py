@@ -75,7 +75,11 @@ class FileTokenStore:
                     raise StoreFault("store_unavailable", detail=f"{self._path} has been locked for {_WRITE_LIMIT:g} s")
                 if self.load() != former:
                     return False
-                self._write(json.dumps(_shown(new), indent=1).encode())
+                content = json.dumps(_shown(new), indent=1).encode()
+                if len(content) > _MAX_SIZE:
+                    # It could not be read again, and be written anew by no login.
+                    raise StoreFault("store_unavailable", detail=f"{self._path} would be over {_MAX_SIZE} bytes")
+                self._write(content)
                 return True
 
     @contextmanager
