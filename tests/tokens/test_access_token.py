@@ -114,6 +114,21 @@ def test_claims_are_sent_on(extra: dict[str, Any] | None) -> None:
         deepcopy(principal).claims["team"] = "red"  # type: ignore[index]
 
 
+_TAKEN = "acr act amr aud auth_time azp client_id cnf exp iat iss jti may_act nbf nonce scope sid sub".split()
+
+
+def test_reserved_claims() -> None:
+    """They are written out here, so that none is given away unseen."""
+    assert sorted(RESERVED_CLAIMS) == _TAKEN
+
+
+def test_fractions_of_a_second() -> None:
+    """They are cut off, so that no token lasts longer than was said."""
+    token = sign(issued_at=NOW + 0.9, expires_at=NOW + 599.9, authenticated_at=NOW - 0.1)
+    claims = verifier().verify(token, NOW)
+    assert (claims.issued_at, claims.expires_at, claims.authenticated_at) == (NOW, NOW + 599, NOW - 1)
+
+
 @pytest.mark.parametrize("name", sorted(RESERVED_CLAIMS))
 def test_extra_claim_reserved(name: str) -> None:
     """An application's hook cannot set who the user is, for whom or how long."""

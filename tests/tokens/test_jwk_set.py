@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import Any
 
 import pytest
 
 from keyturn.tokens import base64url
 from keyturn.tokens.jwk_set import MAX_JWK_SET_BYTES, read_jwk_set
-from keyturn.tokens.signing_key import SigningKeyRing
+from keyturn.tokens.signing_key import SigningKey, SigningKeyRing
 from tests.tokens.forge import ABSENT, KEY, NOW, OTHER_KEY, members
 
 OURS: dict[str, Any] = json.loads(SigningKeyRing([KEY]).jwks(NOW))["keys"][0]
@@ -88,3 +89,16 @@ def test_set_that_is_refused(body: bytes) -> None:
     """What two readers could read differently, or is no key at all, is refused whole."""
     with pytest.raises(ValueError):
         read_jwk_set(body)
+
+
+def test_coordinate_without_its_leading_zero() -> None:
+    """It has all its bytes, also those that say nothing: 31 would be another text for the same key.  Spec: RFC 7518 6.2.1.2."""
+    made = (
+        SigningKey.generate(number.to_bytes(2, "big") * 24, created_at=0, publish_at=0, activate_at=0) for number in count()
+    )
+    key = next(each for each in made if each.public_key.public_numbers().x < 2**248)
+    whole = json.loads(SigningKeyRing([key]).jwks(0))["keys"][0]
+    assert list(read_jwk_set(listed(whole))) == [key.kid]
+    short = base64url.encode(base64url.decode(whole["x"])[1:])
+    with pytest.raises(ValueError, match="31 bytes"):
+        read_jwk_set(listed({**whole, "x": short}))

@@ -245,3 +245,11 @@ def test_claim_of_any_value(name: str, value: object) -> None:
 def test_parsed_token_in_a_log() -> None:
     """A token that is not verified yet shows nothing of itself."""
     assert repr(ParsedToken("kid", b"covered", b"signature", "payload")) == "ParsedToken(redacted)"
+
+
+def test_longest_token() -> None:
+    """One of 8 192 bytes is looked at, and one of a byte more is not."""
+    for size, reason in ((8192, TokenFault.SEGMENTS), (8193, TokenFault.SIZE)):
+        with pytest.raises(InvalidToken) as refused:
+            parse_compact("a" * size)
+        assert refused.value.reason == reason
