@@ -250,6 +250,19 @@ async def test_redirect_of_the_server_is_not_followed(api: Api, kind: Kind, stac
         assert stranger.sent == []
 
 
+async def test_proxy_of_the_environment_reads_no_password_for_this_machine(
+    site: Site, api: Api, kind: Kind, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain http is allowed to a server here because nobody is on the way; elsewhere the environment's proxy counts."""
+    monkeypatch.setenv("http_proxy", api.url)
+    monkeypatch.setenv("HTTP_PROXY", api.url)
+    await (await open_program(stack, kind, site.url)).log_in()
+    assert api.sent == []
+    with pytest.raises(AuthError):
+        await (await open_program(stack, kind, "http://auth.internal", insecure=True)).log_in()
+    assert len(api.sent) == 1
+
+
 async def test_server_that_is_not_there_is_a_typed_error(kind: Kind, stack: AsyncExitStack) -> None:
     """Nobody listens: `network`, from a login; its text says what the system met."""
     program = await open_program(stack, kind, f"http://127.0.0.1:{free_port()}")

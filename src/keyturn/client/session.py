@@ -92,7 +92,7 @@ class Session:
         store: keeps the sign-in; in memory when None.
         origins: where access tokens go, `scheme://host[:port]`, and nowhere else; the server's own when None.
         verify: the authorities that TLS trusts; those of the HTTP library when None.
-        proxy: through which the server is reached; the environment's when None.
+        proxy: through which the server is reached; the environment's when None, or none where the server is on this machine.
         insecure: True: plain http to another machine is allowed, where everybody on the way reads the tokens.
 
     Raises: ValueError: an address or the path is not of its form, or plain http.
@@ -118,6 +118,7 @@ class Session:
         if _BASE_PATH.fullmatch(base_path) is None:
             raise ValueError(f"{base_path!r} is not a path such as /auth, without a slash at its end")
         self._base = self._origin + base_path
+        self._local = urlsplit(base_url).hostname in _LOCAL_HOSTS
         self._cookie_routes = frozenset(self._base + path for path in _COOKIE_ROUTES)
         self._origins = frozenset([self._origin] if origins is None else map(origin_of, origins))
         for origin in {self._origin, *self._origins}:
@@ -344,7 +345,8 @@ class Session:
         # Made once: to read the authorities takes a tenth of a second.
         if self._verify is None:
             self._verify = self.library.create_ssl_context()
-        options = {"verify": self._verify, "proxy": self._proxy}
+        # No proxy leads to this machine: with plain http it would read the password.
+        options = {"verify": self._verify, "proxy": self._proxy, "trust_env": not self._local}
         try:
             answer = post(self.library, self._base + path, headers, json.dumps(body).encode(), options)
         except NoAnswer as fault:

@@ -62,7 +62,7 @@ def post(library: Any, url: str, headers: Mapping[str, str], content: bytes, opt
 
     Args:
         library: httpx or httpx2, which are one interface under two names.
-        options: of the client: `verify`, `proxy`.
+        options: of the client: `verify`, `proxy`, `trust_env`.
 
     Raises: NoAnswer: `network`, `timeout` or `unexpected_answer` (endless).
     """
