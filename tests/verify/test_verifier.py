@@ -405,11 +405,12 @@ def test_addresses() -> None:
     assert verifier._source.url == "https://auth.example.com/.well-known/jwks.json"
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("argument", ["refetch_interval", "timeout"])
-def test_argument_of_no_use(argument: str) -> None:
-    """A time of nothing is a mistake."""
+def test_argument_of_no_use(argument: str, value: float) -> None:
+    """A time of nothing is a mistake, and so is one that never comes: no new key would be learned."""
     with pytest.raises(ValueError, match="positive"):
-        Verifier("https://auth.example.com", **{argument: 0})  # type: ignore[arg-type]
+        Verifier("https://auth.example.com", **{argument: value})  # type: ignore[arg-type]
 
 
 def test_claims_are_judged(verifier: Verifier) -> None:

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -71,7 +72,7 @@ class Verifier:
         clock: Clock = time.time,
         monotonic: MonotonicClock = time.monotonic,
     ) -> None:
-        if refetch_interval <= 0 or timeout <= 0:
+        if not (0 < refetch_interval < inf and 0 < timeout < inf):
             raise ValueError("intervals and timeouts are positive")
         url = issuer.rstrip("/") + JWKS_PATH if jwks_url is None else jwks_url
         self._source: Final = KeySource(url, timeout=timeout, allow_http=allow_http)
