@@ -257,7 +257,8 @@ def test_what_could_not_be_read_again_is_not_written(path: Path) -> None:
     """An answer may be as long as a file, and each letter of a name takes six in it: the former sign-in stays."""
     store = FileTokenStore(path)
     store.replace(Stored(), FIRST)
-    assert fault(lambda: store.replace(FIRST, SECOND._replace(user=User("1", "a@b", "字" * 12_000)))).code == "store_unavailable"
+    long = SECOND._replace(user=User("1", "a@b", "字" * 12_000))
+    assert fault(lambda: store.replace(FIRST, long)).code == "store_unavailable"
     assert store.load() == FIRST
 
 

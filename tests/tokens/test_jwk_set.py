@@ -94,7 +94,8 @@ def test_set_that_is_refused(body: bytes) -> None:
 def test_coordinate_without_its_leading_zero() -> None:
     """It has all its bytes, also those that say nothing: 31 would be another text for the same key.  Spec: RFC 7518 6.2.1.2."""
     made = (
-        SigningKey.generate(number.to_bytes(2, "big") * 24, created_at=0, publish_at=0, activate_at=0) for number in count()
+        SigningKey.generate(number.to_bytes(2, "big") * 24, created_at=0, publish_at=0, activate_at=0)
+        for number in count()
     )
     key = next(each for each in made if each.public_key.public_numbers().x < 2**248)
     whole = json.loads(SigningKeyRing([key]).jwks(0))["keys"][0]

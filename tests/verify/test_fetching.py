@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -10,6 +11,7 @@ from threading import Event, Thread
 import pytest
 
 from keyturn.verify.fetching import FetchFault, KeySource
+from keyturn.verify.in_time import _InTime
 from tests.verify.publisher import PATIENCE, key_set
 
 LIMIT = 0.3
@@ -74,3 +76,15 @@ def test_answer_that_drips_in_time(at_once: bytes, drop_by_drop: bytes, rest: by
     with dripping(at_once, drop_by_drop, rest) as (port, _):
         reply = KeySource(f"http://127.0.0.1:{port}/", timeout=PATIENCE, allow_http=False).fetch(None)
         assert (reply.status, reply.body) == (200, BODY)
+
+
+def test_each_read_has_what_is_left() -> None:
+    """A server that says something at the last moment, and then nothing, gets no second time-out."""
+    near, far = socket.socketpair()
+    with near, far, near.makefile("rb", buffering=0) as raw:
+        near.settimeout(60)
+        far.sendall(b"a")
+        assert _InTime(raw, near, time.monotonic() + 5).read(1) == b"a"
+        left = near.gettimeout()
+        assert left is not None
+        assert left <= 5
