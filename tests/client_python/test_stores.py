@@ -92,6 +92,16 @@ def test_turn_keeps_another_thread_out_until_its_patience_ends(store: TokenStore
     assert entered == ["impatient", "patient"]
 
 
+@pytest.mark.parametrize(
+    ("lasts", "usable"), [(10.0, False), (10.1, True), (600.0, True), (610.0, True), (610.1, False)]
+)
+def test_token_is_used_between_its_spare_time_and_what_clocks_are_apart(lasts: float, usable: bool) -> None:
+    """One that seems to last for longer than it lives, and ten seconds more, was kept by a clock that was ahead."""
+    kept = Stored(access_token="access", expires_at=1000.0 + lasts, expires_in=600.0)
+    assert kept.usable(1000.0, 10.0) is usable
+    assert not kept._replace(access_token=None).usable(1000.0, 10.0)
+
+
 def test_repr_of_what_is_kept_shows_no_token() -> None:
     """It ends up in logs and tracebacks."""
     shown = f"{FIRST!r} {FIRST}"
