@@ -70,6 +70,23 @@ def test_no_thread_to_refresh_in(site: Site, store: MemoryTokenStore) -> None:
     assert KeyturnAuth(site.url, store=store).token()
 
 
+def test_refresh_that_fails_after_a_logout_brings_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was known when it began is old by then: its token still lasts, and would be sent."""
+    auth, over = KeyturnAuth("http://localhost:1"), threading.Event()
+
+    def fail(_stale: str | None) -> Stored:
+        over.wait(30)
+        raise Unavailable("network")
+
+    monkeypatch.setattr(auth, "_renewed", fail)
+    auth._adopt(Stored(access_token="access", user=User("1", "ada@example.com")))
+    flight = auth._flight(auth._state)
+    auth.forget()
+    over.set()
+    flight.result(30)
+    assert (auth.user, auth._state.stored.access_token) == (None, None)
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_lost_answer_is_asked_for_again_with_the_same_cookie(
     site: Site, expired: Program, store: MemoryTokenStore, make_program: Callable[..., Any], moment: str
