@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import os
 import ssl
@@ -500,6 +501,19 @@ def test_forked_worker(verifier: Verifier, publisher: Publisher, monotonic: Froz
     gate.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     pending.wait()
+
+
+def test_many_verifiers() -> None:
+    """One that nobody holds any more leaves nothing behind, as where one is made for each tenant."""
+
+    def make(many: int) -> int:
+        for _ in range(many):
+            Verifier("https://auth.example.com")
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = make(50)
+    assert make(500) - before < 500
 
 
 def test_key_that_is_no_point(verifier: Verifier, publisher: Publisher) -> None:

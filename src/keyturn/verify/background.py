@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Lock, Thread
 from typing import Any, Final, NamedTuple
+from weakref import WeakSet
 
 from keyturn.core.errors import Unavailable
 from keyturn.ports import Clock
@@ -69,6 +71,7 @@ class SingleFlight:
         self._dependency: Final = dependency
         self._patience: Final = patience
         self.forget()
+        _alive.add(self)
 
     def forget(self) -> None:
         """Start over, in a process that was forked: what another thread had begun or locked stayed behind."""
@@ -116,6 +119,7 @@ class FollowedDenylist:
         self._patience: Final = patience
         self._clock: Final = clock
         self.forget()
+        _alive.add(self)
 
     def forget(self) -> None:
         """Start over, in a process that was forked: threads stay behind."""
@@ -195,6 +199,20 @@ class FollowedDenylist:
             await asyncio.Event().wait()
         finally:
             await self._denylist.close()
+
+
+_alive: Final[WeakSet[SingleFlight | FollowedDenylist]] = WeakSet()
+
+
+def _forget() -> None:
+    """See to it that a forked worker waits for no thread of its parent."""
+    for each in _alive:
+        each.forget()
+
+
+# Once, and not for each of them: what is registered stays for as long as the process.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

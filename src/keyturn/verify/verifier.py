@@ -7,10 +7,8 @@ keys are fetched (`keys.py`), what a request needs beyond a valid token (`guard.
 from __future__ import annotations
 
 import logging
-import os
 import time
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
 from typing import Final
@@ -86,8 +84,6 @@ class Verifier:
         judge = AccessTokenVerifier(self._key_of, issuer, issuer if audience is None else audience, leeway=leeway)
         revoked = frozenset[str]() if self._denylist is None else self._denylist
         self._cache: Final = VerifiedTokenCache(judge, revoked=revoked)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_call_if_alive(weakref.WeakMethod(self._forget)))
 
     def authenticate(self, token: str) -> Principal:
         """Turn an access token into a principal. Blocks only while keys or revocations are loaded.
@@ -194,17 +190,3 @@ class Verifier:
             # Whatever it was, the next request has to wait its time: or every token would make one.
             _logger.exception("the keys could not be fetched from %s", self._source.url)
         self._keys.fail(self._monotonic())
-
-    def _forget(self) -> None:
-        """See to it that a forked worker waits for no thread of its parent."""
-        self._fetching.forget()
-        if self._denylist is not None:
-            self._denylist.forget()
-
-
-def _call_if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
-    def call() -> None:
-        if (found := method()) is not None:
-            found()
-
-    return call
