@@ -48,7 +48,7 @@ class SessionStore(Protocol):
           judge again. Committed, with the decision's kept events, before this returns. When the decision ends the
           session, its denylist entry is written in the same transaction.
         - `Write.TOUCH`: last-seen, last-active and the inactivity deadline move forward, never back, some time soon;
-          the answer does not wait for it.
+          the answer does not wait for it. Nothing else of the session changes, for it may have moved or ended meanwhile.
         - `Write.NOTHING`: no write; kept events still are.
         - N concurrent presentations behave as some order of N single ones, also across processes.
         - `healing` is true while lost commits are to be believed: the operator said so, or a failover was seen less
@@ -57,7 +57,10 @@ class SessionStore(Protocol):
         ...
 
     async def open(self, user_id: UserId, admit: Admit) -> Admission:
-        """Admit a login under a lock on the user: insert the session, end the evicted ones, keep the events."""
+        """Admit a login under a lock on the user: insert the session, end the evicted ones, keep the events.
+
+        When one of the evicted has ended meanwhile, as by a refresh, which takes no such lock, read and admit again.
+        """
         ...
 
     async def get(self, session_id: SessionId) -> tuple[Session | None, float]:
@@ -74,6 +77,7 @@ class SessionStore(Protocol):
         """End the user's live sessions (`only` one, or all but `keep`), with events and denylist entries; return them.
 
         A refresh that races this either commits first and is then revoked, or finds the session ended: no survivor.
+        What is past its inactivity deadline ends too, for `INACTIVITY`, and is not returned. What is past its absolute end stays.
         For `PASSWORD_CHANGED` the user's devices are unknown from then on, but for that of `keep`; with `only`, that one's alone.
         """
         ...

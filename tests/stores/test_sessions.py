@@ -100,6 +100,23 @@ async def test_user_id_that_is_no_text(database_url: str, user_id: Any) -> None:
         await store.close()
 
 
+async def test_confirmation_whose_caller_goes_away(database_url: str) -> None:
+    """It is done all the same: who has asked may go at any time, and may have been told already."""
+    clock = FrozenClock()
+    async with open_database(database_url) as engine:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+        child = await (await sign_in(store)).child()
+        clock.advance(60.0)
+        leaving = asyncio.create_task(child.refresh())
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await store.close()
+        session, _ = await store.get(child.session_id)
+        assert leaving.cancelled()
+        assert session is not None
+        assert session.generation == 1
+
+
 async def test_touch_that_waits_counts_already(database_url: str) -> None:
     """Its node does not call a session inactive by a deadline that it knows to have moved, written or not."""
     clock, policy = FrozenClock(), Policy()

@@ -5,6 +5,12 @@ Give `StoreContract` a store of your own and inherit its tests; see its docstrin
 
 from __future__ import annotations
 
+import sys
+
+if (pytest := sys.modules.get("pytest")) is not None:
+    # Else a test that fails says `AssertionError` and not what it has found; and pytest is asked before they are loaded.
+    pytest.register_assert_rewrite(*(f"{__name__}.{part}_contract" for part in ("opening", "presenting")))
+
 from keyturn.testing.clock import FrozenClock as FrozenClock
 from keyturn.testing.sessions import CONTACT as CONTACT
 from keyturn.testing.sessions import Holder as Holder

@@ -152,12 +152,18 @@ class OpeningContract(ContractBase):
         assert [session.id for session in (await store.list_live("user-1")).sessions] == [two.session_id]
 
     async def test_revoke_of_an_expired_session(self) -> None:
-        """What had ended by itself is not returned."""
+        """What inactivity had ended is not returned, and ends all the same, for that reason: else a refresh that is late in
+        telling of its user would bring it back.
+        """
         clock = FrozenClock()
         store = await self.make_store(clock)
-        await sign_in(store, remember=False)
+        holder = await sign_in(store, remember=False)
         clock.advance(3600.0)
         assert list(await store.revoke("user-1", RevokeReason.LOGOUT)) == []
+        decision = await holder.refresh(CONTACT._replace(idle_seconds=10.0))
+        assert (decision.outcome, decision.reason) == (Outcome.ENDED, RevokeReason.INACTIVITY)
+        assert set(await self.denied()) == hexes(holder.session_id)
+        assert await self.kept_events() == ["signed_in", "session_ended"]
 
     async def test_absolute_end(self) -> None:
         """A session that is over by itself stays as it is, whoever revokes or logs in, and its owner learns why it ended."""
@@ -191,6 +197,31 @@ class OpeningContract(ContractBase):
         assert not (await nodes[0].list_live("user-1")).sessions
         again = await asyncio.gather(*(child.refresh() for child in children))
         assert {decision.outcome for decision in again} == {Outcome.ENDED}
+
+    async def test_ends_that_meet(self) -> None:
+        """A session that is revoked, evicted and presented by a thief at once ends once, and that is told once."""
+        clock = FrozenClock()
+        nodes = [await self.make_store(clock), await self.make_store(clock)]
+        policy = Policy(max_sessions=CAP)
+        for end_all in (False, True) * 3:
+            await nodes[0].revoke("user-1", RevokeReason.LOGOUT)
+            holders = [await sign_in(nodes[number % 2]) for number in range(CAP)]
+            dead = [await holder.child() for holder in holders]
+            children = [await holder.child() for holder in holders]
+            clock.advance(60.0)
+            await asyncio.gather(*(child.refresh() for child in children))
+            already = len(await self.kept_events())
+            ends = [nodes[1].revoke("user-1", RevokeReason.REVOKED)] if end_all else []
+            logins = [sign_in(node, policy=policy) for node in nodes]
+            await asyncio.gather(*(thief.refresh() for thief in dead), *logins, *ends)
+            rows = [await stored(holder) for holder in holders]
+            reasons = [session.revoked_reason for session in rows]
+            assert {session.generation for session in rows} == {1}
+            told = (await self.kept_events())[already:]
+            assert told.count("reuse_detected") == reasons.count(RevokeReason.REUSE_DETECTED)
+            live = len((await nodes[0].list_live("user-1")).sessions)
+            assert told.count("session_ended") == CAP + len(logins) - live
+            assert set(await self.denied()) >= hexes(*(holder.session_id for holder in holders))
 
     async def test_revoke_while_signing_in(self) -> None:
         """A login that had seen the sessions which were ended is ended with them."""
