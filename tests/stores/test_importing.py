@@ -164,19 +164,32 @@ async def test_sign_up_that_is_not_committed_yet(postgres_url: str, committed: b
 
 @pytest.mark.services
 async def test_user_who_is_met_and_then_deleted(postgres_url: str) -> None:
-    """Whoever has just met them is brought in after all: nobody is told of somebody who is not there."""
-    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as other:
-        assert await bring_in(engine, [new(id="1")]) == [Met.NOBODY]
-        function = (
-            "CREATE FUNCTION delete_met() RETURNS trigger LANGUAGE plpgsql AS"
-            " $$ BEGIN DELETE FROM keyturn_users WHERE id = '1'; RETURN NULL; END $$"
-        )
-        trigger = "CREATE TRIGGER one AFTER INSERT ON keyturn_users FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION delete_met()"
-        async with other.transaction() as connection:
-            for statement in (function, trigger):
+    """Whoever has just met them is brought in after all: nobody is told of somebody who is not there. Who brings in the same
+    meanwhile does not wait for them while they wait for that.
+    """
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with open_database(postgres_url) as other, open_database(postgres_url, create=False) as engine:
+        async with other.autocommit() as connection:
+            name = (await connection.exec_driver_sql("SELECT current_database()")).scalar_one()
+            for statement in (
+                f"ALTER DATABASE {name} SET deadlock_timeout = '1h'",  # whoever is in one stays there
+                "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$",
+                "CREATE TRIGGER wait AFTER INSERT ON keyturn_users FOR EACH STATEMENT EXECUTE FUNCTION wait()",
+            ):
                 await connection.exec_driver_sql(statement)
-        assert await bring_in(engine, [new(id="2")]) == [Met.NOBODY]
-        assert [row[0] for row in await read(engine)] == ["2"]
+            file = [new(), new("bob@example.com")]
+            assert await bring_in(other, file[:1]) == [Met.NOBODY]
+            await connection.exec_driver_sql("SELECT pg_advisory_lock(7)")
+            first = asyncio.create_task(bring_in(engine, file))
+            await waited_for(other)
+            await connection.execute(users.delete())
+            second = asyncio.create_task(bring_in(engine, file))
+            while (await connection.exec_driver_sql(waiting)).scalar_one() < 2:
+                pass
+            await connection.exec_driver_sql("SELECT pg_advisory_unlock(7)")
+            assert await asyncio.gather(first, second) == [[Met.THEMSELVES] * 2, [Met.NOBODY] * 2]
+        assert len(await read(other)) == 2
 
 
 async def test_user_of_an_earlier_run_without_their_event(engine: Engine) -> None:

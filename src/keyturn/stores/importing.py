@@ -10,6 +10,7 @@ has signed up with that address meanwhile: the latter is not whom the file means
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -68,30 +69,35 @@ async def bring_in(engine: Engine, new: Sequence[NewUser], *, only_ask: bool = F
     """
     # The same in each try.
     ids = [user.id or new_id() for user in new]
+    by_id = dict(zip(ids, new, strict=True))
+    if only_ask:
+        async with engine.autocommit() as connection:
+            found = await _meet(connection, by_id)
+        return [found.get(id_, Met.NOBODY) for id_ in ids]
+    while True:
+        with suppress(_MetNobody):
+            met = await engine.run(lambda connection: _insert(connection, engine, by_id))
+            return [met[id_] for id_ in ids]
 
-    async def work(connection: AsyncConnection) -> Sequence[Met]:
-        met = await _insert(connection, engine, dict(zip(ids, new, strict=True)))
-        return [met[id_] for id_ in ids]
 
-    if not only_ask:
-        return await engine.run(work)
-    async with engine.autocommit() as connection:
-        found = await _meet(connection, dict(zip(ids, new, strict=True)))
-    return [found.get(id_, Met.NOBODY) for id_ in ids]
+class _MetNobody(Exception):
+    """Somebody who is there was deleted before they were looked at. All is undone, and tried again.
+
+    Why not in this transaction: it would insert out of order, behind what it has inserted already.
+    """
 
 
 async def _insert(connection: AsyncConnection, engine: Engine, new: Mapping[UserId, NewUser]) -> dict[UserId, Met]:
     now = await engine.read_now(connection)
     statement = insert_users(postgres=engine.postgres).on_conflict_do_nothing().returning(users.c.id)
-    met: dict[UserId, Met] = {}
-    # Whom somebody meets who is deleted before they are looked at is tried again.
-    while pending := {id_: user for id_, user in new.items() if id_ not in met}:
-        # In one order, so that two runs can wait for each other only in line.
-        rows = [_row(id_, user, now) for id_, user in sorted(pending.items(), key=lambda item: item[1].email.key)]
-        created = [row[0] for row in await connection.execute(statement, rows)]
-        await write_events(connection, [_brought_in(now, id_) for id_ in created])
-        met |= dict.fromkeys(created, Met.NOBODY)
-        met |= await _meet(connection, {id_: user for id_, user in pending.items() if id_ not in met})
+    # In one order, so that two runs can wait for each other only in line.
+    rows = [_row(id_, user, now) for id_, user in sorted(new.items(), key=lambda item: item[1].email.key)]
+    created = [row[0] for row in await connection.execute(statement, rows)] if rows else []
+    await write_events(connection, [_brought_in(now, id_) for id_ in created])
+    met = dict.fromkeys(created, Met.NOBODY)
+    met |= await _meet(connection, {id_: user for id_, user in new.items() if id_ not in met})
+    if len(met) < len(new):
+        raise _MetNobody
     return met
 
 
