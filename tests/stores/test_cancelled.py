@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from keyturn.stores.engine import AsyncConnection, Engine, check_durability, open_engine
+from keyturn.stores.failover import start_healing
 from keyturn.stores.lanes import Statement, Work
 from keyturn.stores.migrations import migrate
 from keyturn.stores.rights import ping_for_writing
@@ -152,7 +153,12 @@ async def probe(engine: Engine) -> None:
     await ping_for_writing(engine)
 
 
-OPENING = [read, run, probe, check_durability]
+async def heal(engine: Engine) -> None:
+    """Be the operator who says that lost commits are not to be believed."""
+    await start_healing(engine, 0.0)
+
+
+OPENING = [read, run, probe, heal, check_durability]
 """What a caller does who opens a connection and may leave it while it is being opened."""
 
 

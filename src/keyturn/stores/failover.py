@@ -94,8 +94,11 @@ async def start_healing(engine: Engine, seconds: float, *, clock: Clock | None =
 
     Raises: Unavailable: the database is at fault.
     """
-    async with engine.transaction() as connection:
+
+    async def work(connection: AsyncConnection) -> float:
         return await _heal(connection, await engine.read_now(connection, clock), seconds)
+
+    return await engine.run(work)
 
 
 async def healing_until(engine: Engine) -> float:
