@@ -188,7 +188,7 @@ async def test_user_who_is_met_and_then_deleted(postgres_url: str) -> None:
             while (await connection.exec_driver_sql(waiting)).scalar_one() < 2:
                 pass
             await connection.exec_driver_sql("SELECT pg_advisory_unlock(7)")
-            assert await asyncio.gather(first, second) == [[Met.THEMSELVES] * 2, [Met.NOBODY] * 2]
+            assert (await first, await second) == ([Met.THEMSELVES] * 2, [Met.NOBODY] * 2)
         assert len(await read(other)) == 2
 
 
