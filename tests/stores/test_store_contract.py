@@ -169,6 +169,18 @@ class InactiveSpared(DictStore):
         return super().to_be_ended(session, now) and session.inactivity_expires_at > now
 
 
+class EndedAsRead(DictStore):
+    """Revokes what it has read a moment ago, whatever has become of it."""
+
+    async def revoke(
+        self, user_id: UserId, reason: RevokeReason, *, only: SessionId | None = None, keep: SessionId | None = None
+    ) -> Sequence[SessionId]:
+        read = (await self.list_live(user_id)).sessions
+        await asyncio.sleep(0)
+        self.rows.sessions |= {session.id: session for session in read}
+        return await super().revoke(user_id, reason, only=only, keep=keep)
+
+
 class ToldTwice(DictStore):
     """Keeps the events of an end in the log twice."""
 
@@ -206,6 +218,7 @@ class TestOverDictionary(StoreContract):
         (WholeRowTouched, {"test_touch_that_comes_late"}),
         (WrittenAsJudged, {"test_events_that_pass"}),
         (Overtaken, {"test_ends_that_meet"}),
+        (EndedAsRead, {"test_ends_that_meet"}),
         (InactiveSpared, {"test_revoke_of_an_expired_session"}),
         (ToldTwice, {"test_reuse", "test_ends_that_meet"}),
     ],

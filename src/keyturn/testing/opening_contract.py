@@ -213,7 +213,7 @@ class OpeningContract(ContractBase):
             already = len(await self.kept_events())
             ends = [nodes[1].revoke("user-1", RevokeReason.REVOKED)] if end_all else []
             logins = [sign_in(node, policy=policy) for node in nodes]
-            await asyncio.gather(*(thief.refresh() for thief in dead), *logins, *ends)
+            await asyncio.gather(*(thief.refresh() for thief in dead), *ends, *logins)
             rows = [await stored(holder) for holder in holders]
             reasons = [session.revoked_reason for session in rows]
             assert {session.generation for session in rows} == {1}
