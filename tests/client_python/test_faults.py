@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from time import time
 from typing import Any
 
 import anyio
@@ -27,6 +28,7 @@ from keyturn.client import (
 )
 from keyturn.client.errors import read_error
 from keyturn.client.reading import read_sign_in
+from keyturn.client.session import State
 from keyturn.client.wire import Answer
 from keyturn.core.events import EventType
 from tests.browser.client.site import Site
@@ -68,6 +70,47 @@ def test_no_thread_to_refresh_in(site: Site, store: MemoryTokenStore) -> None:
             assert (caught.value.code, caught.value.retryable) == ("network", True)
             assert "thread" in str(caught.value)
     assert KeyturnAuth(site.url, store=store).token()
+
+
+def _signed_in(auth: KeyturnAuth) -> Stored:
+    user = User("1", "ada@example.com")
+    return Stored(auth._base, "newer", None, "access", time() + 600, 600, "session", user, "")
+
+
+def test_session_that_ends_while_somebody_signs_in_anew(
+    store: MemoryTokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has, before the answer came: the end is of the former session, and the new one stays."""
+    auth = KeyturnAuth("http://localhost:1", store=store)
+    store.replace(Stored(), Stored(auth._base, "former"))
+
+    def end(_path: str, _body: object, held: Stored) -> Stored:
+        store.replace(held, _signed_in(auth))
+        raise SessionEnded("session_ended", reason="replaced")
+
+    monkeypatch.setattr(auth, "_ask", end)
+    assert auth.token() == "access"
+    assert store.load().refresh_token == "newer"
+
+
+def test_login_counts_that_is_answered_after_another(store: MemoryTokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process has written meanwhile is older than its answer."""
+    auth = KeyturnAuth("http://localhost:1", store=store)
+
+    def answer(_path: str, _body: object, held: Stored) -> Stored:
+        assert store.replace(held, Stored(auth._base, "another"))
+        return _signed_in(auth)
+
+    monkeypatch.setattr(auth, "_ask", answer)
+    assert auth.log_in(**ACCOUNT).id == "1"
+    assert store.load().refresh_token == "newer"
+
+
+@pytest.mark.parametrize(("asked", "pause"), [(None, 1), (600.0, 600), (1e9, 3600)])
+def test_pause_that_the_server_asks_for_is_made(asked: float | None, pause: float) -> None:
+    """Up to an hour; without its word it is a second, and half of one more at random."""
+    state = State().failed(Unavailable("unavailable", 503, retry_after=asked), 0.0)
+    assert pause <= state.retry_at <= max(pause, 1.5)
 
 
 def test_refresh_that_fails_after_a_logout_brings_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,19 +176,21 @@ async def test_unavailable_server_is_asked_once_in_a_cool_down(site: Site, expir
     assert len(site.proxy.refreshes) - before == 2
 
 
-async def test_full_disk_is_no_refresh_for_each_request(site: Site, expired: Program, store: MemoryTokenStore) -> None:
+async def test_full_disk_is_no_refresh_for_each_request(
+    site: Site, expired: Program, store: MemoryTokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What cannot be kept is asked for again after a cool-down only: all requests fail, and the server must not pay for it."""
     before = len(site.proxy.refreshes)
 
     def refuse(_former: Stored, _new: Stored) -> bool:
         raise StoreFault("store_unavailable", detail="No space left on device")
 
-    store.replace = refuse  # type: ignore[method-assign]
-    for _ in range(10):
-        with pytest.raises(StoreFault, match="No space"):
-            await expired.get()
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "replace", refuse)
+        for _ in range(10):
+            with pytest.raises(StoreFault, match="No space"):
+                await expired.get()
     assert len(site.proxy.refreshes) - before == 1
-    del store.replace
     expired.auth._clock._ahead += COOL_DOWN
     assert (await expired.get()).status_code == 200
 
