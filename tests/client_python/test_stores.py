@@ -172,6 +172,33 @@ def test_symbolic_link_is_refused(path: Path, tmp_path: Path) -> None:
     assert fault(FileTokenStore(path).load).code == "store_unsafe"
 
 
+def test_pipe_in_the_place_of_the_file_is_refused(path: Path) -> None:
+    """At once: to open one waits for somebody who writes."""
+    store = FileTokenStore(path)
+    store.replace(Stored(), FIRST)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    codes: list[str] = []
+    thread = threading.Thread(target=lambda: codes.append(fault(store.load).code), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert codes == ["store_unsafe"]
+
+
+def test_write_is_on_the_disk_when_it_is_said_to_be(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the draft, and once that is in its place the directory: after a power cut it is the former file or this one."""
+    forced: list[tuple[bool, bool]] = []
+    fsync = os.fsync
+
+    def force(descriptor: int) -> None:
+        forced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", force)
+    assert FileTokenStore(path).replace(Stored(), FIRST)
+    assert forced == [(False, False), (True, True)]
+
+
 def test_directory_in_the_place_of_the_file_is_refused(path: Path) -> None:
     """Nothing but a regular file is read."""
     path.mkdir(parents=True, mode=0o700)
