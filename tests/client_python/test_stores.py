@@ -336,3 +336,26 @@ def test_process_that_is_killed_while_it_writes_leaves_a_whole_file(path: Path) 
         counter.wait()
         held = store.load()
         assert store.replace(held, held)
+
+
+_FORK_IN_TURN = """
+import os, sys, time
+from keyturn.client import FileTokenStore
+
+store = FileTokenStore(sys.argv[1])
+with store.alone(5):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+with store._locked("turn", 0) as mine:
+    print(mine)
+os.kill(child, 9)
+"""
+
+
+def test_turn_ends_although_a_child_was_forked_in_it(path: Path) -> None:
+    """The child has the descriptor of the lock, too, and would hold up every refresh for as long as it lives."""
+    command = [sys.executable, "-c", _FORK_IN_TURN, path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
