@@ -238,6 +238,14 @@ def test_answer_with_a_lifetime_that_is_none(lifetime: str) -> None:
     assert caught.value.code == "unexpected_answer"
 
 
+def test_name_of_the_device_that_is_no_token_is_not_kept() -> None:
+    """It opens nothing, so the sign-in counts without it; a file that held it could not be read again."""
+    body = b'{"access_token": "a", "expires_in": 600, "user": {"id": "1", "email": "a@b.c"}, "session": {"id": "0"}}'
+    answer = Answer(200, [("set-cookie", '__Host-kt_device="a b"; Secure')], body)
+    kept = read_sign_in(answer, Stored(refresh_token="kt_rt_token"), "https://auth.test", 0.0)
+    assert (kept.refresh_token, kept.device_token) == ("kt_rt_token", None)
+
+
 async def test_request_that_comes_to_be_sent_too_late_is_not(
     site: Site,
     expired: Program,

@@ -137,10 +137,10 @@ class Session:
         self._told_at: float | None = None
         self._calm_until: dict[str, float] = {}
         self._state = State()
-        self._start_over()
+        self.start_over()
         _sessions.add(self)
 
-    def _start_over(self) -> None:
+    def start_over(self) -> None:
         """Let nothing be under way, in a process that was forked: what another thread does or holds stayed behind."""
         self._guard = threading.Lock()
         self._flying: Future[None] | None = None
@@ -361,7 +361,7 @@ _sessions: Final = WeakSet[Session]()
 
 def _start_all_over() -> None:
     for session in tuple(_sessions):
-        session._start_over()  # noqa: SLF001 - its own class
+        session.start_over()
 
 
 # When it is forked, and not when it is next used: who waited there for a lock of a thread that is gone would wait for ever.
