@@ -356,6 +356,6 @@ os.kill(child, 9)
 
 def test_turn_ends_although_a_child_was_forked_in_it(path: Path) -> None:
     """The child has the descriptor of the lock, too, and would hold up every refresh for as long as it lives."""
-    command = [sys.executable, "-c", _FORK_IN_TURN, path]
+    command = [sys.executable, "-c", _FORK_IN_TURN, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
