@@ -30,7 +30,7 @@ DEFAULT_DATABASE_URL: Final = "sqlite:///keyturn.db"
 _MIN_SSR_KEY_BYTES: Final = 32
 _METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{20,}")
 _SSR_KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_BREACH_URL: Final = re.compile(r"https?://[A-Za-z0-9.:-]+(?:/[A-Za-z0-9._~-]+)*/?")
+_BREACH_URL: Final = re.compile(r"https?://[A-Za-z0-9._:-]+(?:/[A-Za-z0-9._~-]+)*/?")
 _BREACH_URL_FORM: Final = "must look like https://corpus.example.com/range, without a user, query or fragment"
 _BASE_URL_FORM: Final = f"{PREFIX}BASE_URL must look like https://auth.example.com, without a user, query or fragment"
 _SEPARATOR: Final = re.compile(r"[,\s]+")

@@ -231,6 +231,8 @@ def test_config_of_a_malformed_origin(origin: str) -> None:
         *(
             "https://a--b.c-d.test",
             "https://xn--bcher-kva.test",
+            "http://my_app:3000",
+            "https://_a.test",
             "https://a.test.",
             "http://127.0.0.1:1",
             "http://[::1]",

@@ -15,7 +15,8 @@ from pydantic import SecretStr
 
 from keyturn.core.cookie import SameSite
 
-_LABEL: Final = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
+_LABEL: Final = r"[a-z0-9_]+(?:-+[a-z0-9_]+)*"
+"""With `_`, which services of a container network have, and browsers send as it stands."""
 _ORIGIN: Final = re.compile(rf"(https?)://(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([1-9][0-9]{{0,4}}))?")
 _LAST_PORT: Final = 65535
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
