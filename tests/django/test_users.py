@@ -17,11 +17,13 @@ from django.contrib.auth.hashers import make_password, verify_password
 from django.contrib.auth.models import User
 from django.db import IntegrityError, connections
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 
 from keyturn.core.errors import InvalidRequest, InvalidToken, Unavailable
 from keyturn.core.model import Principal, SessionId
 from keyturn.django import DjangoUserDirectory
-from keyturn.django.users import from_django, to_django
+from keyturn.django.users import _holders, from_django, to_django
+from keyturn.email import normalise_email
 from keyturn.tokens.password import PasswordHasher, Verified
 from keyturn.verify.drf import PrincipalRefused, UserAuthentication
 from tests.django.accounts import Account, Employee, Member
@@ -143,6 +145,15 @@ def test_address_that_two_users_have(person: Person, caplog: pytest.LogCaptureFi
     assert person.log_in().json()["code"] == "invalid_credentials"
     assert "several users" in caplog.text
     assert person.sign_up().json()["code"] == "conflict"
+
+
+def test_query_for_an_address(node: Any) -> None:
+    """It asks for the address in one way, in any case: any other would read the whole table in spite of the guide's index."""
+    with CaptureQueriesContext(connections["default"]) as asked:
+        assert _holders(normalise_email("Zoë@bücher.example")) == []
+    [query] = asked.captured_queries
+    assert '"email" =' not in query["sql"]
+    assert query["sql"].count('"email" LIKE') == 3
 
 
 @pytest.mark.parametrize("stored", ["", "not an address", "ada@example.com, eve@example.com"])

@@ -15,7 +15,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import is_password_usable
 from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections, transaction
-from django.db.models import Q
+from django.db.models import CharField, Q
 
 from keyturn.core.errors import InvalidRequest, Unavailable
 from keyturn.core.model import User, UserId
@@ -160,10 +160,14 @@ def _with_ids(ids: Iterable[UserId]) -> Any:
 
 def _holders(address: Email) -> list[Any]:
     """Read the users who have an address, compared as everywhere in Keyturn and not as a database folds case."""
-    field = _model().get_email_field_name()
-    wanted = Q(**{f"{field}__iexact": address.display}) | Q(**{field: address.key})
-    if (spelled := with_ascii_domain(address)) != address.display:
-        wanted |= Q(**{f"{field}__iexact": spelled})
+    model = _model()
+    field, username = model.get_email_field_name(), model.USERNAME_FIELD
+    # All in the same way: one index is for all of them.
+    spellings = {address.display, address.key, with_ascii_domain(address)}
+    wanted = Q(*((f"{field}__iexact", each) for each in sorted(spellings)), _connector=Q.OR)
+    if username != field and isinstance(model._meta.get_field(username), CharField):  # noqa: SLF001 - as above
+        # Where a sign-up has put the key: the database may fold fewer letters than it does.
+        wanted |= Q(**{username: address.key})
     candidates = _users().filter(wanted)
     return [user for user in candidates if _key(getattr(user, field)) == address.key]
 
