@@ -187,7 +187,10 @@ class Opened(NamedTuple):
 
 
 class UserDirectory(Protocol):
-    """Who can sign in. The application may bring its own user table; `stores.users.SqlUsers` is the default."""
+    """Who can sign in. The application may bring its own user table; `stores.users.SqlUsers` is the default.
+
+    `keyturn.testing.UserDirectoryContract` is this contract as tests.
+    """
 
     async def get(self, user_id: UserId) -> User | None:
         """Read a user; None when deleted. Called at every refresh, so that a disabled user is out at once."""

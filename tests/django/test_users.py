@@ -20,10 +20,11 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from keyturn.core.errors import InvalidRequest, InvalidToken, Unavailable
-from keyturn.core.model import Principal, SessionId
+from keyturn.core.model import Principal, SessionId, UserId
 from keyturn.django import DjangoUserDirectory
 from keyturn.django.users import _holders, from_django, to_django
 from keyturn.email import normalise_email
+from keyturn.testing import UserDirectoryContract
 from keyturn.tokens.password import PasswordHasher, Verified
 from keyturn.verify.drf import PrincipalRefused, UserAuthentication
 from tests.django.accounts import Account, Employee, Member
@@ -33,6 +34,21 @@ pytestmark = pytest.mark.usefixtures("node")
 
 directory = DjangoUserDirectory()
 HASHERS = ["pbkdf2_sha256", "argon2", "bcrypt", "bcrypt_sha256"]
+
+
+@pytest.mark.anyio
+class TestContract(UserDirectoryContract):
+    """The users of a project are a directory."""
+
+    async def make_directory(self) -> DjangoUserDirectory:
+        await get_user_model()._default_manager.all().adelete()
+        return directory
+
+    async def disable(self, user_id: UserId) -> None:
+        assert await get_user_model()._default_manager.filter(pk=user_id).aupdate(is_active=False) == 1
+
+    async def delete(self, user_id: UserId) -> None:
+        await get_user_model()._default_manager.filter(pk=user_id).adelete()
 
 
 @pytest.fixture
@@ -164,14 +180,6 @@ def test_address_that_is_none(person: Person, stored: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_two_sign_ups_at_once(person: Person) -> None:
-    """Of many sign-ups for one address in different cases, exactly one makes a user."""
-    spellings = [person.email, person.email.upper(), person.email.title()] * 4
-    made = await asyncio.gather(*(directory.create(spelling, None, "hash") for spelling in spellings))
-    assert len([user for user in made if user is not None]) == 1
-
-
-@pytest.mark.anyio
 async def test_model_that_wants_more_than_a_sign_up_says(person: Person) -> None:
     """That nobody can sign up is told as it is, and not as an address that is taken."""
     with override_settings(AUTH_USER_MODEL=Employee._meta.label):
@@ -182,17 +190,6 @@ async def test_model_that_wants_more_than_a_sign_up_says(person: Person) -> None
 
 
 @pytest.mark.anyio
-async def test_two_password_changes_at_once(person: Person) -> None:
-    """Of many changes of one hash, exactly one succeeds."""
-    user = await directory.create(person.email, None, "first")
-    assert user is not None
-    changes = [directory.replace_password_hash(user.id, "first", f"hash {number}") for number in range(8)]
-    assert sorted(await asyncio.gather(*changes)) == [False] * 7 + [True]
-    assert (await directory.get_password_hash(user.id) or "").startswith("hash ")
-    assert await directory.get_password_hash("0") is None
-
-
-@pytest.mark.anyio
 async def test_address_or_name_too_long(person: Person) -> None:
     """What the project's model has no room for is refused, and not a fault of its database."""
     long = "a" * 60
@@ -200,14 +197,6 @@ async def test_address_or_name_too_long(person: Person) -> None:
         await directory.create(f"{long}@{long}.{long}.example.com", None, "hash")
     with pytest.raises(InvalidRequest, match="name: at most 150"):
         await directory.create(person.email, "a" * 151, "hash")
-
-
-@pytest.mark.anyio
-async def test_reads_of_many_refreshes(person: Person) -> None:
-    """Concurrent reads share a query; each gets its own user."""
-    users = [await directory.create(Person("wsgi").email, None, "hash") for _ in range(3)]
-    ids = [user.id for user in users if user is not None]
-    assert await asyncio.gather(*map(directory.get, [*ids, "0", *ids])) == [*users, None, *users]
 
 
 @pytest.mark.anyio

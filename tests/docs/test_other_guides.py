@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from inspect import getsource
 from pathlib import Path
 
 import httpx2
@@ -15,9 +16,11 @@ from keyturn.core.events import EventType
 from keyturn.core.model import Principal, SessionId
 from keyturn.observability import Metrics
 from keyturn.ports import UserDirectory
+from keyturn.testing import UserDirectoryContract
 from tests.cli.conftest import SAFE, Command
 from tests.docs.shell import ROOT, USER, Shell, blocks
 from tests.services import PostgresServer
+from tests.stores.test_user_directory_contract import DictUsers
 from tests.variables import variables
 
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -25,6 +28,8 @@ APPLICATION = (ROOT / "docs" / "guides" / "application.md").read_text(encoding="
 OPERATING = (ROOT / "docs" / "guides" / "operating.md").read_text(encoding="utf-8")
 OF_OTHERS = {"KEYTURN_URL", "KEYTURN_API_URL"}
 """What the Next.js server reads."""
+PYTEST = "python -m pytest -q -p no:cacheprovider -p no:schemathesis -p no:faker"
+"""With what pyproject.toml leaves out as well."""
 
 
 def test_claims_and_events_as_printed(tmp_path: Path) -> None:
@@ -48,8 +53,17 @@ def test_claims_and_events_as_printed(tmp_path: Path) -> None:
 def test_test_as_printed(tmp_path: Path) -> None:
     """The test that the guide shows passes in a directory of its own."""
     (tmp_path / "test_app.py").write_text(blocks(APPLICATION, "Tests", "python")[0], encoding="utf-8")
-    plugins = "-p no:cacheprovider -p no:schemathesis -p no:faker"  # as in pyproject.toml
-    assert "1 passed" in Shell(tmp_path).run(f"python -m pytest -q {plugins} test_app.py")
+    assert "1 passed" in Shell(tmp_path).run(f"{PYTEST} test_app.py")
+
+
+def test_test_of_a_directory_as_printed(tmp_path: Path) -> None:
+    """A right directory passes it, and none of it is skipped."""
+    (tmp_path / "test_users.py").write_text(blocks(APPLICATION, "Users of your own", "python")[0], encoding="utf-8")
+    imports = "import asyncio\nfrom keyturn.core.model import User, UserId\nfrom keyturn.ports import Credential\n"
+    source = getsource(DictUsers).replace("class DictUsers", "class Users")
+    (tmp_path / "users.py").write_text(f"from __future__ import annotations\n{imports}{source}", encoding="utf-8")
+    tests = [name for name in dir(UserDirectoryContract) if name.startswith("test_")]
+    assert f"\n{len(tests)} passed in" in Shell(tmp_path).run(f"{PYTEST} test_users.py")
 
 
 def test_principal_as_printed() -> None:
