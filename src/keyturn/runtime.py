@@ -128,9 +128,10 @@ class Keyturn:
             on_revoked=on_revoked,
             clock=database_clock,
         )
-        self.users: UserDirectory = users or SqlUsers(
+        built_in = SqlUsers(
             self.engine, denylist_lifetime=policy.denylist_lifetime, on_revoked=on_revoked, clock=database_clock
         )
+        self.users: UserDirectory = built_in if users is None else users
         self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
         self.metrics = open_metrics(wanted=bool(settings.metrics_token or settings.metrics_port))
         self._has_own_sinks = bool(sinks)

@@ -86,6 +86,23 @@ async def test_refresh_that_waits_for_the_application(tmp_path: Path, monkeypatc
             assert (await browser.refresh()).status == 200
 
 
+class EmptyUsers(InterruptedUsers):
+    """A table that can say how many are in it."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_directory_that_is_empty(tmp_path: Path) -> None:
+    """It counts as false in Python, and is the application's all the same."""
+    home = Keyturn(settings_of(sqlite_url(tmp_path)))
+    users = EmptyUsers(home.engine, denylist_lifetime=home.policy.denylist_lifetime)
+    node = Keyturn(settings_of(sqlite_url(tmp_path)), users=users)
+    assert node.users is users
+    for each in (home, node):
+        await each.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "status"),
     [
