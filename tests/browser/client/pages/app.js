@@ -23,7 +23,10 @@ const environment = {
   addEventListener: (name, listener, options) => addEventListener(name, listener, options),
   document,
   location,
-  localStorage,
+  // Where it is denied, it is the client that has to bear it.
+  get localStorage() {
+    return localStorage;
+  },
   navigator: lacks.includes("locks") ? { onLine: true } : navigator,
   BroadcastChannel: lacks.includes("channel") ? undefined : BroadcastChannel,
 };
