@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from inspect import getmembers, iscoroutinefunction
 
 import pytest
 
@@ -14,6 +13,7 @@ from keyturn.core.model import RevokeReason, Session, SessionId, UserId
 from keyturn.core.rotation import Decision, Outcome, Write
 from keyturn.ports import Admit, Judge, Listing
 from keyturn.testing import FrozenClock, StoreContract
+from tests.stores.wrong import failures
 
 pytestmark = pytest.mark.anyio
 
@@ -225,14 +225,12 @@ class TestOverDictionary(StoreContract):
 )
 async def test_store_that_is_wrong(kind: type[DictStore], found_by: set[str]) -> None:
     """Each is found, by the test that is about it, and the failure says what was found and what was expected."""
-    contract = TestOverDictionary()
-    contract.kind = kind
-    failed: dict[str, AssertionError] = {}
-    for name, test in getmembers(contract, iscoroutinefunction):
-        contract.rows = Rows()
-        try:
-            await (test() if name.startswith("test_") else asyncio.sleep(0))
-        except AssertionError as failure:
-            failed[name] = failure
+
+    def over_the_wrong_one() -> TestOverDictionary:
+        contract = TestOverDictionary()
+        contract.kind, contract.rows = kind, Rows()
+        return contract
+
+    failed = await failures(over_the_wrong_one)
     assert failed.keys() >= found_by
     assert all(" == " in str(failure) or " in " in str(failure) for failure in failed.values())

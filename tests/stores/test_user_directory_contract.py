@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from inspect import getmembers, iscoroutinefunction
 from unittest import SkipTest
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from keyturn.core.model import User, UserId
 from keyturn.ports import Credential
 from keyturn.testing import UserDirectoryContract
+from tests.stores.wrong import failures
 
 pytestmark = pytest.mark.anyio
 
@@ -211,14 +211,13 @@ class TestWithoutTheDisabled(TestOverDictionary):
 )
 async def test_directory_that_is_wrong(kind: type[DictUsers], found_by: set[str]) -> None:
     """Each is found, by the test that is about it, and the failure says what was found and what was expected."""
-    contract = TestOverDictionary()
-    contract.kind = kind
-    failed: dict[str, AssertionError] = {}
-    for name, test in getmembers(contract, iscoroutinefunction):
-        try:
-            await (test() if name.startswith("test_") else asyncio.sleep(0))
-        except AssertionError as failure:
-            failed[name] = failure
+
+    def over_the_wrong_one() -> TestOverDictionary:
+        contract = TestOverDictionary()
+        contract.kind = kind
+        return contract
+
+    failed = await failures(over_the_wrong_one)
     assert failed.keys() >= found_by
     assert all(" == " in str(failure) or "has" in str(failure) for failure in failed.values())
 
