@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import anyio
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -42,7 +43,7 @@ from keyturn.stores.schema import metadata
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import sign_in
 from keyturn.testing.sessions import DEVICE_ID
-from tests.services import PostgresServer
+from tests.services import PostgresServer, sqlite_url
 from tests.stores.support import open_database, open_empty, waited_for
 
 pytestmark = pytest.mark.anyio
@@ -54,9 +55,9 @@ _INDEXES_SQLITE = "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_na
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[Engine]:
+async def engine(empty_database_url: str) -> AsyncIterator[Engine]:
     """An engine over an empty database."""
-    engine = open_empty(database_url)
+    engine = open_empty(empty_database_url)
     yield engine
     await engine.close()
 
@@ -154,11 +155,11 @@ async def test_database_of_the_first_level(engine: Engine) -> None:
     await store.close()
 
 
-async def test_indexes_that_the_operator_has_made(postgres_url: str) -> None:
+async def test_indexes_that_the_operator_has_made(empty_postgres_url: str) -> None:
     """They may be made beforehand, as is written for operators, and are then taken as they are."""
     statements = DECISION.read_text().split("```sql\n")[1].split("```")[0].split(";\n")[:-1]
     assert len(statements) == 2
-    async with open_database(postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url, create=False) as engine:
         await bring_to(engine, "0001")
         async with engine.autocommit() as connection:
             for statement in statements:
@@ -183,16 +184,16 @@ async def test_migrations_of_the_application(engine: Engine) -> None:
 
 
 @pytest.mark.waits
-async def test_statements_of_a_migration_may_take_longer(postgres: PostgresServer, postgres_url: str) -> None:
+async def test_statements_of_a_migration_may_take_longer(postgres: PostgresServer, empty_postgres_url: str) -> None:
     """Neither the bound that a node has for its statements holds, nor those of the database, also while it waits its turn."""
-    name = str(normalise(postgres_url).database)
-    async with open_database(postgres_url, create=False) as other:
+    name = str(normalise(empty_postgres_url).database)
+    async with open_database(empty_postgres_url, create=False) as other:
         async with other.transaction() as turn:
             await turn.exec_driver_sql(migrations._LOCK)  # pyright: ignore[reportPrivateUsage]
             known = "SELECT name FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')"
             for setting in postgres.execute(known).split():  # an older PostgreSQL has two of them
                 postgres.execute(f"ALTER DATABASE {name} SET {setting} = '1s'")
-            engine = open_engine(postgres_url, command_timeout=1.0)
+            engine = open_engine(empty_postgres_url, command_timeout=1.0)
             migrating = asyncio.create_task(migrate(engine))
             await waited_for(other)
             await asyncio.sleep(1.5)
@@ -200,24 +201,33 @@ async def test_statements_of_a_migration_may_take_longer(postgres: PostgresServe
         await engine.close()
 
 
-async def test_table_that_somebody_holds(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_database_at_the_level_waits_for_nobody(empty_postgres_url: str) -> None:
+    """As nearly every start of a node finds it, also while another migration has the lock."""
+    async with open_database(empty_postgres_url) as engine, engine.transaction() as other:
+        await other.exec_driver_sql(migrations._LOCK)
+        for database in (engine, empty_postgres_url):
+            with anyio.fail_after(10):
+                assert await migrate(database) == expected_level()
+
+
+async def test_table_that_somebody_holds(empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step gives up, so that nobody waits behind it for long; it has changed nothing and can be tried again."""
     monkeypatch.setattr(migrations, "_LOCK_TIMEOUT", "100ms")
-    async with open_database(postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url, create=False) as engine:
         await bring_to(engine, "0001")
         async with engine.transaction() as reading:
             await reading.exec_driver_sql("SELECT count(*) FROM keyturn_sessions")
             with pytest.raises(Unavailable) as raised:
-                await migrate(postgres_url)
+                await migrate(empty_postgres_url)
         monkeypatch.undo()
         assert getattr(getattr(raised.value.__cause__, "orig", None), "sqlstate", None) == "55P03"
         assert await current_level(engine) == "0001"
         assert await migrate(engine) == expected_level()
 
 
-async def test_room_for_updates_in_place(postgres_url: str) -> None:
+async def test_room_for_updates_in_place(empty_postgres_url: str) -> None:
     """The sessions' pages are filled to 70 % only."""
-    engine = open_engine(postgres_url)
+    engine = open_engine(empty_postgres_url)
     await migrate(engine)
     async with engine.autocommit() as connection:
         found = await connection.exec_driver_sql("SELECT reloptions FROM pg_class WHERE relname = 'keyturn_sessions'")
@@ -225,9 +235,9 @@ async def test_room_for_updates_in_place(postgres_url: str) -> None:
     await engine.close()
 
 
-async def test_several_nodes_at_once(database_url: str) -> None:
+async def test_several_nodes_at_once(empty_database_url: str) -> None:
     """One of them migrates and the others find it done."""
-    assert await asyncio.gather(*(migrate(database_url) for _ in range(5))) == [expected_level()] * 5
+    assert await asyncio.gather(*(migrate(empty_database_url) for _ in range(5))) == [expected_level()] * 5
 
 
 def test_nodes_of_several_threads_at_once(tmp_path: Path) -> None:
@@ -244,18 +254,18 @@ def test_nodes_of_several_threads_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [None, "0001"])
-async def test_migration_that_is_killed(database_url: str, level: str | None) -> None:
+async def test_migration_that_is_killed(empty_database_url: str, level: str | None) -> None:
     """After whichever statement: nothing of it has happened, and the next one ends as if there had been none before."""
-    async with open_database(database_url, create=False) as engine:
+    async with open_database(empty_database_url, create=False) as engine:
         if level is not None:
             await bring_to(engine, level)
-    command = [sys.executable, "-m", "tests.stores.killed_migrations", database_url]
+    command = [sys.executable, "-m", "tests.stores.killed_migrations", empty_database_url]
     killer = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
     said, _ = await killer.communicate()
     *killed, last = map(int, said.split())
     assert (killed, last) == ([-signal.SIGKILL] * len(killed), 0)
     assert len(killed) >= (3 if level else 20)
-    async with open_database(database_url, create=False) as engine:
+    async with open_database(empty_database_url, create=False) as engine:
         assert await current_level(engine) == expected_level()
         async with engine.autocommit() as connection:
             assert await connection.run_sync(differences) == []
@@ -271,13 +281,13 @@ async def test_database_of_a_newer_version(engine: Engine) -> None:
         await migrate(engine)
 
 
-async def test_new_sqlite_file(sqlite_database_url: str) -> None:
+async def test_new_sqlite_file(tmp_path: Path) -> None:
     """Nobody but its owner reads it, nor the files beside it."""
     mask = os.umask(0)
     try:
-        engine = open_engine(sqlite_database_url)
+        engine = open_engine(sqlite_url(tmp_path))
         await migrate(engine)
-        files = list(Path(str(normalise(sqlite_database_url).database)).parent.glob("keyturn.db*"))
+        files = list(tmp_path.glob("keyturn.db*"))
         assert len(files) == 3
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
         await engine.close()

@@ -37,6 +37,10 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('keyturn:migrate', 0))"
 _BOUNDED = "SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', '5s', true)"
 
 
+_HAS_LEVEL = {
+    "postgresql": f"SELECT to_regclass('{VERSION_TABLE}') IS NOT NULL",
+    "sqlite": f"SELECT count(*) FROM sqlite_master WHERE name = '{VERSION_TABLE}'",  # noqa: S608
+}
 # Alembic keeps what it is doing in globals: two migrations of one process must not be under way at once, whichever their
 # threads. Looked at again and again, for event loops share no lock that one of them could wait for.
 _ALONE = Lock()
@@ -59,8 +63,12 @@ async def migrate(database: Engine | str) -> str:
         Unavailable: the database is at fault, or somebody else holds a table (`LOCK_NOT_AVAILABLE`); nothing has changed.
         DatabaseNewer: the database is at a level this version does not know: it is older than the database.
     """
-    if not isinstance(database, str) and not database.postgres:
-        return await _migrate(database)
+    if not isinstance(database, str):
+        # Nearly every start is this one: no connection of its own, and no lock.
+        if await _is_current(database):
+            return expected_level()
+        if not database.postgres:
+            return await _migrate(database)
     # PostgreSQL gets a connection of its own, with more time for a statement than those that serve have.
     url = database if isinstance(database, str) else database.sqlalchemy.url.render_as_string(hide_password=False)
     engine = open_engine(url, pool_size=1, command_timeout=_PATIENCE)
@@ -130,7 +138,13 @@ def refuse_incomplete(connection: Connection) -> None:
         )
 
 
+async def _is_current(engine: Engine) -> bool:
+    return not engine.missing and await current_level(engine) == expected_level()
+
+
 async def _migrate(engine: Engine) -> str:
+    if await _is_current(engine):
+        return expected_level()
     if engine.file is not None:
         await asyncio.to_thread(create_private_file, engine.file)
 
@@ -151,7 +165,7 @@ async def _migrate(engine: Engine) -> str:
 
 
 def _level(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(VERSION_TABLE):
+    if not connection.exec_driver_sql(_HAS_LEVEL[connection.dialect.name]).scalar_one():
         return None
     level: str | None = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar_one_or_none()  # noqa: S608
     return level
@@ -160,9 +174,9 @@ def _level(connection: Connection) -> str | None:
 def _upgrade(connection: Connection) -> None:
     level = _level(connection)
     refuse_newer(level)
-    refuse_incomplete(connection)
     if level == expected_level():
         return
+    refuse_incomplete(connection)
     from alembic import command
     from alembic.config import Config
 
