@@ -75,15 +75,17 @@ class SqlUpkeep:
         async def work(connection: AsyncConnection) -> Sequence[float]:
             if not self._engine.postgres:
                 await self._extend_lease(connection)
-            # Rows that a refresh or another transaction holds are left for the next time instead of waited for.
+            # Rows that a refresh or another transaction holds are left for the next time instead of waited for. Chosen
+            # once, by a WITH: PostgreSQL may ask a subquery again for each row, and then all are deleted at once.
             chosen = (
                 select(key)
                 .where(time >= since, time < before)
                 .order_by(time)
                 .limit(batch)
                 .with_for_update(skip_locked=True)
+                .cte("chosen")
             )
-            statement = delete(table).where(key.in_(chosen.scalar_subquery())).returning(time)
+            statement = delete(table).where(key.in_(select(*chosen.c))).returning(time)
             return (await connection.execute(statement)).scalars().all()
 
         total, since = 0, 0.0
