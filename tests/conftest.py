@@ -14,13 +14,15 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
+from tests.databases import PostgresDatabase, sqlite_database
 from tests.services import PostgresServer, RedisServer, remove_leftovers, sqlite_url
 
 Length = TypeVar("Length")
 
-SERVICE_FIXTURES = {"postgres", "postgres_url", "redis_server", "redis_url"}
-TEST_DATABASE = "test"
-"""The PostgreSQL database that each test finds empty."""
+ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.services)]
+SERVICE_FIXTURES = {"postgres", "postgres_url", "empty_postgres_url", "redis_server", "redis_url"}
+EMPTY_DATABASE = "empty"
+"""The PostgreSQL database without tables."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,14 +61,25 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a service, so that `-m "not services"` runs anywhere; begin with what waits.
+    """Mark what starts a service, so that `-m "not services"` runs anywhere; begin with what waits, as others work meanwhile.
 
-    The benchmarks come last: a worker has them and the chaos tests to itself otherwise, and the others have long been done.
+    The chaos tests and those of commands wait for processes. The benchmarks come last: a worker has them to itself otherwise,
+    and the others have long been done.
     """
+
     for item in items:
         if SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
-    items.sort(key=lambda item: (item.get_closest_marker("waits") is None, item.nodeid.startswith("tests/bench/")))
+
+    def turn(item: pytest.Item) -> tuple[bool, bool, bool]:
+        waits = item.get_closest_marker("waits") is not None
+        return (
+            not waits,
+            not item.nodeid.startswith(("tests/chaos/", "tests/cli/")),
+            item.nodeid.startswith("tests/bench/"),
+        )
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
@@ -104,19 +117,39 @@ def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer()
     try:
         server.start()
-        server.create_database(TEST_DATABASE)
         yield server
     finally:
         server.close()
 
 
+@pytest.fixture(scope="session")
+def postgres_database(postgres: PostgresServer) -> PostgresDatabase:
+    """The database of that PostgreSQL which `postgres_url` lends."""
+    return PostgresDatabase(postgres, "test")
+
+
 @pytest.fixture
-def postgres_url(postgres: PostgresServer) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database of this test's own."""
+def postgres_url(postgres: PostgresServer, postgres_database: PostgresDatabase) -> Iterator[str]:
+    """The URL of a PostgreSQL database of this test's own, with the tables of this version and no row."""
+    postgres_database.make_ready()
+    yield postgres_database.url
     postgres.start()
-    yield postgres.url(TEST_DATABASE)
+
+
+@pytest.fixture(scope="session")
+def _empty_postgres(postgres: PostgresServer) -> PostgresServer:
     postgres.start()
-    postgres.empty_database(TEST_DATABASE)
+    postgres.create_database(EMPTY_DATABASE)
+    return postgres
+
+
+@pytest.fixture
+def empty_postgres_url(_empty_postgres: PostgresServer) -> Iterator[str]:
+    """The URL of a PostgreSQL database of this test's own that has no tables yet."""
+    _empty_postgres.start()
+    yield _empty_postgres.url(EMPTY_DATABASE)
+    _empty_postgres.start()
+    _empty_postgres.empty_database(EMPTY_DATABASE)
 
 
 @pytest.fixture(scope="session")
@@ -141,16 +174,21 @@ def redis_url(redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def sqlite_database_url(tmp_path: Path) -> str:
-    """The URL of a SQLite file of this test's own that does not exist yet."""
-    return sqlite_url(tmp_path)
+    """The URL of a SQLite file of this test's own, with the tables of this version and no row."""
+    return sqlite_database(tmp_path)
 
 
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)],
-)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of this test's own, once for each engine."""
+@pytest.fixture(params=ENGINES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database of this test's own with the tables of this version and no row, once for each engine."""
+    url: str = request.getfixturevalue("sqlite_database_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
+@pytest.fixture(params=ENGINES)
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database of this test's own that has no tables yet, once for each engine; there is no SQLite file."""
     if request.param == "sqlite":
         return sqlite_url(tmp_path)
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue("empty_postgres_url")
     return url

@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from psycopg.pq import ConnStatus, ExecStatus, PGconn
 
 PREFIX = "keyturn-test-"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -263,12 +264,11 @@ class Server(ABC):
         self._process = None
 
 
-_EMPTY = """
+END_CONNECTIONS = """
 SELECT count(pg_terminate_backend(pid, 30000)) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid();
-DROP SCHEMA public CASCADE;
-CREATE SCHEMA public AUTHORIZATION pg_database_owner;
-GRANT USAGE ON SCHEMA public TO PUBLIC;
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+AS_NEW = """
 SELECT datacl IS NULL AND datconnlimit = -1
     AND NOT EXISTS (SELECT FROM pg_db_role_setting WHERE setdatabase = database.oid)
     AND NOT EXISTS (SELECT FROM pg_shdepend WHERE dbid = database.oid)
@@ -277,7 +277,13 @@ SELECT datacl IS NULL AND datconnlimit = -1
     AND (SELECT count(*) FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_') = 4
 FROM pg_database AS database WHERE datname = current_database()
 """
-"""Empties a database whose tests have left a schema behind, and says whether they have left no more than that."""
+"""Says whether tests have left no more in a database than a schema."""
+_EMPTY = f"""{END_CONNECTIONS};
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+{AS_NEW}
+"""
 
 
 class PostgresServer(Server):
@@ -300,7 +306,7 @@ class PostgresServer(Server):
         Why not a new one: that takes twenty times as long, as all its pages are written and a checkpoint is waited for.
         """
         try:
-            as_new = self.execute(_EMPTY, name).endswith("t")
+            as_new = self.execute(_EMPTY, name) == "t"
         except ServiceError:
             as_new = False
         if not as_new:
@@ -312,18 +318,25 @@ class PostgresServer(Server):
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def execute(self, statement: str, database: str = "postgres") -> str:
-        """Run one SQL statement by psql and return its output, unaligned and without headers.
+        """Run SQL statements and return the rows of the last one as text: a line each, with `|` between the values.
 
         Raises:
             ServiceError: PostgreSQL refused it.
         """
-        command = [str(find_program("psql")), "-XqAt", "-v", "ON_ERROR_STOP=1"]
-        command += ["-h", "127.0.0.1", "-p", str(self.port), "-U", self.user]
-        command += ["-d", database, "-c", statement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise ServiceError(done.stderr.strip())
-        return done.stdout.strip()
+        connection = PGconn.connect(f"host=127.0.0.1 port={self.port} user={self.user} dbname={database}".encode())
+        try:
+            if connection.status != ConnStatus.OK:
+                raise ServiceError(connection.get_error_message().strip())
+            result = connection.exec_(statement.encode())
+            if result.status not in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}:
+                raise ServiceError(result.get_error_message().strip())
+            rows = (
+                [result.get_value(row, column) or b"" for column in range(result.nfields)]
+                for row in range(result.ntuples)
+            )
+            return b"\n".join(b"|".join(row) for row in rows).decode()
+        finally:
+            connection.finish()
 
     def _prepare(self) -> None:
         command = [str(find_program("initdb")), "--no-sync", "-D", str(self.data)]

@@ -24,7 +24,8 @@ from keyturn.tokens.password import PasswordHasher, PasswordProfile
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from tests.attacks.support import ORIGIN, PARTNER, SECRET, Browser
-from tests.services import PostgresServer, sqlite_url, wait_until
+from tests.databases import sqlite_database
+from tests.services import PostgresServer, wait_until
 
 ROOT = Path(__file__).parents[2]
 SSR_KEY = bytes(range(32, 64))
@@ -43,7 +44,7 @@ def clock() -> FrozenClock:
 
 def _database(request: pytest.FixtureRequest, directory: Path) -> Iterator[str]:
     if request.param == "sqlite":
-        yield sqlite_url(directory)
+        yield sqlite_database(directory)
         return
     server: PostgresServer = request.getfixturevalue("postgres")
     name = f"attacks_{next(_databases)}"
@@ -100,7 +101,7 @@ async def sqlite_node(
     anyio_backend: str, tmp_path_factory: pytest.TempPathFactory, clock: FrozenClock
 ) -> AsyncIterator[Keyturn]:
     """A running node for attacks that never get as far as a database."""
-    url = sqlite_url(tmp_path_factory.mktemp("attacks-http"))
+    url = sqlite_database(tmp_path_factory.mktemp("attacks-http"))
     keyturn = Keyturn(settings_of(url, ssr_keys=SSR_KEYS, metrics_token=METRICS_TOKEN), database_clock=clock)
     lighten(keyturn)
     async with keyturn.lifespan():
@@ -223,6 +224,6 @@ def servers(servers_database_url: str, tmp_path_factory: pytest.TempPathFactory)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One process of `keyturn serve` on SQLite, for attacks on its HTTP."""
     directory = tmp_path_factory.mktemp("server")
-    started = start_servers(sqlite_url(directory), directory, 1)
+    started = start_servers(sqlite_database(directory), directory, 1)
     yield started[0]
     stop_servers(started)

@@ -24,7 +24,7 @@ from keyturn.verify import Verifier
 from keyturn.verify.asgi import TokenMiddleware, principal_of
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import ORIGIN, Answer, Browser, query, send
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 from tests.tokens.forge import ABSENT, OTHER_KEY, es256, members, segment
 from tests.verify.publisher import PATIENCE, publishing
 
@@ -148,7 +148,7 @@ async def test_kid(forger: Forger) -> None:
 
 async def test_a_thousand_unknown_kids(tmp_path: Path, clock: FrozenClock) -> None:
     """Unknown key ids make a node ask nobody: they are refused also where there is no table of keys to ask."""
-    keyturn = Keyturn(settings_of(sqlite_url(tmp_path)), database_clock=clock)
+    keyturn = Keyturn(settings_of(sqlite_database(tmp_path)), database_clock=clock)
     lighten(keyturn)
     async with keyturn.lifespan():
         browser = Browser(keyturn.asgi)

@@ -35,7 +35,7 @@ from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from tests.attacks.conftest import lighten, settings_of, with_passwords
 from tests.attacks.support import DEVICE, PASSWORD, WRONG, Answer, Browser, query
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 
 pytestmark = pytest.mark.anyio
 
@@ -504,7 +504,7 @@ async def test_scope_made_of_what_a_user_wrote(tmp_path: Path, clock: FrozenCloc
     async def claims(user: User, _session: Session) -> dict[str, object]:
         return {"scope": [f"team:{user.name}", "notes"]}
 
-    node = Keyturn(settings_of(sqlite_url(tmp_path)), claims=claims, database_clock=clock)
+    node = Keyturn(settings_of(sqlite_database(tmp_path)), claims=claims, database_clock=clock)
     lighten(node)
     async with node.lifespan():
         honest = Browser(node.asgi)

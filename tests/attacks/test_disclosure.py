@@ -29,7 +29,7 @@ from keyturn.tokens.secret_ring import SecretRing
 from keyturn.web import bodies
 from tests.attacks.conftest import ROOT, lighten, settings_of, start_servers, stop_servers
 from tests.attacks.support import DEVICE, ORIGIN, REFRESH, Browser, query, send
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 
 pytestmark = pytest.mark.anyio
 
@@ -148,7 +148,7 @@ async def test_no_secret_in_the_output_of_a_server(tmp_path: Path, broken: bool)
     """
     master, master_text = keys_of("1")
     ssr, ssr_text = keys_of("next")
-    url = sqlite_url(tmp_path)
+    url = sqlite_database(tmp_path)
     servers = start_servers(
         url,
         tmp_path,
@@ -227,7 +227,7 @@ async def test_what_an_application_raises_is_redacted(tmp_path: Path) -> None:
     stream = io.StringIO()
     output = logging.StreamHandler(stream)
     output.setFormatter(JsonFormatter())
-    keyturn = Keyturn(settings_of(sqlite_url(tmp_path)), users=Leaky())
+    keyturn = Keyturn(settings_of(sqlite_database(tmp_path)), users=Leaky())
     lighten(keyturn)
     async with keyturn.lifespan():
         logging.getLogger().addHandler(output)
@@ -258,7 +258,7 @@ def test_text_that_takes_long_to_redact(sign: str) -> None:
 
 async def test_errors_of_the_database_carry_no_parameters(tmp_path: Path) -> None:
     """The text of a failing statement's error holds none of its values, whoever logs it in whatever way."""
-    keyturn = Keyturn(settings_of(sqlite_url(tmp_path)))
+    keyturn = Keyturn(settings_of(sqlite_database(tmp_path)))
     lighten(keyturn)
     async with keyturn.lifespan():
         await query(keyturn, SPOILING.format(table="keyturn_users"))

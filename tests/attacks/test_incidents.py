@@ -23,7 +23,7 @@ from keyturn.testing import FrozenClock
 from keyturn.tokens.access_token import AccessTokenVerifier
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import PASSWORD, SAFE, WRONG, Browser, query, send
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 from tests.tokens.forge import AUDIENCE, ISSUER, OTHER_KEY, forge
 
 pytestmark = pytest.mark.anyio
@@ -251,7 +251,7 @@ async def test_answers_of_one_request_never_show_in_another(sqlite_node: Keyturn
 
 async def test_a_database_at_fault_signs_nobody_out(tmp_path: Path, clock: FrozenClock) -> None:
     """A database that cannot be opened is 503 with Retry-After: never a 401, never a cleared cookie."""
-    keyturn = Keyturn(settings_of(sqlite_url(tmp_path)), database_clock=clock)
+    keyturn = Keyturn(settings_of(sqlite_database(tmp_path)), database_clock=clock)
     lighten(keyturn)
     path = tmp_path / "keyturn.db"
     async with keyturn.lifespan():

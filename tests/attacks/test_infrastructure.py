@@ -21,7 +21,8 @@ from keyturn.testing import FrozenClock
 from keyturn.tokens import base64url
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import DEVICE, PASSWORD, REFRESH, SAFE, SECRET, WRONG, Browser, query, send
-from tests.services import RedisServer, sqlite_url
+from tests.databases import sqlite_database
+from tests.services import RedisServer
 from tests.stores.support import eventually
 
 pytestmark = pytest.mark.anyio
@@ -109,7 +110,7 @@ async def test_no_plaintext_secret_is_in_any_table(node: Keyturn, ada: Browser) 
 
 async def test_copy_of_the_database_under_another_key(tmp_path: Path, clock: FrozenClock) -> None:
     """With the database but without the master key a node does not start: its signing keys stay sealed."""
-    url = sqlite_url(tmp_path)
+    url = sqlite_database(tmp_path)
     real = Keyturn(settings_of(url), database_clock=clock)
     lighten(real)
     async with real.lifespan():
@@ -132,7 +133,7 @@ async def test_copy_of_the_database_under_another_key(tmp_path: Path, clock: Fro
 @pytest.fixture
 async def with_redis(redis_url: str, tmp_path: Path, clock: FrozenClock) -> AsyncIterator[Keyturn]:
     """A node that counts and announces in Redis."""
-    keyturn = Keyturn(settings_of(sqlite_url(tmp_path), redis_url=redis_url), database_clock=clock)
+    keyturn = Keyturn(settings_of(sqlite_database(tmp_path), redis_url=redis_url), database_clock=clock)
     lighten(keyturn)
     async with keyturn.lifespan():
         yield keyturn

@@ -23,7 +23,8 @@ from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from tests.attacks.conftest import Server, start_servers, stop_servers
 from tests.attacks.support import ORIGIN, SAFE
-from tests.services import sqlite_url, wait_until
+from tests.databases import sqlite_database
+from tests.services import wait_until
 
 BODY = b'{"email":"a@example.com","password":"x"}'
 HEAD = (
@@ -293,7 +294,7 @@ FILES = {"-n 300": False, "-Sn 256": True}
 def short_of_files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Short]:
     """A server that may open few files, and whether it may have more than these."""
     directory, files = tmp_path_factory.mktemp("short"), request.param
-    (server,) = start_servers(sqlite_url(directory), directory, 1, files=files)
+    (server,) = start_servers(sqlite_database(directory), directory, 1, files=files)
     yield server, FILES[files]
     stop_servers([server])
 

@@ -17,7 +17,7 @@ from keyturn.runtime import Keyturn
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import PASSWORD, Browser
 from tests.auth.interrupted_users import InterruptedUsers
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ class Claims:
 @asynccontextmanager
 async def serving(directory: Path) -> AsyncGenerator[tuple[Keyturn, Users, Claims]]:
     """Run a node with a directory and a hook of the application's."""
-    settings = settings_of(sqlite_url(directory))
+    settings = settings_of(sqlite_database(directory))
     home = Keyturn(settings)
     users, claims = Users(home.engine, denylist_lifetime=home.policy.denylist_lifetime), Claims()
     node = Keyturn(settings, users=users, claims=claims)
@@ -95,9 +95,9 @@ class EmptyUsers(InterruptedUsers):
 
 async def test_directory_that_is_empty(tmp_path: Path) -> None:
     """It counts as false in Python, and is the application's all the same."""
-    home = Keyturn(settings_of(sqlite_url(tmp_path)))
+    home = Keyturn(settings_of(sqlite_database(tmp_path)))
     users = EmptyUsers(home.engine, denylist_lifetime=home.policy.denylist_lifetime)
-    node = Keyturn(settings_of(sqlite_url(tmp_path)), users=users)
+    node = Keyturn(settings_of(sqlite_database(tmp_path)), users=users)
     assert node.users is users
     for each in (home, node):
         await each.close()

@@ -52,17 +52,23 @@ def start(postgres: PostgresServer, chaos: bool) -> Iterator[Start]:
 
 @pytest.mark.parametrize("options", SHARING.values(), ids=SHARING)
 def test_a_pooler_that_shares_backends_is_refused_and_left_as_it_was(
-    start: Start, postgres: PostgresServer, postgres_url: str, tmp_path: Path, options: dict[str, str | int]
+    start: Start, postgres: PostgresServer, empty_postgres_url: str, tmp_path: Path, options: dict[str, str | int]
 ) -> None:
     """Twice: what the first run left on a backend would trouble the second, and somebody else."""
     bouncer = start(**options)
-    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": bouncer.url(postgres_url)})
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": bouncer.url(empty_postgres_url)})
     for _ in range(2):
         for arguments in (("migrate",), ("serve", "--port", "0")):
             assert command.run(*arguments, status=1).startswith("keyturn: unsafe_settings: database_pooled: ")
         assert "UNSAFE  database_pooled: " in command.run("doctor", status=1)
-    assert asyncio.run(_state(bouncer.url(postgres_url))) == ("0", 0)
-    assert postgres.execute(r"\dt", postgres_url.rpartition("/")[2]) == ""
+    assert asyncio.run(_state(bouncer.url(empty_postgres_url))) == ("0", 0)
+    assert (
+        postgres.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+            empty_postgres_url.rpartition("/")[2],
+        )
+        == ""
+    )
 
 
 @pytest.mark.parametrize(("mode", "shares"), [("transaction", True), ("session", False)])

@@ -21,7 +21,8 @@ from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import Browser
 from tests.chaos.conftest import Scale, skip_without
 from tests.chaos.proxies import RedisProxy
-from tests.services import RedisServer, sqlite_url
+from tests.databases import sqlite_database
+from tests.services import RedisServer
 from tests.stores.support import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.services]
@@ -84,7 +85,7 @@ async def site(chaos: bool, tmp_path: Path) -> AsyncIterator[Site]:
                         break
                     except Exception:  # noqa: BLE001 - HAProxy has yet to look
                         await anyio.sleep(0.2)
-        nodes = [Keyturn(settings_of(sqlite_url(tmp_path), redis_url=url, denylist=True)) for _ in range(2)]
+        nodes = [Keyturn(settings_of(sqlite_database(tmp_path), redis_url=url, denylist=True)) for _ in range(2)]
         for node in nodes:
             lighten(node)
             stack.push_async_callback(node.close)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -20,9 +18,8 @@ import pytest
 from keyturn.cli import main
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
-from keyturn.stores.migrations import migrate
 from tests.attacks.support import ORIGIN
-from tests.services import wait_until
+from tests.services import sqlite_url, wait_until
 
 SECRET = "1:2ZxrWq5cZ1Fv3sVqLgK0m7u9QdXyHnTbEaJpRoCiU4w"
 SAFE = {
@@ -134,7 +131,7 @@ async def node_of(command: Command) -> AsyncGenerator[Keyturn]:
 
 @pytest.fixture
 def command(tmp_path: Path, database_url: str) -> Command:
-    """A safe production environment over an empty database, on SQLite and on PostgreSQL."""
+    """A safe production environment over a database with tables and no row, on SQLite and on PostgreSQL."""
     return Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": database_url})
 
 
@@ -144,26 +141,13 @@ def sqlite_command(tmp_path: Path, sqlite_database_url: str) -> Command:
     return Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": sqlite_database_url})
 
 
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with the tables of this version, to be copied."""
-    path = tmp_path_factory.mktemp("migrated") / "keyturn.db"
-    asyncio.run(migrate(f"sqlite:///{path}"))
-    return path
+@pytest.fixture
+def empty_command(tmp_path: Path, empty_database_url: str) -> Command:
+    """As `command`, over a database without tables; on SQLite there is no file."""
+    return Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": empty_database_url})
 
 
 @pytest.fixture
-def migrated(command: Command, migrated_file: Path) -> Command:
-    """A command over a database with tables."""
-    if command.environment["KEYTURN_DATABASE_URL"].startswith("sqlite"):
-        shutil.copy(migrated_file, command.directory)
-    else:
-        command.run("migrate")
-    return command
-
-
-@pytest.fixture
-def migrated_command(sqlite_command: Command, migrated_file: Path) -> Command:
-    """As `sqlite_command`, over tables: most servers find some when they start, and are up sooner."""
-    shutil.copy(migrated_file, sqlite_command.directory)
-    return sqlite_command
+def empty_sqlite_command(tmp_path: Path) -> Command:
+    """As `sqlite_command`, without a file."""
+    return Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": sqlite_url(tmp_path)})

@@ -50,35 +50,35 @@ def create_user(command: Command, email: str = EMAIL) -> str:
     return command.run("users", "create", email, "--password-stdin", stdin=f"{PASSWORD}\n").strip()
 
 
-def test_migrate_makes_the_tables_and_does_nothing_when_they_are_there(command: Command) -> None:
+def test_migrate_makes_the_tables_and_does_nothing_when_they_are_there(empty_command: Command) -> None:
     """Before it the commands say what to do; after it they work, also after a second one."""
-    assert "database_not_migrated" in command.run("users", "list", status=1)
-    first = command.run("migrate")
-    assert command.run("migrate") == first
-    assert command.json("users", "list") == []
+    assert "database_not_migrated" in empty_command.run("users", "list", status=1)
+    first = empty_command.run("migrate")
+    assert empty_command.run("migrate") == first
+    assert empty_command.json("users", "list") == []
 
 
-def test_database_of_a_newer_version_is_a_known_error(migrated: Command) -> None:
+def test_database_of_a_newer_version_is_a_known_error(command: Command) -> None:
     """No command touches what a later version has made, and doctor does not call it safe."""
-    change(migrated, text("UPDATE keyturn_alembic_version SET version_num = '9999'"))
+    change(command, text("UPDATE keyturn_alembic_version SET version_num = '9999'"))
     told = "database_newer: the database is at level 9999, which is unknown: upgrade Keyturn"
     for arguments in (["migrate"], ["users", "list"], ["prune"]):
-        assert migrated.run(*arguments, status=1) == f"keyturn: {told}\n"
-    assert told in migrated.run("serve", "--port", "0", status=1)
-    assert f"UNSAFE  {told}" in migrated.run("doctor", status=1)
-    migrated.environment["KEYTURN_MIGRATE"] = "off"
-    assert told in migrated.spawn("serve", "--port", "0", status=1)
+        assert command.run(*arguments, status=1) == f"keyturn: {told}\n"
+    assert told in command.run("serve", "--port", "0", status=1)
+    assert f"UNSAFE  {told}" in command.run("doctor", status=1)
+    command.environment["KEYTURN_MIGRATE"] = "off"
+    assert told in command.spawn("serve", "--port", "0", status=1)
 
 
-def test_database_that_was_restored_in_part_is_a_known_error(migrated: Command) -> None:
+def test_database_that_was_restored_in_part_is_a_known_error(command: Command) -> None:
     """Tables without a level are what an interrupted restore leaves; the doctor does not call it empty."""
-    change(migrated, text("DELETE FROM keyturn_alembic_version"))
+    change(command, text("DELETE FROM keyturn_alembic_version"))
     told = "database_incomplete: it has keyturn_counters, keyturn_denylist, keyturn_events and more, and no level: "
     for arguments in (["migrate"], ["serve", "--port", "0"]):
-        error = migrated.run(*arguments, status=1)
+        error = command.run(*arguments, status=1)
         assert error.startswith(f"keyturn: unsafe_settings: {told}")
         assert error.count("\n") == 1
-    assert f"UNSAFE  {told}" in migrated.run("doctor", status=1)
+    assert f"UNSAFE  {told}" in command.run("doctor", status=1)
 
 
 def test_restore_that_was_interrupted_later_is_a_known_error(sqlite_command: Command, postgres_url: str) -> None:
@@ -125,41 +125,41 @@ def test_process_on_sqlite_ends(sqlite_command: Command) -> None:
     assert sqlite_command.run("users", "list") == f"{user_id}\t{EMAIL}\t-\tno\n"
 
 
-def test_users_are_created_listed_disabled_enabled_and_deleted(migrated: Command) -> None:
+def test_users_are_created_listed_disabled_enabled_and_deleted(command: Command) -> None:
     """Each state shows in the list; names are what was given."""
-    user_id = migrated.run("users", "create", EMAIL, "--name", "Ada", "--password-stdin", stdin=f"{PASSWORD}\n").strip()
+    user_id = command.run("users", "create", EMAIL, "--name", "Ada", "--password-stdin", stdin=f"{PASSWORD}\n").strip()
     assert re.fullmatch(r"[0-9a-f]{32}", user_id)
 
     def listed() -> list[tuple[str, str, str | None, bool]]:
-        return [(u["id"], u["email"], u["name"], u["disabled"]) for u in migrated.json("users", "list")]
+        return [(u["id"], u["email"], u["name"], u["disabled"]) for u in command.json("users", "list")]
 
     assert listed() == [(user_id, EMAIL, "Ada", False)]
-    migrated.run("users", "disable", EMAIL.upper())
+    command.run("users", "disable", EMAIL.upper())
     assert listed() == [(user_id, EMAIL, "Ada", True)]
-    migrated.run("users", "enable", user_id)
+    command.run("users", "enable", user_id)
     assert listed() == [(user_id, EMAIL, "Ada", False)]
-    assert migrated.run("users", "list") == f"{user_id}\t{EMAIL}\tAda\tno\n"
-    migrated.run("users", "delete", EMAIL, "--yes")
+    assert command.run("users", "list") == f"{user_id}\t{EMAIL}\tAda\tno\n"
+    command.run("users", "delete", EMAIL, "--yes")
     assert listed() == []
-    assert "not_found" in migrated.run("users", "disable", EMAIL, status=1)
+    assert "not_found" in command.run("users", "disable", EMAIL, status=1)
 
 
-def test_users_create_refuses_what_the_sign_up_refuses(migrated: Command) -> None:
+def test_users_create_refuses_what_the_sign_up_refuses(command: Command) -> None:
     """A taken address, a short password and a bad address are told by their codes, and nothing is created."""
-    create_user(migrated)
-    taken = migrated.run("users", "create", EMAIL.title(), "--password-stdin", stdin=f"{PASSWORD}\n", status=1)
+    create_user(command)
+    taken = command.run("users", "create", EMAIL.title(), "--password-stdin", stdin=f"{PASSWORD}\n", status=1)
     assert taken.startswith("keyturn: conflict: ")
     for email, password in ((EMAIL, "short\n"), ("no address", f"{PASSWORD}\n"), ("new@example.com", "")):
-        refused = migrated.run("users", "create", email, "--password-stdin", stdin=password, status=1)
+        refused = command.run("users", "create", email, "--password-stdin", stdin=password, status=1)
         assert refused.startswith("keyturn: invalid_request: ")
-    assert "no_password" in migrated.run("users", "create", "new@example.com", status=1)
-    assert len(migrated.json("users", "list")) == 1
+    assert "no_password" in command.run("users", "create", "new@example.com", status=1)
+    assert len(command.json("users", "list")) == 1
 
 
-def test_created_user_signs_in_and_the_sessions_commands_see_and_end_it(migrated: Command) -> None:
+def test_created_user_signs_in_and_the_sessions_commands_see_and_end_it(command: Command) -> None:
     """A login through the server is listed; revoked sessions end at once, and a disabled user's too."""
-    user_id = create_user(migrated)
-    with migrated.serving() as client:
+    user_id = create_user(command)
+    with command.serving() as client:
 
         def log_in() -> str:
             answer = client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD})
@@ -169,38 +169,38 @@ def test_created_user_signs_in_and_the_sessions_commands_see_and_end_it(migrated
             return session_id
 
         first, second, third = log_in(), log_in(), log_in()
-        assert [s["id"] for s in migrated.json("sessions", "list", EMAIL)] == [third, second, first]
-        assert "ended 1 session" in migrated.run("sessions", "revoke", second)
-        assert "not_found" in migrated.run("sessions", "revoke", second, status=1)
-        assert {s["id"] for s in migrated.json("sessions", "list", user_id)} == {first, third}
-        assert set(migrated.json("sessions", "revoke", "--user", EMAIL)) == {first, third}
+        assert [s["id"] for s in command.json("sessions", "list", EMAIL)] == [third, second, first]
+        assert "ended 1 session" in command.run("sessions", "revoke", second)
+        assert "not_found" in command.run("sessions", "revoke", second, status=1)
+        assert {s["id"] for s in command.json("sessions", "list", user_id)} == {first, third}
+        assert set(command.json("sessions", "revoke", "--user", EMAIL)) == {first, third}
         log_in()
-        migrated.run("users", "disable", EMAIL)
-        assert migrated.json("sessions", "list", EMAIL) == []
+        command.run("users", "disable", EMAIL)
+        assert command.json("sessions", "list", EMAIL) == []
         assert client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD}).status_code == 401
 
 
-def test_sessions_of_everybody_are_ended(migrated: Command) -> None:
+def test_sessions_of_everybody_are_ended(command: Command) -> None:
     """After a restore or a leak: all at once, of users that are elsewhere too; who signs in afterwards is left alone."""
-    create_user(migrated)
+    create_user(command)
 
     async def open_sessions() -> set[str]:
-        engine = open_engine(migrated.environment["KEYTURN_DATABASE_URL"])
+        engine = open_engine(command.environment["KEYTURN_DATABASE_URL"])
         sessions = SqlSessions(engine, denylist_lifetime=1.0, heal_time=1.0, on_revoked=lambda _: None)
         holders = [await sign_in(sessions, user_id=user_id) for user_id in ("42", "42", "43")]
         await sessions.close()
         await engine.close()
         return {holder.session_id.hex() for holder in holders}
 
-    with migrated.serving() as client:
+    with command.serving() as client:
         answer = client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD})
         others = asyncio.run(open_sessions())
-        assert set(migrated.json("sessions", "revoke", "--everybody")) == {answer.json()["session"]["id"], *others}
-        assert migrated.json("sessions", "list", EMAIL) == []
+        assert set(command.json("sessions", "revoke", "--everybody")) == {answer.json()["session"]["id"], *others}
+        assert command.json("sessions", "list", EMAIL) == []
         assert client.post("/auth/login", json={"email": EMAIL, "password": PASSWORD}).status_code == 200
-        assert len(migrated.json("sessions", "list", EMAIL)) == 1
-        assert "ended 1 session" in migrated.run("sessions", "revoke", "--everybody")
-        assert migrated.json("sessions", "revoke", "--everybody") == []
+        assert len(command.json("sessions", "list", EMAIL)) == 1
+        assert "ended 1 session" in command.run("sessions", "revoke", "--everybody")
+        assert command.json("sessions", "revoke", "--everybody") == []
 
 
 def test_sessions_revoke_needs_one_session_or_a_user(sqlite_command: Command) -> None:
@@ -211,15 +211,15 @@ def test_sessions_revoke_needs_one_session_or_a_user(sqlite_command: Command) ->
     sqlite_command.run("sessions", "revoke", "not an id", status=2)
 
 
-def test_keys_rotate_adds_a_key_that_is_published_before_it_signs(migrated: Command) -> None:
+def test_keys_rotate_adds_a_key_that_is_published_before_it_signs(command: Command) -> None:
     """The list shows the old one active and the new one published; a compromised one is replaced at once."""
-    first = migrated.json("keys", "rotate")
-    listed = migrated.json("keys", "list")
+    first = command.json("keys", "rotate")
+    listed = command.json("keys", "list")
     assert first["kid"] in {key["kid"] for key in listed}
     assert sorted(key["state"] for key in listed) == ["active", "published"]
-    at_once = migrated.json("keys", "rotate", "--compromised")
+    at_once = command.json("keys", "rotate", "--compromised")
     assert at_once["state"] == "active"
-    active = [key["kid"] for key in migrated.json("keys", "list") if key["state"] == "active"]
+    active = [key["kid"] for key in command.json("keys", "list") if key["state"] == "active"]
     assert active == [at_once["kid"]]
 
 
@@ -269,27 +269,27 @@ def test_name_that_the_terminal_has_no_letters_for(sqlite_command: Command) -> N
 
 
 @pytest.mark.parametrize("arguments", [(), ("--compromised",)])
-def test_keys_rotate_makes_no_database(sqlite_command: Command, arguments: tuple[str, ...]) -> None:
+def test_keys_rotate_makes_no_database(empty_sqlite_command: Command, arguments: tuple[str, ...]) -> None:
     """Of a mistyped URL it must not become a new database whose keys are rotated, while the real one keeps the leaked key."""
-    assert "database_not_migrated" in sqlite_command.run("keys", "rotate", *arguments, status=1)
-    assert not list(sqlite_command.directory.glob("*.db"))
+    assert "database_not_migrated" in empty_sqlite_command.run("keys", "rotate", *arguments, status=1)
+    assert not list(empty_sqlite_command.directory.glob("*.db"))
 
 
-def test_keys_rotate_with_a_malformed_setting(migrated: Command) -> None:
+def test_keys_rotate_with_a_malformed_setting(command: Command) -> None:
     """It is named in a line."""
-    migrated.environment["KEYTURN_REDIS_URL"] = "garbage"
-    assert "invalid_settings" in migrated.run("keys", "rotate", status=1)
+    command.environment["KEYTURN_REDIS_URL"] = "garbage"
+    assert "invalid_settings" in command.run("keys", "rotate", status=1)
 
 
-def test_keys_are_listed_with_the_secret_that_development_keeps(sqlite_command: Command, tmp_path: Path) -> None:
+def test_keys_are_listed_with_the_secret_that_development_keeps(empty_sqlite_command: Command, tmp_path: Path) -> None:
     """It lies beside the file of SQLite, where a rotation finds it as well."""
-    sqlite_command.environment |= {"KEYTURN_ENV": "development", "KEYTURN_SECRET": ""}
-    sqlite_command.run("migrate")
-    kid = sqlite_command.json("keys", "rotate")["kid"]
+    empty_sqlite_command.environment |= {"KEYTURN_ENV": "development", "KEYTURN_SECRET": ""}
+    empty_sqlite_command.run("migrate")
+    kid = empty_sqlite_command.json("keys", "rotate")["kid"]
     assert (tmp_path / "keyturn.db.secret").exists()
-    assert kid in {key["kid"] for key in sqlite_command.json("keys", "list")}
-    sqlite_command.environment["KEYTURN_ENV"] = "production"
-    assert "secret_missing" in sqlite_command.run("keys", "list", status=1)
+    assert kid in {key["kid"] for key in empty_sqlite_command.json("keys", "list")}
+    empty_sqlite_command.environment["KEYTURN_ENV"] = "production"
+    assert "secret_missing" in empty_sqlite_command.run("keys", "list", status=1)
 
 
 def test_secret_of_development_that_cannot_be_read(sqlite_command: Command, tmp_path: Path) -> None:
@@ -307,72 +307,72 @@ def test_secret_of_development_that_cannot_be_read(sqlite_command: Command, tmp_
         assert error.startswith(f"keyturn: unsafe_settings: secret_malformed: {secret}: ")
 
 
-def test_another_secret_is_a_known_error_of_every_command_that_opens_the_keys(migrated: Command) -> None:
+def test_another_secret_is_a_known_error_of_every_command_that_opens_the_keys(command: Command) -> None:
     """All say it in the same line, which is not that of an outage, and none overwrites a key."""
-    first = migrated.json("keys", "rotate")
-    right = migrated.environment["KEYTURN_SECRET"]
-    migrated.environment["KEYTURN_SECRET"] = migrated.run("secret", "--id", "2").strip()
-    said = migrated.run("keys", "list", status=1)
+    first = command.json("keys", "rotate")
+    right = command.environment["KEYTURN_SECRET"]
+    command.environment["KEYTURN_SECRET"] = command.run("secret", "--id", "2").strip()
+    said = command.run("keys", "list", status=1)
     assert said.startswith("keyturn: secret_does_not_fit: KEYTURN_SECRET opens no signing key in this database (")
     assert said.count("\n") == 1
     rotations = (["keys", "rotate"], ["keys", "rotate", "--compromised"])
     for arguments in (*rotations, ["serve", "--port", "0"]):
-        assert migrated.run(*arguments, status=1) == said
-    assert migrated.spawn("serve", "--port", "0", "--workers", "2", status=1) == said
-    assert said.replace("keyturn:", "UNSAFE ") in migrated.run("doctor", status=1)
-    migrated.environment["KEYTURN_SECRET"] = right
-    assert first["kid"] in {key["kid"] for key in migrated.json("keys", "list")}
+        assert command.run(*arguments, status=1) == said
+    assert command.spawn("serve", "--port", "0", "--workers", "2", status=1) == said
+    assert said.replace("keyturn:", "UNSAFE ") in command.run("doctor", status=1)
+    command.environment["KEYTURN_SECRET"] = right
+    assert first["kid"] in {key["kid"] for key in command.json("keys", "list")}
 
 
-def test_signing_key_that_does_not_open_beside_others_is_left_out(migrated: Command) -> None:
+def test_signing_key_that_does_not_open_beside_others_is_left_out(command: Command) -> None:
     """As one row that was changed: the list and a server go on without it, and doctor tells."""
-    first = migrated.json("keys", "rotate")
-    change(migrated, update(signing_keys).where(signing_keys.c.kid == first["kid"]).values(sealed=b"garbage"))
-    [left] = migrated.json("keys", "list")
+    first = command.json("keys", "rotate")
+    change(command, update(signing_keys).where(signing_keys.c.kid == first["kid"]).values(sealed=b"garbage"))
+    [left] = command.json("keys", "list")
     assert left["kid"] != first["kid"]
-    result = migrated.json("doctor")
+    result = command.json("doctor")
     assert result["safe"] is True
     assert [finding["code"] for finding in result["findings"]] == ["signing_key_left_out"]
-    with migrated.serving() as client:
+    with command.serving() as client:
         assert client.get("/readyz").status_code == 200
 
 
 @pytest.mark.parametrize("days", [-200, 200])
-def test_keys_on_a_machine_with_a_wrong_date(migrated: Command, days: int) -> None:
+def test_keys_on_a_machine_with_a_wrong_date(command: Command, days: int) -> None:
     """Its date changes nothing: neither what is done with the keys, nor what is told of them."""
-    first = migrated.json("keys", "rotate", "--compromised")
-    before = migrated.json("keys", "list")
+    first = command.json("keys", "rotate", "--compromised")
+    before = command.json("keys", "list")
     with Machine(days * 86400.0).here():
-        assert migrated.json("keys", "list") == before
-        second = migrated.json("keys", "rotate")
-    listed = migrated.json("keys", "list")
+        assert command.json("keys", "list") == before
+        second = command.json("keys", "rotate")
+    listed = command.json("keys", "list")
     assert [(key["kid"], key["state"]) for key in listed] == [(first["kid"], "active"), (second["kid"], "published")]
     assert listed[1] == second
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, []), (60, ["+60.0 s"]), (-86400, ["-86400.0 s"])])
-def test_doctor_on_a_machine_with_a_wrong_date(migrated: Command, seconds: int, told: list[str]) -> None:
+def test_doctor_on_a_machine_with_a_wrong_date(command: Command, seconds: int, told: list[str]) -> None:
     """It says by how much, as one of the two clocks has to be set; a server starts all the same."""
     with Machine(seconds).here():
-        result = migrated.json("doctor")
+        result = command.json("doctor")
     assert result["safe"] is True
     assert [finding["code"] for finding in result["findings"]] == ["clock_differs"] * len(told)
     assert re.findall(r"[+-][0-9]+\.[0-9] s", "".join(each["text"] for each in result["findings"])) == told
 
 
-def test_prune_says_how_many_rows_it_deleted(migrated: Command) -> None:
+def test_prune_says_how_many_rows_it_deleted(command: Command) -> None:
     """An empty database has nothing to prune."""
-    assert migrated.json("prune") == {"rows": 0}
+    assert command.json("prune") == {"rows": 0}
 
 
-def test_heal_shows_in_the_doctor_until_it_is_ended(migrated: Command) -> None:
+def test_heal_shows_in_the_doctor_until_it_is_ended(command: Command) -> None:
     """The operator's switch goes on for some minutes, a day at most, as the guide says after a restore, and off with 0."""
-    migrated.run("heal", "--minutes", "1441", status=2)
-    assert migrated.json("doctor")["findings"] == []
-    migrated.run("heal", "--minutes", "1440")
-    assert "healing" in {f["code"] for f in migrated.json("doctor")["findings"]}
-    migrated.run("heal", "--minutes", "0")
-    assert migrated.json("doctor")["findings"] == []
+    command.run("heal", "--minutes", "1441", status=2)
+    assert command.json("doctor")["findings"] == []
+    command.run("heal", "--minutes", "1440")
+    assert "healing" in {f["code"] for f in command.json("doctor")["findings"]}
+    command.run("heal", "--minutes", "0")
+    assert command.json("doctor")["findings"] == []
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -424,35 +424,35 @@ def test_database_url_that_cannot_be_used_is_a_known_error(sqlite_command: Comma
     assert "sEcrEt" not in told
 
 
-def test_bcrypt_that_is_not_installed(migrated: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bcrypt_that_is_not_installed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who counts on imported hashes learns at the start what is missing, and not at the first login."""
     monkeypatch.setitem(sys.modules, "bcrypt", None)
-    migrated.environment["KEYTURN_IMPORTED_BCRYPT_ROUNDS"] = "12"
-    error = migrated.run("serve", "--port", "0", status=1)
+    command.environment["KEYTURN_IMPORTED_BCRYPT_ROUNDS"] = "12"
+    error = command.run("serve", "--port", "0", status=1)
     assert error == "keyturn: not_installed: bcrypt: install keyturn[bcrypt]\n"
-    assert "UNSAFE  bcrypt_not_installed: " in migrated.run("doctor", status=1)
+    assert "UNSAFE  bcrypt_not_installed: " in command.run("doctor", status=1)
 
 
-def test_redis_that_is_not_installed(migrated: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_that_is_not_installed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command that asks Redis itself says what is missing in a line, and so does the doctor."""
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     monkeypatch.delitem(sys.modules, "keyturn.stores.redis", raising=False)
-    migrated.environment["KEYTURN_REDIS_URL"] = "redis://127.0.0.1:1"
-    error = migrated.run("users", "unlock", EMAIL, status=1)
+    command.environment["KEYTURN_REDIS_URL"] = "redis://127.0.0.1:1"
+    error = command.run("users", "unlock", EMAIL, status=1)
     assert error == "keyturn: not_installed: redis: install keyturn[redis]\n"
-    assert "UNSAFE  redis_not_installed: " in migrated.run("doctor", status=1)
+    assert "UNSAFE  redis_not_installed: " in command.run("doctor", status=1)
 
 
 @pytest.mark.parametrize("name", ["TOKEN", "PORT"])
-def test_metrics_that_cannot_be_counted(migrated: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_metrics_that_cannot_be_counted(command: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Who wants figures learns at the start what is missing, and not by a 404; without that wish nothing is needed."""
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    assert "prometheus" not in migrated.run("doctor")
+    assert "prometheus" not in command.run("doctor")
     value = str(free_port()) if name == "PORT" else "a3J9x0Qm7LpZ2vB8nT5y"
-    migrated.environment[f"KEYTURN_METRICS_{name}"] = value
-    error = migrated.run("serve", "--port", "0", status=1)
+    command.environment[f"KEYTURN_METRICS_{name}"] = value
+    error = command.run("serve", "--port", "0", status=1)
     assert error == "keyturn: not_installed: prometheus_client: install keyturn[server]\n"
-    assert "UNSAFE  metrics_not_installed: " in migrated.run("doctor", status=1)
+    assert "UNSAFE  metrics_not_installed: " in command.run("doctor", status=1)
 
 
 @pytest.mark.parametrize(
@@ -477,16 +477,16 @@ def test_application_without_a_package(
 @pytest.mark.parametrize(
     "url", ["redis://user:sEcrEt/x@127.0.0.1:6379", "redis://:sEcrEt@127.0.0.1/0?nothing=1", "http://:sEcrEt@127.0.0.1"]
 )
-def test_redis_url_that_cannot_be_used_is_a_known_error(migrated: Command, url: str) -> None:
+def test_redis_url_that_cannot_be_used_is_a_known_error(command: Command, url: str) -> None:
     """As that of a database: one line, without what stands in it."""
-    migrated.environment["KEYTURN_REDIS_URL"] = url
+    command.environment["KEYTURN_REDIS_URL"] = url
     for arguments in (["users", "unlock", EMAIL], ["keys", "rotate"], ["serve", "--port", "0"]):
-        error = migrated.run(*arguments, status=1)
+        error = command.run(*arguments, status=1)
         assert error.startswith("keyturn: invalid_settings: ")
         assert "the Redis URL is malformed" in error
         assert error.count("\n") == 1
         assert "sEcrEt" not in error
-    told = migrated.run("doctor", status=1)
+    told = command.run("doctor", status=1)
     assert "UNSAFE  redis_url_malformed: " in told
     assert "sEcrEt" not in told
 
@@ -514,14 +514,14 @@ def test_sqlite_file_that_cannot_be_made_is_a_known_error(sqlite_command: Comman
     assert error.startswith("keyturn: unsafe_settings: secret_unwritable: ")
 
 
-def test_disk_without_room(migrated_command: Command) -> None:
+def test_disk_without_room(sqlite_command: Command) -> None:
     """What is wrong is named, and nothing of the batch is there."""
     users = "".join(json.dumps({"email": f"user-{number}@example.com"}) + "\n" for number in range(3000))
     # In units of 512 bytes: the file as it is, and a little.
     start = ["sh", "-c", 'ulimit -f 220 && exec "$0" -m keyturn.cli "$@"', sys.executable]
-    told = migrated_command.spawn("users", "import", "-", status=1, stdin=users, start=start)
+    told = sqlite_command.spawn("users", "import", "-", status=1, stdin=users, start=start)
     assert ": is the disk of the file full" in told
-    assert migrated_command.run("users", "list") == ""
+    assert sqlite_command.run("users", "list") == ""
 
 
 @pytest.mark.parametrize("name", ["loop", "n" * 300])
@@ -533,13 +533,13 @@ def test_sqlite_file_that_cannot_be_seen_is_a_known_error(sqlite_command: Comman
         assert " SQLITE_CANTOPEN: the file cannot be opened" in sqlite_command.run(*arguments, status=1)
 
 
-def test_sqlite_file_behind_a_link_that_leads_nowhere(sqlite_command: Command, tmp_path: Path) -> None:
+def test_sqlite_file_behind_a_link_that_leads_nowhere(empty_sqlite_command: Command, tmp_path: Path) -> None:
     """The doctor looks where it would be made, not at where the link is."""
     (tmp_path / "keyturn.db").symlink_to(tmp_path / "nowhere" / "keyturn.db")
-    assert f"{tmp_path / 'nowhere'} is not a directory" in sqlite_command.run("doctor", status=1)
+    assert f"{tmp_path / 'nowhere'} is not a directory" in empty_sqlite_command.run("doctor", status=1)
     (tmp_path / "nowhere").mkdir()
-    assert "database_missing" in sqlite_command.run("doctor")
-    sqlite_command.run("migrate")
+    assert "database_missing" in empty_sqlite_command.run("doctor")
+    empty_sqlite_command.run("migrate")
 
 
 @pytest.mark.parametrize(
@@ -581,7 +581,7 @@ def test_database_url_of_a_host_whose_variable_is_not_set(sqlite_command: Comman
 
 
 def test_cause_of_a_fault_of_the_database_is_named(
-    sqlite_command: Command, tmp_path: Path, postgres: PostgresServer, postgres_url: str
+    sqlite_command: Command, tmp_path: Path, postgres: PostgresServer, empty_postgres_url: str
 ) -> None:
     """By the driver's code, which tells a corrupt file from one that cannot be opened, and no address."""
     (tmp_path / "keyturn.db").write_text("no database, but long enough to be taken for one" * 100)
@@ -593,30 +593,32 @@ def test_cause_of_a_fault_of_the_database_is_named(
     (tmp_path / "keyturn.db").unlink()
     (tmp_path / "keyturn.db").mkdir()
     assert " SQLITE_CANTOPEN: the file cannot be opened" in sqlite_command.run("users", "list", status=1)
-    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"{postgres_url}_nowhere"
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"{empty_postgres_url}_nowhere"
     assert " 3D000: there is no such database" in sqlite_command.run("users", "list", status=1)
-    postgres.execute(f'ALTER DATABASE "{postgres_url.rpartition("/")[2]}" SET search_path TO nowhere')
-    sqlite_command.environment["KEYTURN_DATABASE_URL"] = postgres_url
+    postgres.execute(f'ALTER DATABASE "{empty_postgres_url.rpartition("/")[2]}" SET search_path TO nowhere')
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = empty_postgres_url
     assert " 3F000: no schema of the role's search_path exists" in sqlite_command.run("migrate", status=1)
 
 
-def test_user_whom_a_table_of_the_application_refers_to(migrated: Command) -> None:
+def test_user_whom_a_table_of_the_application_refers_to(command: Command) -> None:
     """Nobody is deleted, and a line says why."""
-    create_user(migrated)
-    change(migrated, text("CREATE TABLE own (user_id text REFERENCES keyturn_users (id))"))
-    change(migrated, text("INSERT INTO own SELECT id FROM keyturn_users"))
-    error = migrated.run("users", "delete", EMAIL, "--yes", status=1)
+    create_user(command)
+    change(command, text("CREATE TABLE own (user_id text REFERENCES keyturn_users (id))"))
+    change(command, text("INSERT INTO own SELECT id FROM keyturn_users"))
+    error = command.run("users", "delete", EMAIL, "--yes", status=1)
     assert "a table of the application refers to what is to be deleted" in error
-    assert EMAIL in migrated.run("users", "list")
+    assert EMAIL in command.run("users", "list")
 
 
 def test_role_without_rights_is_a_known_error(
-    sqlite_command: Command, postgres: PostgresServer, postgres_url: str
+    sqlite_command: Command, postgres: PostgresServer, empty_postgres_url: str
 ) -> None:
     """Whether it may not make the tables or not read them; `doctor` has it among its findings."""
     postgres.execute("CREATE ROLE powerless LOGIN")
-    own = sqlite_command.environment | {"KEYTURN_DATABASE_URL": postgres_url}
-    sqlite_command.environment = own | {"KEYTURN_DATABASE_URL": postgres_url.replace(f"{postgres.user}@", "powerless@")}
+    own = sqlite_command.environment | {"KEYTURN_DATABASE_URL": empty_postgres_url}
+    sqlite_command.environment = own | {
+        "KEYTURN_DATABASE_URL": empty_postgres_url.replace(f"{postgres.user}@", "powerless@")
+    }
     try:
         for prepared in (False, True):
             if prepared:
@@ -631,53 +633,53 @@ def test_role_without_rights_is_a_known_error(
         postgres.execute("DROP ROLE powerless")
 
 
-def test_errors_for_programs(migrated: Command) -> None:
+def test_errors_for_programs(command: Command) -> None:
     """With --json an error is an object a line on standard error, with the code that its text begins with, and no output."""
 
     def problems(*arguments: str, stdin: str = "", status: int = 1) -> list[dict[str, str]]:
-        lines = migrated.run(*arguments, "--json", stdin=stdin, status=status).splitlines()
-        told = migrated.run(*arguments, stdin=stdin, status=status).splitlines()
+        lines = command.run(*arguments, "--json", stdin=stdin, status=status).splitlines()
+        told = command.run(*arguments, stdin=stdin, status=status).splitlines()
         found = [json.loads(line) for line in lines]
         assert told == [f"keyturn: {problem['code']}: {problem['text']}" for problem in found]
         return found
 
-    create_user(migrated)
+    create_user(command)
     taken = problems("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n")
     assert taken == [{"code": "conflict", "text": "this e-mail address is taken"}]
     assert [each["code"] for each in problems("sessions", "list", "nobody")] == ["not_found"]
     assert [each["code"] for each in problems("sessions", "list", "n\u00f6body")] == ["not_found"]
-    migrated.environment |= {"KEYTURN_SETTLE_TIME": "never", "KEYTURN_ACCESS_LIFETIME": "never"}
+    command.environment |= {"KEYTURN_SETTLE_TIME": "never", "KEYTURN_ACCESS_LIFETIME": "never"}
     assert [each["code"] for each in problems("keys", "rotate")] == ["unsafe_settings"] * 2
 
 
-def test_help_and_usage_errors_name_the_commands(sqlite_command: Command, tmp_path: Path) -> None:
+def test_help_and_usage_errors_name_the_commands(empty_sqlite_command: Command, tmp_path: Path) -> None:
     """Help lists every command; an unknown one ends with 2; nothing is created on the way."""
-    text = sqlite_command.run("--help")
+    text = empty_sqlite_command.run("--help")
     for name in "demo serve migrate keys users sessions prune doctor secret heal".split():
         assert re.search(rf"^  {name} ", text, re.MULTILINE)
-    assert "No such command" in sqlite_command.run("destroy", status=2)
-    assert "--password" not in sqlite_command.run("users", "create", "--help").replace("--password-stdin", "")
-    assert sqlite_command.run("--version").strip()
+    assert "No such command" in empty_sqlite_command.run("destroy", status=2)
+    assert "--password" not in empty_sqlite_command.run("users", "create", "--help").replace("--password-stdin", "")
+    assert empty_sqlite_command.run("--version").strip()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_output_of_a_list_cannot_move_the_terminal(migrated: Command) -> None:
+def test_output_of_a_list_cannot_move_the_terminal(command: Command) -> None:
     """A device name with an escape sequence is printed escaped."""
-    create_user(migrated)
-    with migrated.serving() as client:
+    create_user(command)
+    with command.serving() as client:
         body = {"email": EMAIL, "password": PASSWORD, "device_name": "my \u202ephone"}
         assert client.post("/auth/login", json=body).status_code in {200, 422}
-    assert "\u202e" not in migrated.run("sessions", "list", EMAIL)
+    assert "\u202e" not in command.run("sessions", "list", EMAIL)
 
 
 @pytest.mark.parametrize("said", ["", "n\n", "perhaps\n"], ids=["nothing", "no", "neither"])
-def test_deleting_that_nobody_has_confirmed(migrated: Command, said: str) -> None:
+def test_deleting_that_nobody_has_confirmed(command: Command, said: str) -> None:
     """A script that forgets `--yes` is told so, with a code as in every error, and the user stays."""
-    create_user(migrated)
-    told = migrated.run("users", "delete", EMAIL, stdin=said, status=1)
+    create_user(command)
+    told = command.run("users", "delete", EMAIL, stdin=said, status=1)
     assert told.splitlines()[-1] == "keyturn: not_confirmed: nobody is deleted: answer y, or say --yes in a script"
-    assert EMAIL in migrated.run("users", "list")
-    assert migrated.run("users", "delete", EMAIL, stdin="y\n").startswith("deleted ")
+    assert EMAIL in command.run("users", "list")
+    assert command.run("users", "delete", EMAIL, stdin="y\n").startswith("deleted ")
 
 
 def test_ids_are_whole_on_a_narrow_terminal(
@@ -713,24 +715,24 @@ async def _fail_often(url: str, redis_url: str | None, often: int) -> float | No
 
 
 @pytest.mark.parametrize("with_redis", [False, True], ids=["database", "redis"])
-def test_user_who_is_locked_out(migrated: Command, redis_url: str, with_redis: bool) -> None:
+def test_user_who_is_locked_out(command: Command, redis_url: str, with_redis: bool) -> None:
     """A hundred wrong passwords in a row keep new devices out until the operator lets them in again."""
-    migrated.run("users", "create", EMAIL, "--password-stdin", stdin=PASSWORD)
+    command.run("users", "create", EMAIL, "--password-stdin", stdin=PASSWORD)
     if with_redis:
-        migrated.environment["KEYTURN_REDIS_URL"] = redis_url
-    url = migrated.environment["KEYTURN_DATABASE_URL"]
+        command.environment["KEYTURN_REDIS_URL"] = redis_url
+    url = command.environment["KEYTURN_DATABASE_URL"]
     often = Policy().hard_failures
     assert asyncio.run(_fail_often(url, redis_url if with_redis else None, often)) is not None
-    assert migrated.run("users", "unlock", EMAIL).startswith("unlocked ")
+    assert command.run("users", "unlock", EMAIL).startswith("unlocked ")
     assert asyncio.run(_fail_often(url, redis_url if with_redis else None, 0)) is None
-    assert "not_found" in migrated.run("users", "unlock", "nobody", status=1)
+    assert "not_found" in command.run("users", "unlock", "nobody", status=1)
 
 
-def test_user_of_another_directory(migrated: Command) -> None:
+def test_user_of_another_directory(command: Command) -> None:
     """Who is in the application's own table alone is unlocked by the address, and their sessions by the id."""
-    url = migrated.environment["KEYTURN_DATABASE_URL"]
+    url = command.environment["KEYTURN_DATABASE_URL"]
     assert asyncio.run(_fail_often(url, None, Policy().hard_failures)) is not None
-    assert migrated.run("users", "unlock", EMAIL).startswith(f"unlocked the address {EMAIL}, which no user ")
+    assert command.run("users", "unlock", EMAIL).startswith(f"unlocked the address {EMAIL}, which no user ")
     assert asyncio.run(_fail_often(url, None, 0)) is None
 
     async def open_session() -> str:
@@ -742,9 +744,9 @@ def test_user_of_another_directory(migrated: Command) -> None:
         return holder.session_id.hex()
 
     session_id = asyncio.run(open_session())
-    assert [each["id"] for each in migrated.json("sessions", "list", "42")] == [session_id]
-    assert migrated.json("sessions", "revoke", "--user", "42") == [session_id]
-    told = migrated.run("sessions", "list", "42", status=1)
+    assert [each["id"] for each in command.json("sessions", "list", "42")] == [session_id]
+    assert command.json("sessions", "revoke", "--user", "42") == [session_id]
+    told = command.run("sessions", "list", "42", status=1)
     assert "not_found: there is no user 42 here, and nobody with this id is signed in" in told
 
 
@@ -756,8 +758,8 @@ def test_misspelt_setting_is_named(sqlite_command: Command) -> None:
     assert text.count("unknown_setting") == 1
 
 
-def test_names_that_nobody_has(migrated: Command) -> None:
+def test_names_that_nobody_has(command: Command) -> None:
     """The command line takes no more than the contract, and says so in a line."""
-    refused = migrated.run("users", "create", EMAIL, "--name", "x" * 201, "--password-stdin", stdin=PASSWORD, status=1)
+    refused = command.run("users", "create", EMAIL, "--name", "x" * 201, "--password-stdin", stdin=PASSWORD, status=1)
     assert "name: at most 200 characters" in refused
-    assert "invalid_request" in migrated.run("users", "list", "--after", "\udcff", status=1)
+    assert "invalid_request" in command.run("users", "list", "--after", "\udcff", status=1)

@@ -199,22 +199,22 @@ def workers_of(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> set[
     return {child.pid for child in psutil.Process(process.pid).children()}
 
 
-def test_interrupt_of_all_while_workers_start(migrated_command: Command) -> None:
+def test_interrupt_of_all_while_workers_start(sqlite_command: Command) -> None:
     """As Ctrl-C does: no worker dies of it, and each of them ends as its supervisor says, without a traceback."""
-    with migrated_command.process("serve", "--port", "0", "--workers", "2") as process:
+    with sqlite_command.process("serve", "--port", "0", "--workers", "2") as process:
         wait_until(lambda: len(workers_of(process)) == 2, 60, "the start")
         for each in [*workers_of(process), process.pid]:
             os.kill(each, signal.SIGINT)
         assert process.wait(60) == 0
-    log = (migrated_command.directory / "serve.log").read_text()
+    log = (sqlite_command.directory / "serve.log").read_text()
     assert "Traceback" not in log
     assert log.count('"drained"') == 2
 
 
-def test_worker_that_cannot_be_replaced_at_the_moment(migrated_command: Command) -> None:
+def test_worker_that_cannot_be_replaced_at_the_moment(sqlite_command: Command) -> None:
     """The others go on, and it is replaced once the system has a process, memory and files to spare again."""
-    log = migrated_command.directory / "serve.log"
-    with migrated_command.process("serve", "--port", "0", "--workers", "2") as process:
+    log = sqlite_command.directory / "serve.log"
+    with sqlite_command.process("serve", "--port", "0", "--workers", "2") as process:
         wait_until(lambda: len(workers_of(process)) == 2, 60, "the start")
         killed, other = workers_of(process)
         files, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
@@ -238,13 +238,13 @@ def script(command: Command) -> list[str]:
     return [sys.executable, str(path)]
 
 
-def test_workers_take_no_module_of_the_working_directory(migrated_command: Command) -> None:
+def test_workers_take_no_module_of_the_working_directory(sqlite_command: Command) -> None:
     """Whoever may write there would have them run it (CWE-427); and a `secrets.py` of an operator is no module of Python's."""
-    (migrated_command.directory / "secrets.py").write_text("raise SystemExit('not this one')")
+    (sqlite_command.directory / "secrets.py").write_text("raise SystemExit('not this one')")
     port = free_port()
     arguments = ("serve", "--port", str(port), "--workers", "2")
     with (
-        migrated_command.process(*arguments, start=script(migrated_command)) as process,
+        sqlite_command.process(*arguments, start=script(sqlite_command)) as process,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
     ):
         wait_until(lambda: process.poll() is not None or answers(port), 60, "the start")
@@ -253,25 +253,23 @@ def test_workers_take_no_module_of_the_working_directory(migrated_command: Comma
         assert process.wait(60) == 0
 
 
-def test_server_that_the_system_starts_no_worker_for(migrated_command: Command) -> None:
+def test_server_that_the_system_starts_no_worker_for(sqlite_command: Command) -> None:
     """As where a limit of processes is reached: one line, and no traceback."""
     code = "import sys; sys.executable = '/nowhere'; from keyturn.cli import main; main(sys.argv[1:])"
-    told = migrated_command.spawn(
-        "serve", "--port", "0", "--workers", "2", status=1, start=(sys.executable, "-c", code)
-    )
+    told = sqlite_command.spawn("serve", "--port", "0", "--workers", "2", status=1, start=(sys.executable, "-c", code))
     assert "\nkeyturn: cannot_start: no worker can be started: No such file or directory\n" in told
 
 
 @pytest.mark.parametrize("fault", ["raise ImportError('broken')", "os.kill(os.getpid(), 9)"], ids=["error", "signal"])
-def test_server_whose_workers_all_fail_at_the_start(migrated_command: Command, fault: str) -> None:
+def test_server_whose_workers_all_fail_at_the_start(sqlite_command: Command, fault: str) -> None:
     """It ends with status 1, so that who started it hears of it, and does not start others for ever."""
-    (migrated_command.directory / "secrets.py").write_text(
+    (sqlite_command.directory / "secrets.py").write_text(
         f"import os, sys\nif 'keyturn.workers' in sys.orig_argv: {fault}\nfrom random import *"
     )
     # By `-m` the working directory is where modules are looked for.
-    with migrated_command.process("serve", "--port", "0", "--workers", "2") as process:
+    with sqlite_command.process("serve", "--port", "0", "--workers", "2") as process:
         assert process.wait(60) == 1
-    log = (migrated_command.directory / "serve.log").read_text()
+    log = (sqlite_command.directory / "serve.log").read_text()
     assert "a worker could not start" in log
     assert "starting another" not in log
 
@@ -326,13 +324,13 @@ def test_server_that_was_started_to_outlive_its_terminal(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_server_that_is_started_without_standard_streams(migrated_command: Command, workers: str) -> None:
+def test_server_that_is_started_without_standard_streams(sqlite_command: Command, workers: str) -> None:
     """As a supervisor may start it: no socket or file of its own gets their numbers, and it drains as ever."""
     port = free_port()
     serve = [sys.executable, "-m", "keyturn.cli", "serve", "--port", str(port), "--workers", workers]
     command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve]
     with (
-        subprocess.Popen(command, env=migrated_command.environment, cwd=migrated_command.directory) as process,
+        subprocess.Popen(command, env=sqlite_command.environment, cwd=sqlite_command.directory) as process,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
     ):
         try:
@@ -345,12 +343,12 @@ def test_server_that_is_started_without_standard_streams(migrated_command: Comma
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_reader_of_the_log_that_stops_reading(migrated_command: Command, workers: str) -> None:
+def test_reader_of_the_log_that_stops_reading(sqlite_command: Command, workers: str) -> None:
     """The server goes on without it, ends when it is told to, and says how many lines are missing once they are read again."""
     port = free_port()
     serve = [sys.executable, "-m", "keyturn.cli", "serve", "--port", str(port), "--workers", workers]
     process = subprocess.Popen(
-        serve, env=migrated_command.environment, cwd=migrated_command.directory, stderr=subprocess.PIPE
+        serve, env=sqlite_command.environment, cwd=sqlite_command.directory, stderr=subprocess.PIPE
     )
     headers = {"X-Keyturn": "1", "Origin": "https://evil.example.com"}
     try:

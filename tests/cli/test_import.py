@@ -70,16 +70,16 @@ def listed(command: Command) -> dict[str, tuple[str, str | None, bool]]:
     return {u["email"]: (u["id"], u["name"], u["disabled"]) for u in command.json("users", "list", "--limit", "10000")}
 
 
-def test_people_sign_in_with_the_passwords_that_they_had(migrated: Command) -> None:
+def test_people_sign_in_with_the_passwords_that_they_had(command: Command) -> None:
     """Whatever system has hashed them; ids stay, the hash is ours from then on, and the operator is told what to set."""
     file = [user(name, id=f"old|{name}", password_hash=stored) for name, stored in HASHES.items()]
     others = [user("nobody"), user("closed", password_hash=PBKDF2, disabled=True, name="Clo Sed")]
-    told = bring_in(migrated, *file, *others)
+    told = bring_in(command, *file, *others)
     notes = ["imported_bcrypt", "imported_pbkdf2"]
     assert told == {"dry_run": False, **counts(8), "without_password": 1, "notes": notes}
 
     async def sign_in() -> None:
-        async with node_of(migrated) as node:
+        async with node_of(command) as node:
             for name in HASHES:
                 browser = Browser(node.asgi, email=f"{name}@example.com")
                 browser.password = PASSWORD.title()
@@ -98,11 +98,11 @@ def test_people_sign_in_with_the_passwords_that_they_had(migrated: Command) -> N
                 assert (await browser.log_in()).code == "invalid_credentials"
 
     asyncio.run(sign_in())
-    there = listed(migrated)
+    there = listed(command)
     assert there["closed@example.com"][1:] == ("Clo Sed", True)
-    again = bring_in(migrated, *file, *others)
+    again = bring_in(command, *file, *others)
     assert again == {"dry_run": False, **counts(already_there=8), "without_password": 0, "notes": notes}
-    assert listed(migrated) == there
+    assert listed(command) == there
 
 
 BAD: dict[str, tuple[str, Members | str]] = {
@@ -130,43 +130,43 @@ BAD: dict[str, tuple[str, Members | str]] = {
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
-def test_lines_that_bring_in_nobody(migrated: Command, options: tuple[str, ...]) -> None:
+def test_lines_that_bring_in_nobody(command: Command, options: tuple[str, ...]) -> None:
     """Each is named with its number and a code, nothing of it is repeated, and the others are brought in all the same."""
-    assert bring_in(migrated, user("eve", id="theirs", password_hash=BCRYPT))["imported"] == 1
+    assert bring_in(command, user("eve", id="theirs", password_hash=BCRYPT))["imported"] == 1
     [second, *others] = [line for _, line in BAD.values()]
     file = [user("good", id="1", password_hash=PBKDF2), second, user("fine"), *others]
-    told = bring_in(migrated, *file, status=1, options=options)
+    told = bring_in(command, *file, status=1, options=options)
     expected = counts(2, 0, len(BAD))
     assert {name: told[name] for name in expected} == expected
     objects = [{"code": code, "text": said, "line": int(said.split()[1][:-1])} for said, (code, _) in BAD.items()]
-    errors = [json.loads(each) for each in migrated.errors.splitlines()]
+    errors = [json.loads(each) for each in command.errors.splitlines()]
     assert sorted(errors, key=lambda each: each["line"]) == objects
-    there = listed(migrated)
+    there = listed(command)
     assert set(there) == {"eve@example.com"} | (set() if options else {"good@example.com", "fine@example.com"})
     assert there["eve@example.com"][0] == "theirs"
-    output = migrated.run("users", "import", FILE, *options, status=1)
+    output = command.run("users", "import", FILE, *options, status=1)
     done = "would import 2, already there 0" if options else "imported 0, already there 2"
     assert output.startswith(
         f"{done}, refused {len(BAD)}\nnote  imported_pbkdf2: set KEYTURN_IMPORTED_PBKDF2_ITERATIONS=1000 "
     )
-    assert sorted(migrated.errors.splitlines()) == sorted(f"keyturn: {code}: {said}" for said, (code, _) in BAD.items())
+    assert sorted(command.errors.splitlines()) == sorted(f"keyturn: {code}: {said}" for said, (code, _) in BAD.items())
     for secret in (BCRYPT, PBKDF2, "c2VjcmV0", "xxxx", "gold"):
-        assert secret not in output + migrated.errors
+        assert secret not in output + command.errors
 
 
-def test_file_that_comes_again(migrated: Command) -> None:
+def test_file_that_comes_again(command: Command) -> None:
     """Nothing of who is there is changed, whatever they and the file have done since; who is new is brought in."""
     file = [user("ada", password_hash=BCRYPT, name="Ada"), user("bob", id="2", password_hash=BCRYPT)]
-    assert bring_in(migrated, *file)["imported"] == 2
-    before = listed(migrated)
-    migrated.run("users", "set-password", "ada@example.com", "--password-stdin", stdin="quiet violets juggle otters\n")
-    migrated.run("users", "set-password", "bob@example.com", "--password-stdin", stdin="quiet violets juggle otters\n")
+    assert bring_in(command, *file)["imported"] == 2
+    before = listed(command)
+    command.run("users", "set-password", "ada@example.com", "--password-stdin", stdin="quiet violets juggle otters\n")
+    command.run("users", "set-password", "bob@example.com", "--password-stdin", stdin="quiet violets juggle otters\n")
     changed = [{**each, "name": "Another", "disabled": True, "password_hash": PBKDF2} for each in file]
-    assert bring_in(migrated, *changed, user("carl"))["already_there"] == 2
-    assert {**before, "carl@example.com": listed(migrated)["carl@example.com"]} == listed(migrated)
+    assert bring_in(command, *changed, user("carl"))["already_there"] == 2
+    assert {**before, "carl@example.com": listed(command)["carl@example.com"]} == listed(command)
 
     async def sign_in() -> None:
-        async with node_of(migrated) as node:
+        async with node_of(command) as node:
             for email in ("ada@example.com", "bob@example.com"):
                 browser = Browser(node.asgi, email=email)
                 browser.password = PASSWORD
@@ -213,7 +213,7 @@ class Feeding:
         return asyncio.run(work())
 
 
-def test_fault_of_the_database_on_the_way(migrated: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_of_the_database_on_the_way(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends with the usual code and says how far it came; the same file again brings in the rest, and nobody twice."""
     monkeypatch.setattr(importing, "BATCH", 2)
     file = [user(f"user{number}", password_hash=BCRYPT) for number in range(7)]
@@ -224,24 +224,24 @@ def test_fault_of_the_database_on_the_way(migrated: Command, monkeypatch: pytest
         feeding.execute("ALTER TABLE keyturn_users RENAME TO keyturn_gone")
         feeding.write(*file[4:])
 
-    feeding = Feeding(migrated, steps)
-    told = migrated.run("users", "import", FILE, status=1)
+    feeding = Feeding(command, steps)
+    told = command.run("users", "import", FILE, status=1)
     feeding.thread.join()
     assert told.startswith("keyturn: unavailable: database does not answer as it should (")
     assert told.endswith("; imported so far: up to line 4, 4 users. Run it again for the rest\n")
     feeding.execute("ALTER TABLE keyturn_gone RENAME TO keyturn_users")
-    (migrated.directory / FILE).unlink()
-    again = bring_in(migrated, *file)
+    (command.directory / FILE).unlink()
+    again = bring_in(command, *file)
     assert {name: again[name] for name in counts()} == counts(3, 4)
-    assert len(listed(migrated)) == feeding.execute("SELECT count(*) FROM keyturn_events") == 7
+    assert len(listed(command)) == feeding.execute("SELECT count(*) FROM keyturn_events") == 7
 
 
-def test_sign_up_on_the_way(migrated: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sign_up_on_the_way(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who takes an address of the file while it is read keeps it, and the operator hears of it."""
     monkeypatch.setattr(importing, "BATCH", 2)
 
     async def sign_up(email: str) -> None:
-        async with node_of(migrated) as node:
+        async with node_of(command) as node:
             assert (await Browser(node.asgi, email=email).sign_up()).status == 201
 
     def steps(feeding: Feeding) -> None:
@@ -251,22 +251,22 @@ def test_sign_up_on_the_way(migrated: Command, monkeypatch: pytest.MonkeyPatch) 
         feeding.write(user("carl", password_hash=BCRYPT), user("dan"))
 
     # Settings of the command stand in this process's environment meanwhile.
-    feeding = Feeding(migrated, steps)
-    told = migrated.json("users", "import", FILE, status=1)
+    feeding = Feeding(command, steps)
+    told = command.json("users", "import", FILE, status=1)
     feeding.thread.join()
     assert {name: told[name] for name in counts()} == counts(3, 0, 1)
-    assert json.loads(migrated.errors) == {
+    assert json.loads(command.errors) == {
         "code": "conflict",
         "text": "line 3: another user has this address, and was left alone",
         "line": 3,
     }
 
 
-def test_import_beside_a_server(migrated_command: Command) -> None:
+def test_import_beside_a_server(sqlite_command: Command) -> None:
     """On SQLite both write to one file: people go on signing in meanwhile, and whoever has been brought in does as well."""
-    migrated_command.run("users", "create", "ada@example.com", "--password-stdin", stdin=f"{PASSWORD}\n")
-    write(migrated_command, (user(f"user{number}", password_hash=PBKDF2) for number in range(1500)))
-    with migrated_command.serving() as client:
+    sqlite_command.run("users", "create", "ada@example.com", "--password-stdin", stdin=f"{PASSWORD}\n")
+    write(sqlite_command, (user(f"user{number}", password_hash=PBKDF2) for number in range(1500)))
+    with sqlite_command.serving() as client:
         statuses: list[int] = []
         done = Event()
 
@@ -280,15 +280,15 @@ def test_import_beside_a_server(migrated_command: Command) -> None:
         thread = Thread(target=go_on)
         thread.start()
         wait_until(lambda: statuses != [], 60, "a login")
-        assert migrated_command.run("users", "import", FILE).startswith("imported 1500,")
+        assert sqlite_command.run("users", "import", FILE).startswith("imported 1500,")
         done.set()
         thread.join()
         assert set(statuses) == {200}
         assert log_in("user1499@example.com") == 200
-    assert len(listed(migrated_command)) == 1501
+    assert len(listed(sqlite_command)) == 1501
 
 
-def test_what_the_operator_has_to_set(migrated_command: Command) -> None:
+def test_what_the_operator_has_to_set(sqlite_command: Command) -> None:
     """The greatest cost in the file, unless it is set; and hashes that are dearer than ours are told."""
     dear = ARGON2.replace("m=64,t=1", "m=102400,t=2")
     file = [
@@ -299,48 +299,48 @@ def test_what_the_operator_has_to_set(migrated_command: Command) -> None:
         user("eve", password_hash=dear),
         user("fay", password_hash=ARGON2),
     ]
-    write(migrated_command, file)
-    notes = {note["code"]: note["text"] for note in migrated_command.json("users", "import", FILE)["notes"]}
+    write(sqlite_command, file)
+    notes = {note["code"]: note["text"] for note in sqlite_command.json("users", "import", FILE)["notes"]}
     assert list(notes) == ["imported_bcrypt", "imported_pbkdf2", "imported_argon2id"]
     assert "set KEYTURN_IMPORTED_BCRYPT_ROUNDS=5 " in notes["imported_bcrypt"]
     assert "set KEYTURN_IMPORTED_PBKDF2_ITERATIONS=870000 " in notes["imported_pbkdf2"]
     assert "with 100 MiB and 2 passes" in notes["imported_argon2id"]
-    migrated_command.environment |= {
+    sqlite_command.environment |= {
         "KEYTURN_IMPORTED_BCRYPT_ROUNDS": "5",
         "KEYTURN_IMPORTED_PBKDF2_ITERATIONS": "870000",
     }
-    assert bring_in(migrated_command, *file)["notes"] == ["imported_argon2id"]
-    assert bring_in(migrated_command, user("gil", password_hash=ARGON2))["notes"] == []
+    assert bring_in(sqlite_command, *file)["notes"] == ["imported_argon2id"]
+    assert bring_in(sqlite_command, user("gil", password_hash=ARGON2))["notes"] == []
 
 
-def test_bcrypt_that_is_not_installed(migrated_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bcrypt_that_is_not_installed(sqlite_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends at the first such line: nobody is brought in whose password nothing here can check."""
     monkeypatch.setitem(sys.modules, "bcrypt", None)
-    write(migrated_command, [user("ada", password_hash=PBKDF2), user("bob", password_hash=BCRYPT)])
+    write(sqlite_command, [user("ada", password_hash=PBKDF2), user("bob", password_hash=BCRYPT)])
     for options in ((), ("--dry-run",)):
-        told = migrated_command.run("users", "import", FILE, *options, status=1)
+        told = sqlite_command.run("users", "import", FILE, *options, status=1)
         assert told.startswith(
             "keyturn: not_installed: line 2: password_hash: bcrypt is not installed: install keyturn[bcrypt]"
         )
-    assert listed(migrated_command) == {}
+    assert listed(sqlite_command) == {}
 
 
-def test_standard_input(migrated_command: Command) -> None:
+def test_standard_input(sqlite_command: Command) -> None:
     """Its name is `-`; nothing in it is nobody."""
-    assert migrated_command.run("users", "import", "-") == "imported 0, already there 0, refused 0\n"
+    assert sqlite_command.run("users", "import", "-") == "imported 0, already there 0, refused 0\n"
     line = json.dumps(user("ada", name="\u00cbda"), ensure_ascii=False)
-    assert migrated_command.run("users", "import", "-", stdin=line) == "imported 1, already there 0, refused 0\n"
-    assert listed(migrated_command)["ada@example.com"][1] == "\u00cbda"
+    assert sqlite_command.run("users", "import", "-", stdin=line) == "imported 1, already there 0, refused 0\n"
+    assert listed(sqlite_command)["ada@example.com"][1] == "\u00cbda"
 
 
-def test_file_that_cannot_be_read(migrated_command: Command, tmp_path: Path) -> None:
+def test_file_that_cannot_be_read(sqlite_command: Command, tmp_path: Path) -> None:
     """It is named, in a line."""
     for path, why in (("nowhere", "No such file or directory"), (str(tmp_path), "Is a directory")):
-        assert migrated_command.run("users", "import", path, status=1) == f"keyturn: cannot_read: {path}: {why}\n"
-    told = migrated_command.run("users", "import", "/proc/self/mem", status=1)
+        assert sqlite_command.run("users", "import", path, status=1) == f"keyturn: cannot_read: {path}: {why}\n"
+    told = sqlite_command.run("users", "import", "/proc/self/mem", status=1)
     assert told == "keyturn: cannot_read: Input/output error; imported so far: nobody. Run it again for the rest\n"
-    write(migrated_command, [user("ada")])
+    write(sqlite_command, [user("ada")])
     (tmp_path / "keyturn.db").unlink(missing_ok=True)
-    migrated_command.environment["KEYTURN_DATABASE_URL"] = f"sqlite:///{tmp_path}/other.db"
-    assert "database_not_migrated" in migrated_command.run("users", "import", FILE, status=1)
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"sqlite:///{tmp_path}/other.db"
+    assert "database_not_migrated" in sqlite_command.run("users", "import", FILE, status=1)
     assert not (tmp_path / "other.db").exists()

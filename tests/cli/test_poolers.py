@@ -15,11 +15,11 @@ pytestmark = pytest.mark.services
 
 @pytest.mark.parametrize("environment", ["production", "development"])
 def test_transaction_mode_is_named_by_every_command(
-    postgres: PostgresServer, postgres_url: str, tmp_path: Path, environment: str
+    postgres: PostgresServer, empty_postgres_url: str, tmp_path: Path, environment: str
 ) -> None:
     """Nothing is migrated, nothing is served, and each says why, also in development."""
     with pooling(postgres, "transaction") as pooler:
-        url = pooler.url(postgres_url)
+        url = pooler.url(empty_postgres_url)
         command = Command(tmp_path, {**SAFE, "KEYTURN_ENV": environment, "KEYTURN_DATABASE_URL": url})
         several = ("serve", "--port", "0", "--workers", "2")
         for arguments in (("migrate",), ("migrate",), ("users", "list"), ("serve", "--port", "0"), several):
@@ -28,7 +28,13 @@ def test_transaction_mode_is_named_by_every_command(
             assert "the direct address of the database, or the pooler in session mode" in error
         found = command.json("doctor", status=1)["findings"]
         assert {finding["code"]: finding["fatal"] for finding in found}["database_pooled"]
-    assert postgres.execute(r"\dt", postgres_url.rpartition("/")[2]) == ""
+    assert (
+        postgres.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+            empty_postgres_url.rpartition("/")[2],
+        )
+        == ""
+    )
 
 
 def test_session_mode_is_served(postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> None:

@@ -93,16 +93,16 @@ def test_postgresql_that_does_not_write_what_it_acknowledges_is_refused(
     assert "database_not_durable" in {f["code"] for f in command.json("doctor", status=1)["findings"]}
 
 
-def test_server_that_may_not_migrate_makes_no_database(sqlite_command: Command, tmp_path: Path) -> None:
+def test_server_that_may_not_migrate_makes_no_database(empty_sqlite_command: Command, tmp_path: Path) -> None:
     """SQLite would make a file that others can read; doctor says that production would not start."""
-    sqlite_command.environment["KEYTURN_MIGRATE"] = "off"
-    error = sqlite_command.run("serve", "--port", "0", status=1)
+    empty_sqlite_command.environment["KEYTURN_MIGRATE"] = "off"
+    error = empty_sqlite_command.run("serve", "--port", "0", status=1)
     assert error.startswith("keyturn: unsafe_settings: database_not_migrated: ")
     assert not (tmp_path / "keyturn.db").exists()
-    found = {finding["code"]: finding["fatal"] for finding in sqlite_command.json("doctor", status=1)["findings"]}
+    found = {finding["code"]: finding["fatal"] for finding in empty_sqlite_command.json("doctor", status=1)["findings"]}
     assert found == {"database_missing": True}
-    del sqlite_command.environment["KEYTURN_MIGRATE"]
-    assert not sqlite_command.json("doctor")["findings"][0]["fatal"]
+    del empty_sqlite_command.environment["KEYTURN_MIGRATE"]
+    assert not empty_sqlite_command.json("doctor")["findings"][0]["fatal"]
 
 
 def test_doctor_tells_a_database_that_others_can_read(sqlite_command: Command, tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ def test_doctor_tells_a_metrics_port_that_is_the_servers(
     assert [finding["fatal"] for finding in findings if finding["code"] == "metrics_port_taken"] == told
 
 
-def test_doctor_tells_that_nobody_has_an_address_of_their_own(migrated_command: Command) -> None:
+def test_doctor_tells_that_nobody_has_an_address_of_their_own(sqlite_command: Command) -> None:
     """A production is behind a proxy, which ends TLS: whoever guesses passwords there would lock everybody out of new devices."""
-    assert migrated_command.json("doctor")["findings"] == []
-    migrated_command.environment["KEYTURN_TRUSTED_PROXIES"] = "0"
-    assert "note  addresses_unknown: KEYTURN_TRUSTED_PROXIES is 0: behind a proxy" in migrated_command.run("doctor")
+    assert sqlite_command.json("doctor")["findings"] == []
+    sqlite_command.environment["KEYTURN_TRUSTED_PROXIES"] = "0"
+    assert "note  addresses_unknown: KEYTURN_TRUSTED_PROXIES is 0: behind a proxy" in sqlite_command.run("doctor")
 
 
 @pytest.mark.parametrize(
@@ -251,20 +251,24 @@ def test_database_url_without_a_user_where_nobody_has_a_name(
 
 @pytest.mark.parametrize("before", ["nothing", "migrated", "served"])
 def test_doctor_tells_a_postgresql_that_takes_no_writes(
-    postgres: PostgresServer, postgres_url: str, tmp_path: Path, before: str
+    postgres: PostgresServer, empty_postgres_url: str, tmp_path: Path, before: str
 ) -> None:
     """Production would not start, with tables or without, nor where a start has nothing to write: the doctor says why, and so
     does the start."""
-    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url})
+    command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": empty_postgres_url})
     if before == "migrated":
         command.run("migrate")
     elif before == "served":
         with command.serving() as client:
             assert client.get("/readyz").status_code == 200
-    postgres.execute(f'ALTER DATABASE "{postgres_url.rpartition("/")[2]}" SET default_transaction_read_only TO on')
+    postgres.execute(
+        f'ALTER DATABASE "{empty_postgres_url.rpartition("/")[2]}" SET default_transaction_read_only TO on'
+    )
     assert "UNSAFE  database_read_only: " in command.run("doctor", status=1)
     assert "25006: it takes no writes" in command.run("serve", "--port", "0", status=1)
-    asking = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": f"{postgres_url}?target_session_attrs=read-write"})
+    asking = Command(
+        tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": f"{empty_postgres_url}?target_session_attrs=read-write"}
+    )
     why = "NoSuchServer target_session_attrs: no server is of the kind that this asks for"
     assert f"UNSAFE  database_unavailable: the database does not answer ({why}" in asking.run("doctor", status=1)
 
@@ -295,10 +299,10 @@ def redis_in_order(client: httpx2.Client) -> bool:
     return 'keyturn_in_order{check="redis"} 1.0' in metrics
 
 
-def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: RedisServer, redis_url: str) -> None:
+def test_redis_that_takes_no_writes(sqlite_command: Command, redis_server: RedisServer, redis_url: str) -> None:
     """It answers, but nobody can sign in: the metrics and the doctor say so. The server stays ready, for refreshes go on."""
-    migrated_command.environment |= {"KEYTURN_REDIS_URL": redis_url, "KEYTURN_METRICS_TOKEN": METRICS_TOKEN}
-    with migrated_command.serving() as client:
+    sqlite_command.environment |= {"KEYTURN_REDIS_URL": redis_url, "KEYTURN_METRICS_TOKEN": METRICS_TOKEN}
+    with sqlite_command.serving() as client:
 
         def in_order() -> bool:
             return redis_in_order(client)
@@ -316,7 +320,7 @@ def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: Red
             assert redis_server.command(refusing) == "+OK"
             try:
                 assert not in_order(), why
-                told = migrated_command.run("doctor", status=1)
+                told = sqlite_command.run("doctor", status=1)
                 assert f"redis_unavailable: Redis does not answer as it should ({why}" in told
             finally:
                 assert redis_server.command(again) == "+OK"
@@ -326,7 +330,7 @@ def test_redis_that_takes_no_writes(migrated_command: Command, redis_server: Red
         assert not in_order()
 
 
-def test_redis_with_a_user_of_few_rights(migrated_command: Command, redis_server: RedisServer, redis_url: str) -> None:
+def test_redis_with_a_user_of_few_rights(sqlite_command: Command, redis_server: RedisServer, redis_url: str) -> None:
     """Nobody could sign in where attempts are not counted, and no service would hear where nothing is announced."""
     no_scripts = "~* &* -@scripting"
     refused = (
@@ -342,24 +346,24 @@ def test_redis_with_a_user_of_few_rights(migrated_command: Command, redis_server
         assert redis_server.command(f"ACL SETUSER few reset on >secret +@all {rights}") == "+OK"
 
     may(no_scripts)
-    migrated_command.environment["KEYTURN_REDIS_URL"] = redis_url.replace("redis://", "redis://few:another@")
-    assert "(AuthenticationError: Redis refuses the user or the password" in migrated_command.run("doctor", status=1)
+    sqlite_command.environment["KEYTURN_REDIS_URL"] = redis_url.replace("redis://", "redis://few:another@")
+    assert "(AuthenticationError: Redis refuses the user or the password" in sqlite_command.run("doctor", status=1)
     try:
-        migrated_command.environment["KEYTURN_REDIS_URL"] = redis_url.replace("redis://", "redis://few:secret@")
-        migrated_command.environment["KEYTURN_METRICS_TOKEN"] = METRICS_TOKEN
-        with migrated_command.serving() as client:
+        sqlite_command.environment["KEYTURN_REDIS_URL"] = redis_url.replace("redis://", "redis://few:secret@")
+        sqlite_command.environment["KEYTURN_METRICS_TOKEN"] = METRICS_TOKEN
+        with sqlite_command.serving() as client:
             assert not redis_in_order(client)
-            assert refused in migrated_command.run("doctor", status=1)
+            assert refused in sqlite_command.run("doctor", status=1)
             may("~* &* -incr")
             refused_to_script = (
                 "(ResponseError: Redis refuses a command or a script: is it as new, and has this user the rights"
             )
-            assert refused_to_script in migrated_command.run("doctor", status=1)
+            assert refused_to_script in sqlite_command.run("doctor", status=1)
             assert not redis_in_order(client)
             for lacking, finding in deaf.items():
                 may(lacking)
                 wait_until(lambda: redis_in_order(client), 30, f"a Redis that is in order: {lacking}")
-                assert finding in migrated_command.run("doctor"), lacking
+                assert finding in sqlite_command.run("doctor"), lacking
     finally:
         assert redis_server.command("ACL DELUSER few") == ":1"
 
@@ -530,36 +534,36 @@ def test_usual_parameters_of_a_database_url_do_no_harm(tmp_path: Path, postgres_
         wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a ready node")
 
 
-def test_redis_url_option_reaches_the_node(migrated_command: Command, redis_url: str) -> None:
+def test_redis_url_option_reaches_the_node(sqlite_command: Command, redis_url: str) -> None:
     """A Redis that answers is part of being ready; a malformed URL is a known error."""
-    with migrated_command.serving("--redis-url", redis_url) as client:
+    with sqlite_command.serving("--redis-url", redis_url) as client:
         assert client.get("/readyz").status_code == 200
-    error = migrated_command.run("serve", "--port", "0", "--redis-url", "http://:hunter2@localhost", status=1)
+    error = sqlite_command.run("serve", "--port", "0", "--redis-url", "http://:hunter2@localhost", status=1)
     assert error.startswith("keyturn: invalid_settings: ")
     assert "hunter2" not in error
 
 
 @pytest.mark.parametrize(("workers", "abstract"), [("1", True), ("2", False)])
 def test_service_manager_is_told_when_it_is_ready(
-    migrated_command: Command, tmp_path: Path, workers: str, abstract: bool
+    sqlite_command: Command, tmp_path: Path, workers: str, abstract: bool
 ) -> None:
     """With `Type=notify` a service manager waits for it, and would end a server that never says so."""
     name = f"keyturn-{tmp_path.name}-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0{name}" if abstract else name)
         manager.settimeout(60)
-        migrated_command.environment["NOTIFY_SOCKET"] = f"@{name}" if abstract else name
-        with migrated_command.serving("--workers", workers) as client:
+        sqlite_command.environment["NOTIFY_SOCKET"] = f"@{name}" if abstract else name
+        with sqlite_command.serving("--workers", workers) as client:
             assert manager.recv(100) == b"READY=1"
             assert client.get("/readyz").status_code == 200
 
 
-def test_metrics_are_on_a_port_of_their_own(migrated_command: Command) -> None:
+def test_metrics_are_on_a_port_of_their_own(sqlite_command: Command) -> None:
     """They count what the main port answers, which has them for a token only, and keep the rules for every route."""
     port = free_port()
-    migrated_command.environment["KEYTURN_METRICS_PORT"] = str(port)
+    sqlite_command.environment["KEYTURN_METRICS_PORT"] = str(port)
     with (
-        migrated_command.serving() as client,
+        sqlite_command.serving() as client,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as metrics,
     ):
         main = client.get("/healthz")
@@ -584,12 +588,12 @@ def test_metrics_are_on_a_port_of_their_own(migrated_command: Command) -> None:
             assert answer.headers["cache-control"] == main.headers["cache-control"]
 
 
-def test_port_that_is_taken_is_a_known_error(migrated_command: Command) -> None:
+def test_port_that_is_taken_is_a_known_error(sqlite_command: Command) -> None:
     """The address and the system's reason, no traceback."""
-    with migrated_command.serving() as client:
+    with sqlite_command.serving() as client:
         port = str(client.base_url.port)
-        for arguments in (["serve"], ["demo", "--directory", str(migrated_command.directory / "demo")]):
-            error = migrated_command.run(*arguments, "--port", port, status=1)
+        for arguments in (["serve"], ["demo", "--directory", str(sqlite_command.directory / "demo")]):
+            error = sqlite_command.run(*arguments, "--port", port, status=1)
             assert error.startswith("keyturn: cannot_listen: 127.0.0.1 port ")
 
 
@@ -616,11 +620,11 @@ def test_address_that_cannot_be_is_a_known_error() -> None:
         bind("no..name", 0)
 
 
-def test_answers_do_not_name_the_server_and_logs_are_json(migrated_command: Command) -> None:
+def test_answers_do_not_name_the_server_and_logs_are_json(sqlite_command: Command) -> None:
     """No Server header; every line of the log is an object with a level."""
-    with migrated_command.serving() as client:
+    with sqlite_command.serving() as client:
         assert "server" not in client.get("/healthz").headers
-    lines = [json.loads(line) for line in (migrated_command.directory / "serve.log").read_text().splitlines()]
+    lines = [json.loads(line) for line in (sqlite_command.directory / "serve.log").read_text().splitlines()]
     assert [line["message"] for line in lines if line["logger"].startswith("keyturn.serv")] == [
         "listening",
         "draining",
@@ -629,22 +633,22 @@ def test_answers_do_not_name_the_server_and_logs_are_json(migrated_command: Comm
     assert all(line["level"] for line in lines)
 
 
-def test_debug_logs_each_refresh_in_development(migrated_command: Command) -> None:
+def test_debug_logs_each_refresh_in_development(sqlite_command: Command) -> None:
     """A refresh is everyday, so it is not among the lines of another level."""
-    migrated_command.environment.update(KEYTURN_ENV="development", KEYTURN_DEBUG="true")
+    sqlite_command.environment.update(KEYTURN_ENV="development", KEYTURN_DEBUG="true")
     user = {"email": "ada@example.com", "password": "correct horse battery"}
-    with migrated_command.serving() as client:
+    with sqlite_command.serving() as client:
         signed_up = client.post("/auth/signup", json=user)
         sent_back = "; ".join(each.partition(";")[0] for each in signed_up.headers.get_list("set-cookie"))
         assert client.post("/auth/refresh", headers={"Cookie": sent_back}).status_code == 200
-    lines = [json.loads(line) for line in (migrated_command.directory / "serve.log").read_text().splitlines()]
+    lines = [json.loads(line) for line in (sqlite_command.directory / "serve.log").read_text().splitlines()]
     assert "refreshed" in {line.get("event") for line in lines}
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_server_that_is_terminated_in_a_storm_cuts_off_no_request(migrated_command: Command, workers: str) -> None:
+def test_server_that_is_terminated_in_a_storm_cuts_off_no_request(sqlite_command: Command, workers: str) -> None:
     """The real server over its real database: everything sent is answered, then connections are refused."""
-    with migrated_command.serving("--workers", workers) as client:
+    with sqlite_command.serving("--workers", workers) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200, 30, "a ready worker")
         storm = Storm(client.base_url.port or 0, "/readyz")
         storm.begin()
@@ -652,10 +656,10 @@ def test_server_that_is_terminated_in_a_storm_cuts_off_no_request(migrated_comma
     storm.end()
 
 
-def test_workers_end_when_their_supervisor_is_killed(migrated_command: Command) -> None:
+def test_workers_end_when_their_supervisor_is_killed(sqlite_command: Command) -> None:
     """No orphan goes on serving."""
     command = ["serve", "--port", "0", "--workers", "2"]
-    with migrated_command.process(*command) as process:
+    with sqlite_command.process(*command) as process:
         wait_until(lambda: len(psutil.Process(process.pid).children()) == 2, 60, "two workers")
         workers = psutil.Process(process.pid).children()
         process.kill()

@@ -31,7 +31,7 @@ def set_password(command: Command, who: str, password: str = NEW, status: int = 
     return command.run("users", "set-password", who, "--password-stdin", stdin=f"{password}\n", status=status)
 
 
-def test_password_is_set_and_everything_of_the_old_one_has_ended(migrated: Command) -> None:
+def test_password_is_set_and_everything_of_the_old_one_has_ended(command: Command) -> None:
     """The session, its access token and the old password; the reason is that of a change. The new password signs in."""
     browser = Browser(None, email=EMAIL)
 
@@ -46,15 +46,15 @@ def test_password_is_set_and_everything_of_the_old_one_has_ended(migrated: Comma
         assert (await browser.log_in()).status == 200
         assert browser.user_id == user_id
 
-    visit(migrated, browser, sign_up)
+    visit(command, browser, sign_up)
     user_id = browser.user_id
-    assert set_password(migrated, EMAIL.upper()) == f"set the password of {user_id}\n"
-    visit(migrated, browser, come_back)
-    assert NEW not in set_password(migrated, user_id)
-    assert migrated.json("sessions", "list", EMAIL) == []
+    assert set_password(command, EMAIL.upper()) == f"set the password of {user_id}\n"
+    visit(command, browser, come_back)
+    assert NEW not in set_password(command, user_id)
+    assert command.json("sessions", "list", EMAIL) == []
 
 
-def test_password_that_is_refused(migrated: Command) -> None:
+def test_password_that_is_refused(command: Command) -> None:
     """By the rules for a new user; then nothing has changed, and nobody is signed out."""
     browser = Browser(None, email=EMAIL)
 
@@ -65,27 +65,27 @@ def test_password_that_is_refused(migrated: Command) -> None:
         assert (await browser.me()).status == 200
         assert (await browser.log_in()).status == 200
 
-    visit(migrated, browser, sign_up)
+    visit(command, browser, sign_up)
     for password in ("", "short", "passwordpassword", "ada@example.com 1", "ada of lovelace hall"):
-        assert "keyturn: invalid_request: The password" in set_password(migrated, EMAIL, password, status=1)
-    assert "no_password" in migrated.run("users", "set-password", EMAIL, status=1)
+        assert "keyturn: invalid_request: The password" in set_password(command, EMAIL, password, status=1)
+    assert "no_password" in command.run("users", "set-password", EMAIL, status=1)
     for nobody in ("nobody", "eve@example.com"):
-        assert f"not_found: there is no user {nobody}" in set_password(migrated, nobody, status=1)
-    visit(migrated, browser, go_on)
+        assert f"not_found: there is no user {nobody}" in set_password(command, nobody, status=1)
+    visit(command, browser, go_on)
 
 
-def test_user_who_is_disabled_stays_so(migrated: Command) -> None:
+def test_user_who_is_disabled_stays_so(command: Command) -> None:
     """A new password opens no account that somebody has closed."""
     browser = Browser(None, email=EMAIL)
-    migrated.run("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n")
-    migrated.run("users", "disable", EMAIL)
-    set_password(migrated, EMAIL)
+    command.run("users", "create", EMAIL, "--password-stdin", stdin=f"{PASSWORD}\n")
+    command.run("users", "disable", EMAIL)
+    set_password(command, EMAIL)
 
     async def try_it(_: Keyturn) -> None:
         browser.password = NEW
         assert (await browser.log_in()).code == "invalid_credentials"
 
-    visit(migrated, browser, try_it)
+    visit(command, browser, try_it)
 
 
 @pytest.mark.parametrize("word", ["unlock", "disabled"])

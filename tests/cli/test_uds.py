@@ -45,14 +45,14 @@ def logged(command: Command) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_server_on_a_unix_socket(migrated_command: Command, workers: str) -> None:
+def test_server_on_a_unix_socket(sqlite_command: Command, workers: str) -> None:
     """It answers, says where it listens, and takes its file away when it ends; a second one does not take its place."""
-    with listening(migrated_command, "--workers", workers) as (process, path, client):
+    with listening(sqlite_command, "--workers", workers) as (process, path, client):
         assert client.get("/readyz").status_code == 200
         assert client.post("/auth/signup", json=PERSON).status_code == 201
-        assert logged(migrated_command)["listening"]["uds"] == path.name
+        assert logged(sqlite_command)["listening"]["uds"] == path.name
         assert stat.S_IMODE(path.stat().st_mode) == 0o666
-        assert "keyturn.sock: Address already in use" in migrated_command.run("serve", "--uds", path.name, status=1)
+        assert "keyturn.sock: Address already in use" in sqlite_command.run("serve", "--uds", path.name, status=1)
         assert client.get("/readyz").status_code == 200
         process.terminate()
         assert process.wait(60) == 0
@@ -60,9 +60,9 @@ def test_server_on_a_unix_socket(migrated_command: Command, workers: str) -> Non
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_no_request_is_cut_when_it_is_told_to_end_in_a_storm(migrated_command: Command, workers: str) -> None:
+def test_no_request_is_cut_when_it_is_told_to_end_in_a_storm(sqlite_command: Command, workers: str) -> None:
     """Who comes after the signal is refused, and whoever was let in before it gets an answer."""
-    with listening(migrated_command, "--workers", workers) as (process, path, _):
+    with listening(sqlite_command, "--workers", workers) as (process, path, _):
         storm = Storm(str(path), "/healthz")
         storm.begin()
         wait_until(lambda: storm.outcomes["full"] > 200, 30, "the storm")
@@ -71,9 +71,9 @@ def test_no_request_is_cut_when_it_is_told_to_end_in_a_storm(migrated_command: C
         storm.end()
 
 
-def test_server_that_takes_over_while_the_other_one_drains(migrated_command: Command, tmp_path: Path) -> None:
+def test_server_that_takes_over_while_the_other_one_drains(sqlite_command: Command, tmp_path: Path) -> None:
     """It may make its file as soon as the drain has begun, and keeps it when the other has ended."""
-    with listening(migrated_command) as (process, path, _), socket.socket(socket.AF_UNIX) as held:
+    with listening(sqlite_command) as (process, path, _), socket.socket(socket.AF_UNIX) as held:
         held.connect(str(path))
         held.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
         process.terminate()
@@ -96,13 +96,13 @@ def test_file_that_another_server_has_put_in_its_place_stays(tmp_path: Path) -> 
             assert not path.exists()
 
 
-def test_file_of_a_server_that_was_killed_is_replaced(migrated_command: Command) -> None:
+def test_file_of_a_server_that_was_killed_is_replaced(sqlite_command: Command) -> None:
     """Nobody listens there any more."""
-    with listening(migrated_command) as (process, path, _):
+    with listening(sqlite_command) as (process, path, _):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert path.is_socket()
-    with listening(migrated_command) as (_, _, client):
+    with listening(sqlite_command) as (_, _, client):
         assert client.get("/healthz").status_code == 200
 
 
@@ -114,13 +114,13 @@ def test_start_that_fails_leaves_no_file(sqlite_command: Command) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_metrics_port_that_is_taken_leaves_no_file(migrated_command: Command, workers: str) -> None:
+def test_metrics_port_that_is_taken_leaves_no_file(sqlite_command: Command, workers: str) -> None:
     """One that is found out after the file was made."""
     with socket.create_server(("127.0.0.1", 0)) as other:
-        migrated_command.environment["KEYTURN_METRICS_PORT"] = str(other.getsockname()[1])
+        sqlite_command.environment["KEYTURN_METRICS_PORT"] = str(other.getsockname()[1])
         arguments = ("--uds", "keyturn.sock", "--workers", workers)
-        assert "cannot_listen" in migrated_command.run("serve", *arguments, status=1)
-    assert not (migrated_command.directory / "keyturn.sock").exists()
+        assert "cannot_listen" in sqlite_command.run("serve", *arguments, status=1)
+    assert not (sqlite_command.directory / "keyturn.sock").exists()
 
 
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("proxies", "address"), [("0", ""), ("2", "198.51.100.1")])
-def test_address_behind_a_unix_socket(migrated_command: Command, proxies: str, address: str) -> None:
+def test_address_behind_a_unix_socket(sqlite_command: Command, proxies: str, address: str) -> None:
     """Only as many hops count as there are proxies of ours; without any there is none, which the log and the doctor say."""
-    migrated_command.environment["KEYTURN_TRUSTED_PROXIES"] = proxies
-    with listening(migrated_command) as (_, _, client):
+    sqlite_command.environment["KEYTURN_TRUSTED_PROXIES"] = proxies
+    with listening(sqlite_command) as (_, _, client):
         headers = {"X-Forwarded-For": "203.0.113.5, 198.51.100.1, 192.0.2.7"}
         assert client.post("/auth/login", json=PERSON, headers=headers).status_code == 401
-        assert logged(migrated_command)["refused: invalid_credentials"]["ip"] == address
-        assert any("nobody has an address" in message for message in logged(migrated_command)) == (proxies == "0")
-    migrated_command.environment["KEYTURN_UDS"] = "keyturn.sock"
-    codes = [finding["code"] for finding in migrated_command.json("doctor")["findings"]]
+        assert logged(sqlite_command)["refused: invalid_credentials"]["ip"] == address
+        assert any("nobody has an address" in message for message in logged(sqlite_command)) == (proxies == "0")
+    sqlite_command.environment["KEYTURN_UDS"] = "keyturn.sock"
+    codes = [finding["code"] for finding in sqlite_command.json("doctor")["findings"]]
     assert codes == ["addresses_unknown"] * (proxies == "0")

@@ -13,13 +13,13 @@ from keyturn.core.events import EventType
 from tests.browser.client.site import Site
 from tests.client_python.api import Api
 from tests.client_python.people import ACCOUNT, KINDS, Kind, Program, open_program
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site with one user. Its clock is moved ahead where time has to pass; nobody's token may ever be reused."""
-    with Site(sqlite_url(tmp_path_factory.mktemp("site")), {}) as made:
+    with Site(sqlite_database(tmp_path_factory.mktemp("site")), {}) as made:
         KeyturnAuth(made.url).sign_up(**ACCOUNT)
         yield made
         assert made.happened(EventType.REUSE_DETECTED) == []

@@ -17,7 +17,7 @@ from keyturn.client import FileTokenStore, KeyturnAuth
 from keyturn.core.events import EventType
 from tests.browser.client.site import Site
 from tests.client_python.people import ACCOUNT, KINDS, expire
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 
 ROOT = Path(__file__).parents[2]
 LIFE = 1.0
@@ -91,7 +91,7 @@ def make_sharing(tmp_path: Path) -> Iterator[Callable[..., Sharing]]:
         sites: list[Site] = []
 
         def make(**settings: Any) -> Sharing:
-            sites.append(stack.enter_context(Site(sqlite_url(tmp_path), {}, **settings)))
+            sites.append(stack.enter_context(Site(sqlite_database(tmp_path), {}, **settings)))
             return Sharing(stack, sites[-1], tmp_path / "sign-in" / "tokens.json")
 
         yield make

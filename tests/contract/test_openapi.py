@@ -27,7 +27,7 @@ from keyturn.web.endpoints import ROUTES
 from keyturn.web.server_credential import Signed, authorization
 from tests.attacks.conftest import METRICS_TOKEN, SSR_KEY, SSR_KEYS, Server, start_servers, stop_servers
 from tests.attacks.support import ORIGIN, PASSWORD, REFRESH
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 
 DOCUMENT = json.loads((Path(__file__).parents[2] / "spec" / "openapi.json").read_text())
 NAMES = (
@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with every optional route switched on."""
     directory = tmp_path_factory.mktemp("contract")
     started = start_servers(
-        sqlite_url(directory), directory, 1, KEYTURN_SSR_KEYS=SSR_KEYS, KEYTURN_METRICS_TOKEN=METRICS_TOKEN
+        sqlite_database(directory), directory, 1, KEYTURN_SSR_KEYS=SSR_KEYS, KEYTURN_METRICS_TOKEN=METRICS_TOKEN
     )
     yield started[0]
     stop_servers(started)

@@ -26,7 +26,8 @@ from keyturn.core.model import Principal, Session, User
 from keyturn.ports import PrincipalSource
 from keyturn.runtime import Keyturn
 from keyturn.verify.threaded import in_threads
-from tests.services import PREFIX, sqlite_url
+from tests.databases import sqlite_database
+from tests.services import PREFIX
 
 DIRECTORY = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-django-"))
 
@@ -132,7 +133,7 @@ def make_node() -> Keyturn:
     from tests.attacks.conftest import lighten
     from tests.web.wsgi import new_node
 
-    node = new_node(sqlite_url(DIRECTORY), trusted_proxies=1, users=DjangoUserDirectory(), claims=scopes)
+    node = new_node(sqlite_database(DIRECTORY), trusted_proxies=1, users=DjangoUserDirectory(), claims=scopes)
     lighten(node)
     return node
 

@@ -29,7 +29,8 @@ from keyturn.django import DjangoUserDirectory, urls
 from keyturn.runtime import Keyturn
 from keyturn.testing import FrozenClock
 from tests.attacks.conftest import lighten
-from tests.services import sqlite_url, wait_until
+from tests.databases import sqlite_database
+from tests.services import wait_until
 from tests.web.conftest import BROWSER, ORIGIN, PASSWORD
 from tests.web.wsgi import call, new_node
 
@@ -78,7 +79,7 @@ def clock() -> FrozenClock:
 @pytest.fixture
 def node(tmp_path: Path, sink: Asking, clock: FrozenClock) -> Iterator[Keyturn]:
     """A node of which a project has the routes, and a view that ends the sessions of a user; with ada signed up in neither."""
-    url, users = sqlite_url(tmp_path), DjangoUserDirectory()
+    url, users = sqlite_database(tmp_path), DjangoUserDirectory()
     made = new_node(url, users=users, sinks=[sink], claims=ask, database_clock=clock)
     lighten(made)
 

@@ -13,7 +13,7 @@ import pytest
 
 from keyturn.client import FileTokenStore, KeyturnAuth
 from tests.browser.client.site import Site
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "python-client.md").read_text(encoding="utf-8")
 SYNC, ASYNC = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
@@ -23,7 +23,7 @@ EMAIL, PASSWORD = "ada@example.com", "violet otters juggle quietly"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server with one user."""
-    with Site(sqlite_url(tmp_path_factory.mktemp("guide")), {}) as made:
+    with Site(sqlite_database(tmp_path_factory.mktemp("guide")), {}) as made:
         KeyturnAuth(made.url).sign_up(EMAIL, PASSWORD)
         yield made
 

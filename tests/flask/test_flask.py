@@ -16,7 +16,7 @@ from keyturn.flask import KeyturnFlask, current_principal, requires
 from keyturn.runtime import Keyturn
 from keyturn.verify import Verifier
 from keyturn.verify.flask import TokenAuth, answer_refusal
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 from tests.tokens.forge import AUDIENCE, ISSUER, NOW, sign
 from tests.verify.publisher import publishing
 from tests.web.conftest import BROWSER, PASSWORD
@@ -26,7 +26,7 @@ from tests.web.wsgi import new_node
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyturn]:
     """A node on its own thread."""
-    made = new_node(sqlite_url(tmp_path_factory.mktemp("flask")))
+    made = new_node(sqlite_database(tmp_path_factory.mktemp("flask")))
     yield made
     made.threaded.close()
 
@@ -210,7 +210,7 @@ def test_application_without_the_extension() -> None:
 
 def test_node_that_nothing_has_started(tmp_path: Path) -> None:
     """A process that only sees tokens starts its node for the first of them."""
-    node = new_node(sqlite_url(tmp_path))
+    node = new_node(sqlite_database(tmp_path))
     app = Flask(__name__)
     TokenAuth(node, app)
     app.add_url_rule("/notes", view_func=guarded)

@@ -13,9 +13,9 @@ from keyturn.settings import Settings
 from keyturn.verify import Verifier
 from tests.attacks.conftest import lighten
 from tests.attacks.support import ORIGIN, PARTNER, SECRET, Browser
+from tests.databases import sqlite_database
 from tests.frameworks.adapters import ADAPTERS, Adapter, Wire
 from tests.frameworks.directory import OwnUsers
-from tests.services import sqlite_url
 from tests.tokens.forge import AUDIENCE, ISSUER
 from tests.verify.publisher import PATIENCE, Publisher, publishing
 
@@ -50,7 +50,7 @@ def embedded(adapter: Adapter, users: OwnUsers, tmp_path_factory: pytest.TempPat
     """
     settings = Settings.load(
         env="development",
-        database_url=sqlite_url(tmp_path_factory.mktemp(adapter.name)),
+        database_url=sqlite_database(tmp_path_factory.mktemp(adapter.name)),
         base_url=ORIGIN,
         allowed_origins=PARTNER,
         secret=SECRET,

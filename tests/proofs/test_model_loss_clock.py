@@ -13,6 +13,7 @@ import pytest
 from keyturn.core.rotation import Outcome
 from keyturn.stores.sql import SqlSessions
 from keyturn.testing import FrozenClock, sign_in
+from tests.databases import sqlite_database
 from tests.proofs.model_loss import LossyWorld, explore
 from tests.proofs.rows import (
     Rule,
@@ -26,7 +27,6 @@ from tests.proofs.rows import (
 )
 from tests.proofs.support import Report, hold, refute
 from tests.proofs.world import ADVANCED, REFUSED, WAITS
-from tests.services import sqlite_url
 from tests.stores.support import open_database
 
 ALONE = LossyWorld(settle=4, crash_loss=0, crashes=False)
@@ -89,7 +89,7 @@ def test_clock_that_is_set_back_by_more_than_the_settle_time(report: Report) -> 
 @asynccontextmanager
 async def server(directory: Path, clock: FrozenClock) -> AsyncGenerator[SqlSessions]:
     """Run a store over the database in a directory."""
-    async with open_database(sqlite_url(directory)) as engine:
+    async with open_database(sqlite_database(directory)) as engine:
         store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
         yield store
         await store.close()

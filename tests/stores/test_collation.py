@@ -92,23 +92,23 @@ async def test_texts_that_are_sorted_otherwise(postgres: PostgresServer) -> None
         postgres.drop_database(DATABASE)
 
 
-async def test_indexes_of_texts(postgres: PostgresServer, postgres_url: str) -> None:
+async def test_indexes_of_texts(postgres: PostgresServer, empty_postgres_url: str) -> None:
     """Each compares bytes, whatever the database does."""
-    await migrate(postgres_url)
-    found = postgres.execute(_OF_TEXTS, normalise(postgres_url).database or "").splitlines()
+    await migrate(empty_postgres_url)
+    found = postgres.execute(_OF_TEXTS, normalise(empty_postgres_url).database or "").splitlines()
     assert {line.split()[1] for line in found} == {"C"}
     assert len(found) == 8
 
 
-async def test_node_that_is_at_work_meanwhile(postgres_url: str) -> None:
+async def test_node_that_is_at_work_meanwhile(empty_postgres_url: str) -> None:
     """What it has prepared is from before: it is prepared again, and its sessions go on."""
-    async with open_database(postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url, create=False) as engine:
         await bring_to(engine, "0002")
         site = Site(engine)
         people = [await site.sign_up(number) for number in range(3)]
         for user, holder in people:
             assert (await site.refresh(holder)).user == user
-        assert await migrate(postgres_url) == expected_level()
+        assert await migrate(empty_postgres_url) == expected_level()
         for user, holder in people:
             presented = await site.refresh(holder)
             assert (presented.user, presented.decision.outcome) == (user, Outcome.ROTATE)
@@ -128,9 +128,9 @@ async def test_node_that_is_at_work_meanwhile(postgres_url: str) -> None:
         ("ALTER TABLE keyturn_users ADD mine text GENERATED ALWAYS AS (id || '') STORED", 'generated column "mine"'),
     ],
 )
-async def test_something_that_depends_on_a_column(postgres_url: str, made: str, named: str) -> None:
+async def test_something_that_depends_on_a_column(empty_postgres_url: str, made: str, named: str) -> None:
     """It is named, nothing has changed, and without it all is well."""
-    async with open_database(postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url, create=False) as engine:
         await bring_to(engine, "0002")
         async with engine.autocommit() as connection:
             await connection.exec_driver_sql(made)
@@ -142,9 +142,9 @@ async def test_something_that_depends_on_a_column(postgres_url: str, made: str, 
         assert await current_level(engine) == "0002"
 
 
-async def test_table_of_the_application_that_refers_to_users(postgres_url: str) -> None:
+async def test_table_of_the_application_that_refers_to_users(empty_postgres_url: str) -> None:
     """It goes on to do so."""
-    async with open_database(postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url, create=False) as engine:
         await bring_to(engine, "0002")
         user, _ = await Site(engine).sign_up(1)
         async with engine.autocommit() as connection:

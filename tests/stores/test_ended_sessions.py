@@ -212,9 +212,9 @@ async def test_refresh_finds_its_session_whatever_the_planner_has_seen(empty: Si
     assert await empty.most(refresh) < (ENDED // 8 if empty.engine.postgres else 400 * BROWSERS)
 
 
-async def test_refreshes_leave_the_indexes_alone(postgres_url: str) -> None:
+async def test_refreshes_leave_the_indexes_alone(empty_postgres_url: str) -> None:
     """Also one that writes whether the session has ended, as each from another address does: it has not."""
-    engine = open_engine(postgres_url, pool_size=1)
+    engine = open_engine(empty_postgres_url, pool_size=1)
     await migrate(engine)
     clock = FrozenClock()
     store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)

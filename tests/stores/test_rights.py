@@ -27,10 +27,10 @@ def role(postgres: PostgresServer) -> Iterator[str]:
     postgres.execute("DROP ROLE keyturn_server")
 
 
-async def test_rights_that_are_missing(postgres: PostgresServer, role: str, postgres_url: str) -> None:
+async def test_rights_that_are_missing(postgres: PostgresServer, role: str, empty_postgres_url: str) -> None:
     """Each is named, that on the sequence of the events as well; with all of them nothing is wrong."""
-    owner = open_engine(postgres_url)
-    server = open_engine(postgres_url.replace(f"{postgres.user}@", f"{role}@"))
+    owner = open_engine(empty_postgres_url)
+    server = open_engine(empty_postgres_url.replace(f"{postgres.user}@", f"{role}@"))
 
     async def grant(statement: str) -> None:
         async with owner.autocommit() as connection:
@@ -66,10 +66,13 @@ async def test_rights_that_are_missing(postgres: PostgresServer, role: str, post
 @pytest.mark.parametrize(
     "policy", ["", "CREATE POLICY everything ON {table} USING (true)"], ids=["no policy", "a policy"]
 )
-async def test_row_security(postgres: PostgresServer, role: str, postgres_url: str, policy: str) -> None:
+async def test_row_security(postgres: PostgresServer, role: str, empty_postgres_url: str, policy: str) -> None:
     """A session that is hidden is a fault and not one that has gone; the start names each table, and no feed takes it for empty."""
-    server_url, database = postgres_url.replace(f"{postgres.user}@", f"{role}@"), postgres_url.rpartition("/")[2]
-    await migrate(postgres_url)
+    server_url, database = (
+        empty_postgres_url.replace(f"{postgres.user}@", f"{role}@"),
+        empty_postgres_url.rpartition("/")[2],
+    )
+    await migrate(empty_postgres_url)
     for target in ("ALL TABLES", "ALL SEQUENCES"):
         postgres.execute(f"GRANT ALL ON {target} IN SCHEMA public TO {role}", database)
     server = open_engine(server_url)

@@ -36,7 +36,7 @@ from keyturn.testing import FrozenClock, sign_in
 from keyturn.testing.contract_base import soon
 from keyturn.wire import name_of
 from tests.chaos.wire import LoopThread, Wire
-from tests.services import PostgresServer, wait_until
+from tests.services import PostgresServer, sqlite_url, wait_until
 from tests.stores.support import PATIENCE, eventually, open_database, open_empty
 
 pytestmark = pytest.mark.anyio
@@ -560,14 +560,14 @@ async def test_sqlite_settings(sqlite_database_url: str) -> None:
     await engine.close()
 
 
-async def test_sqlite_that_may_only_be_read(sqlite_database_url: str) -> None:
+async def test_sqlite_that_may_only_be_read(tmp_path: Path) -> None:
     """It is refused, and one that may be written is left as it was."""
-    engine = open_empty(sqlite_database_url)
+    engine = open_empty(sqlite_url(tmp_path))
     await check_durability(engine)
     async with engine.autocommit() as connection:
         assert (await connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema")).scalar_one() == 0
     await engine.close()
-    engine = open_engine(f"sqlite:///file:{normalise(sqlite_database_url).database}?mode=ro&uri=true")
+    engine = open_engine(f"sqlite:///file:{tmp_path / 'keyturn.db'}?mode=ro&uri=true")
     with pytest.raises(UnsafeSettings, match="database_read_only: "):
         await check_durability(engine)
     await engine.close()

@@ -13,7 +13,7 @@ from keyturn.core.model import Session, User
 from keyturn.runtime import Keyturn
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import Browser
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ async def test_sink_that_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixture)
                 entered.set()
                 await asyncio.Event().wait()
 
-    node = Keyturn(settings_of(sqlite_url(tmp_path)), sinks=[Hanging()])
+    node = Keyturn(settings_of(sqlite_database(tmp_path)), sinks=[Hanging()])
     lighten(node)
     async with node.lifespan():
         asked = asyncio.ensure_future(Browser(node.asgi).sign_up())
@@ -93,7 +93,7 @@ async def test_cancellation_that_is_nobodys(tmp_path: Path, caplog: pytest.LogCa
             await give_up()
         return {}
 
-    node = Keyturn(settings_of(sqlite_url(tmp_path)), sinks=[Broken()], claims=claims)
+    node = Keyturn(settings_of(sqlite_database(tmp_path)), sinks=[Broken()], claims=claims)
     lighten(node)
     async with node.lifespan():
         assert (await Browser(node.asgi).sign_up()).status == 201

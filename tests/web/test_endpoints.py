@@ -23,7 +23,7 @@ from keyturn.stores.users import SqlUsers
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.config import WebConfig
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 from tests.web.conftest import METRICS_TOKEN, ORIGIN, PASSWORD, Browser, set_cookies
 
 pytestmark = pytest.mark.anyio
@@ -326,7 +326,9 @@ async def test_password_changed_just_before_the_user_is_disabled(tmp_path: Path)
         return {}
 
     changing = False
-    settings = Settings.load(env="development", database_url=sqlite_url(tmp_path), base_url=ORIGIN, trusted_proxies=1)
+    settings = Settings.load(
+        env="development", database_url=sqlite_database(tmp_path), base_url=ORIGIN, trusted_proxies=1
+    )
     node = Keyturn(settings, claims=disable_after_the_change)
     async with node.lifespan(), Browser(node.asgi) as ada:
         await ada.sign_up()
@@ -437,7 +439,7 @@ async def test_readiness_at_another_level(browser: Browser, node: Keyturn, level
 @pytest.mark.parametrize("denylist", [True, False])
 async def test_access_token_after_a_logout(tmp_path: Path, denylist: bool) -> None:
     """It is refused before it expires, unless that is switched off; what reads the session refuses it all the same."""
-    url = sqlite_url(tmp_path)
+    url = sqlite_database(tmp_path)
     node = Keyturn(Settings.load(env="development", database_url=url, base_url=ORIGIN, denylist=denylist))
     async with node.lifespan(), Browser(node.asgi) as ada:
         await ada.sign_up()

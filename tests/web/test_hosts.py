@@ -33,6 +33,7 @@ from keyturn.tokens import base64url
 from keyturn.web.messages import MAX_BODY_BYTES
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import REFRESH, SAFE, Answer, Browser, send
+from tests.databases import sqlite_database
 from tests.services import sqlite_url
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +42,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def fresh(tmp_path: Path) -> Keyturn:
     """A node that nobody has started."""
-    node = Keyturn(settings_of(sqlite_url(tmp_path)))
+    node = Keyturn(settings_of(sqlite_database(tmp_path)))
     lighten(node)
     return node
 
@@ -215,7 +216,7 @@ async def test_credentials_that_are_no_access_token(tmp_path: Path, prefix: str)
     """A host that refuses bad tokens everywhere leaves those of a render server and of Prometheus to the routes."""
     token = secrets.token_urlsafe(24)
     ssr = f"web:{base64url.encode(secrets.token_bytes(32))}"
-    node = Keyturn(settings_of(sqlite_url(tmp_path), metrics_token=token, ssr_keys=ssr))
+    node = Keyturn(settings_of(sqlite_database(tmp_path), metrics_token=token, ssr_keys=ssr))
     own = routes(node, operations=True)
     app = Starlette(
         routes=[Mount(prefix, routes=own)] if prefix else own,

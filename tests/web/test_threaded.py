@@ -23,7 +23,8 @@ from keyturn.runtime import Keyturn
 from keyturn.testing import FrozenClock
 from keyturn.web.hosting import by_path, hosted_routes
 from keyturn.web.messages import Request
-from tests.services import sqlite_url, wait_until
+from tests.databases import sqlite_database
+from tests.services import wait_until
 from tests.web.conftest import BROWSER, PASSWORD
 from tests.web.wsgi import Answer, Outcomes, call, new_node, sign_up
 
@@ -78,7 +79,7 @@ def test_forked_workers(tmp_path: Path, when: str) -> None:
         "ignore::DeprecationWarning",
         "-m",
         "tests.web.prefork_worker",
-        sqlite_url(tmp_path),
+        sqlite_database(tmp_path),
         when,
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
@@ -90,7 +91,7 @@ def test_forked_workers(tmp_path: Path, when: str) -> None:
 
 def test_end_of_a_node(tmp_path: Path) -> None:
     """A closed node ends its thread and says so to whoever comes after; closing twice, or what never ran, is no error."""
-    node = new_node(sqlite_url(tmp_path))
+    node = new_node(sqlite_database(tmp_path))
     node.threaded.close()
     before = set(threading.enumerate())
     node.threaded.start()
@@ -117,7 +118,7 @@ cookie = sign_up(node.wsgi, "ada@example.com").cookie
 clock.advance(100)
 assert call(node.wsgi, path="/auth/refresh", json_body={"idle_seconds": 0}, HTTP_COOKIE=cookie).status == 200
 """
-    command = [sys.executable, "-c", program, sqlite_url(tmp_path)]
+    command = [sys.executable, "-c", program, sqlite_database(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     with closing(sqlite3.connect(tmp_path / "keyturn.db")) as database:
@@ -131,7 +132,7 @@ def test_loop_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail() -> asyncio.AbstractEventLoop:
         raise OSError("too many open files")
 
-    node = new_node(sqlite_url(tmp_path))
+    node = new_node(sqlite_database(tmp_path))
     with monkeypatch.context() as broken:
         broken.setattr(asyncio.events, "new_event_loop", fail)
         with pytest.raises(OSError, match="too many"):
@@ -142,7 +143,7 @@ def test_loop_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_first_request_checks_a_token(tmp_path: Path) -> None:
     """A process whose first request only brings an access token starts the node for it."""
-    one = new_node(sqlite_url(tmp_path))
+    one = new_node(sqlite_database(tmp_path))
     other = Keyturn(one.settings)
     try:
         token = sign_up(one.wsgi, "ada@example.com").json["access_token"]
@@ -156,7 +157,7 @@ def test_first_request_checks_a_token(tmp_path: Path) -> None:
 
 def test_application_ends_the_sessions_of_a_user(tmp_path: Path) -> None:
     """From a thread, as an administrator's view would; also in a process that has answered nothing yet."""
-    one = new_node(sqlite_url(tmp_path))
+    one = new_node(sqlite_database(tmp_path))
     other = Keyturn(one.settings)
     try:
         signed_in = sign_up(one.wsgi, "ada@example.com").json
@@ -177,7 +178,7 @@ def test_call_that_would_wait_for_itself(tmp_path: Path, caplog: pytest.LogCaptu
             if event.type is EventType.SIGNED_IN and event.user_id is not None:
                 node.threaded.end_user_sessions(event.user_id)
 
-    node = new_node(sqlite_url(tmp_path), sinks=[Blocking()])
+    node = new_node(sqlite_database(tmp_path), sinks=[Blocking()])
     answered: Future[Answer] = Future()
     # A daemon: should it wait for ever, the tests do not.
     threading.Thread(target=lambda: answered.set_result(sign_up(node.wsgi, "ada@example.com")), daemon=True).start()
@@ -191,7 +192,7 @@ def test_call_that_would_wait_for_itself(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_event_loops_of_a_host(tmp_path: Path) -> None:
     """A node answers on whatever event loop is asked, one after the other: it has its own."""
-    node = new_node(sqlite_url(tmp_path))
+    node = new_node(sqlite_database(tmp_path))
     headers = [(name.encode(), value.encode()) for name, value in BROWSER.items()]
 
     async def nothing() -> bytes:

@@ -13,7 +13,7 @@ from keyturn.core.policy import REQUEST_LIMIT
 from keyturn.runtime import Keyturn
 from keyturn.web.messages import MAX_BODY_BYTES, BodyTooSlow, ClientGone
 from keyturn.web.wsgi import read_environ
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 from tests.web.conftest import BROWSER, ORIGIN
 from tests.web.wsgi import Answer, call, new_node, sign_up
 
@@ -23,7 +23,7 @@ SECURE = "Path=/; Secure; HttpOnly; SameSite=Lax"
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyturn]:
     """A node that starts with the first request."""
-    made = new_node(sqlite_url(tmp_path_factory.mktemp("wsgi")))
+    made = new_node(sqlite_database(tmp_path_factory.mktemp("wsgi")))
     yield made
     made.threaded.close()
 

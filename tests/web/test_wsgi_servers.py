@@ -20,7 +20,7 @@ from django.core.servers.basehttp import WSGIRequestHandler as DjangoHandler
 from werkzeug.serving import WSGIRequestHandler as WerkzeugHandler
 from werkzeug.serving import make_server as make_werkzeug_server
 
-from tests.services import sqlite_url
+from tests.databases import sqlite_database
 from tests.web.conftest import ORIGIN, PASSWORD
 from tests.web.wsgi import new_node
 
@@ -112,7 +112,7 @@ class Wire:
 def wire(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     """A running server of each kind, with a node."""
     serve: Callable[[Any], Any] = request.param
-    node = new_node(sqlite_url(tmp_path_factory.mktemp(serve.__name__)))
+    node = new_node(sqlite_database(tmp_path_factory.mktemp(serve.__name__)))
     server = serve(node.wsgi)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

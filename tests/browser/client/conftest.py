@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, Playwright
 from tests.browser.client.site import Files, Site
 from tests.browser.client.tabs import Tabs
 from tests.browser.conftest import ARGUMENTS
-from tests.services import BROWSERS, FIREFOXES, find_program, sqlite_url
+from tests.databases import sqlite_database
+from tests.services import BROWSERS, FIREFOXES, find_program
 
 ROOT = Path(__file__).parents[3]
 MakeSite = Callable[..., Site]
@@ -72,7 +73,7 @@ def make_site(client_files: Files, tmp_path: Path) -> Iterator[MakeSite]:
     with ExitStack() as stack:
 
         def make(database_url: str | None = None, **settings: Any) -> Site:
-            return stack.enter_context(Site(database_url or sqlite_url(tmp_path), client_files, **settings))
+            return stack.enter_context(Site(database_url or sqlite_database(tmp_path), client_files, **settings))
 
         yield make
 
