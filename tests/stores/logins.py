@@ -56,9 +56,9 @@ Change = Callable[[Node], Awaitable[object]]
 
 
 @asynccontextmanager
-async def open_node(url: str, *, create: bool = False) -> AsyncGenerator[Node]:
+async def open_node(url: str) -> AsyncGenerator[Node]:
     """Open a node over a database."""
-    async with open_database(url, create=create) as engine:
+    async with open_database(url) as engine:
         node = Node(engine)
         yield node
         await node.sessions.close()

@@ -10,7 +10,6 @@ import anyio
 
 from keyturn.stores.engine import Engine, open_engine
 from keyturn.stores.location import create_private_file
-from keyturn.stores.schema import metadata
 
 PATIENCE = 30.0
 """Seconds after which a condition that has to come true has not."""
@@ -25,13 +24,10 @@ def open_empty(url: str, **options: Any) -> Engine:
 
 
 @asynccontextmanager
-async def open_database(url: str, *, create: bool = True) -> AsyncGenerator[Engine]:
-    """Open a database, with all tables made if asked to, and close it."""
+async def open_database(url: str) -> AsyncGenerator[Engine]:
+    """Open a database and close it."""
     engine = open_empty(url)
     try:
-        if create:
-            async with engine.sqlalchemy.begin() as connection:
-                await connection.run_sync(metadata.create_all)
         yield engine
     finally:
         await engine.close()

@@ -23,7 +23,7 @@ PATIENCE = 30.0
 @pytest.fixture
 async def engine(database_url: str) -> AsyncGenerator[Engine]:
     """An empty database of each kind."""
-    async with open_database(database_url, create=False) as opened:
+    async with open_database(database_url) as opened:
         yield opened
 
 
@@ -106,7 +106,7 @@ async def test_difference_is_told_once(engine: Engine, caplog: pytest.LogCapture
 
 async def test_database_down(postgres: PostgresServer, postgres_url: str) -> None:
     """A node without its database goes on telling the time, and says that it could not ask."""
-    async with open_database(postgres_url, create=False) as engine:
+    async with open_database(postgres_url) as engine:
         monotonic = FrozenClock(1000.0)
         clock = DatabaseClock(engine, wall=FrozenClock(0.0), monotonic=monotonic)
         await clock.read()

@@ -70,7 +70,7 @@ async def test_texts_that_are_sorted_otherwise(postgres: PostgresServer) -> None
     """Everybody stays signed in and is found by their address, nobody else can take it, and sessions end with their user."""
     postgres.execute(_ICU)
     try:
-        async with open_database(postgres.url(DATABASE), create=False) as engine:
+        async with open_database(postgres.url(DATABASE)) as engine:
             await migrate(engine)
             site = Site(engine)
             people = [await site.sign_up(number) for number in range(PEOPLE)]
@@ -102,7 +102,7 @@ async def test_indexes_of_texts(postgres: PostgresServer, empty_postgres_url: st
 
 async def test_node_that_is_at_work_meanwhile(empty_postgres_url: str) -> None:
     """What it has prepared is from before: it is prepared again, and its sessions go on."""
-    async with open_database(empty_postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url) as engine:
         await bring_to(engine, "0002")
         site = Site(engine)
         people = [await site.sign_up(number) for number in range(3)]
@@ -130,7 +130,7 @@ async def test_node_that_is_at_work_meanwhile(empty_postgres_url: str) -> None:
 )
 async def test_something_that_depends_on_a_column(empty_postgres_url: str, made: str, named: str) -> None:
     """It is named, nothing has changed, and without it all is well."""
-    async with open_database(empty_postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url) as engine:
         await bring_to(engine, "0002")
         async with engine.autocommit() as connection:
             await connection.exec_driver_sql(made)
@@ -144,7 +144,7 @@ async def test_something_that_depends_on_a_column(empty_postgres_url: str, made:
 
 async def test_table_of_the_application_that_refers_to_users(empty_postgres_url: str) -> None:
     """It goes on to do so."""
-    async with open_database(empty_postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url) as engine:
         await bring_to(engine, "0002")
         user, _ = await Site(engine).sign_up(1)
         async with engine.autocommit() as connection:

@@ -233,7 +233,7 @@ async def test_many_attempts_over_two_nodes(engine: Engine, postgres_url: str) -
     random = Random(7)
     limits = [limit(f"counter-{number}", random.randint(1, 12)) for number in range(12)]
     attempts = [random.sample(limits, random.randint(1, 3)) for _ in range(120)]
-    async with open_database(postgres_url, create=False) as elsewhere:
+    async with open_database(postgres_url) as elsewhere:
         nodes = [SqlThrottle(engine), SqlThrottle(elsewhere)]
         halves = [attempts[::2], attempts[1::2]]
         counted = await asyncio.gather(*(take(node, *half) for node, half in zip(nodes, halves, strict=True)))

@@ -151,7 +151,7 @@ async def test_sign_ups_for_the_same_addresses(database_url: str) -> None:
 @pytest.mark.parametrize(("committed", "met"), [(True, Met.ADDRESS_OF_ANOTHER), (False, Met.NOBODY)])
 async def test_sign_up_that_is_not_committed_yet(postgres_url: str, committed: bool, met: Met) -> None:
     """The import waits for it, and goes by what came of it."""
-    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as other:
+    async with open_database(postgres_url) as engine, open_database(postgres_url) as other:
         async with other.sqlalchemy.connect() as holding:
             signing_up = await holding.begin()
             row = {"id": "9", "email": "ada@example.com", "email_key": "ada@example.com", "created_at": 1.0}
@@ -168,7 +168,7 @@ async def test_user_who_is_met_and_then_deleted(postgres_url: str) -> None:
     meanwhile does not wait for them while they wait for that.
     """
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    async with open_database(postgres_url) as other, open_database(postgres_url, create=False) as engine:
+    async with open_database(postgres_url) as other, open_database(postgres_url) as engine:
         async with other.autocommit() as connection:
             name = (await connection.exec_driver_sql("SELECT current_database()")).scalar_one()
             for statement in (

@@ -35,7 +35,7 @@ def account(user: User) -> Limit:
 @pytest.fixture
 async def node(postgres_url: str) -> AsyncGenerator[Node]:
     """A node over an empty database."""
-    async with open_node(postgres_url, create=True) as opened:
+    async with open_node(postgres_url) as opened:
         yield opened
 
 

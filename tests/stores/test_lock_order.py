@@ -59,7 +59,7 @@ async def begins_with_the_lower(node: Node, url: str, column: str, low: object, 
     """
     table = column.partition(".")[0]
     lock = f"SELECT pg_backend_pid() FROM {table} WHERE {column} = $1 FOR UPDATE"
-    async with open_database(url, create=False) as others:
+    async with open_database(url) as others:
         async with others.transaction() as one, others.transaction() as another:
             holder = (await one.exec_driver_sql(lock, (low,))).scalar_one()
             await another.exec_driver_sql(lock, (high,))

@@ -40,7 +40,7 @@ async def locked(engine: Engine, holders: Sequence[Holder]) -> AsyncGenerator[No
 async def test_refreshes_beside_locked_sessions(postgres_url: str, contact: Contact) -> None:
     """In the same group and after it, all others are confirmed; who is locked gets 503, and is confirmed afterwards."""
     clock = FrozenClock()
-    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as operator:
+    async with open_database(postgres_url) as engine, open_database(postgres_url) as operator:
         store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
         holders = [await (await sign_in(store, f"user-{n}")).child() for n in range(3 * LOCKED)]
         stuck, free, later = holders[:LOCKED], holders[LOCKED : 2 * LOCKED], holders[2 * LOCKED :]
@@ -61,7 +61,7 @@ async def test_session_that_is_let_go_in_time(postgres_url: str) -> None:
     """Its refresh waits, and is confirmed: another node that commits takes a moment too."""
     clock = FrozenClock()
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as operator:
+    async with open_database(postgres_url) as engine, open_database(postgres_url) as operator:
         store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
         holder = await (await sign_in(store)).child()
         clock.advance(SETTLED)
@@ -83,7 +83,7 @@ async def test_session_that_is_let_go_beside_one_that_is_not(postgres_url: str, 
     """They have come in one group and wait in one: the first is confirmed all the same."""
     clock = FrozenClock()
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as operator:
+    async with open_database(postgres_url) as engine, open_database(postgres_url) as operator:
         store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
         holders = [await (await sign_in(store, f"user-{n}")).child() for n in range(3)]
         clock.advance(SETTLED)
@@ -103,7 +103,7 @@ async def test_session_that_is_let_go_beside_one_that_is_not(postgres_url: str, 
 async def test_touches_beside_a_locked_session(postgres_url: str) -> None:
     """The others are written; what is locked is written when it is free."""
     clock = FrozenClock()
-    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as operator:
+    async with open_database(postgres_url) as engine, open_database(postgres_url) as operator:
         store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, touch_period=0.05)
         holders = [await sign_in(store, f"user-{n}") for n in range(3)]
         clock.advance(SETTLED)
@@ -132,7 +132,7 @@ async def test_end_beside_a_locked_session(postgres_url: str) -> None:
         return any("Touches" in repr(task.get_coro()) for task in asyncio.all_tasks())
 
     clock = FrozenClock()
-    async with open_database(postgres_url) as engine, open_database(postgres_url, create=False) as operator:
+    async with open_database(postgres_url) as engine, open_database(postgres_url) as operator:
         store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock, touch_period=0.0)
         holder = await sign_in(store)
         clock.advance(SETTLED)

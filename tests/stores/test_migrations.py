@@ -159,7 +159,7 @@ async def test_indexes_that_the_operator_has_made(empty_postgres_url: str) -> No
     """They may be made beforehand, as is written for operators, and are then taken as they are."""
     statements = DECISION.read_text().split("```sql\n")[1].split("```")[0].split(";\n")[:-1]
     assert len(statements) == 2
-    async with open_database(empty_postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url) as engine:
         await bring_to(engine, "0001")
         async with engine.autocommit() as connection:
             for statement in statements:
@@ -187,7 +187,7 @@ async def test_migrations_of_the_application(engine: Engine) -> None:
 async def test_statements_of_a_migration_may_take_longer(postgres: PostgresServer, empty_postgres_url: str) -> None:
     """Neither the bound that a node has for its statements holds, nor those of the database, also while it waits its turn."""
     name = str(normalise(empty_postgres_url).database)
-    async with open_database(empty_postgres_url, create=False) as other:
+    async with open_database(empty_postgres_url) as other:
         async with other.transaction() as turn:
             await turn.exec_driver_sql(migrations._LOCK)  # pyright: ignore[reportPrivateUsage]
             known = "SELECT name FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')"
@@ -203,6 +203,7 @@ async def test_statements_of_a_migration_may_take_longer(postgres: PostgresServe
 
 async def test_database_at_the_level_waits_for_nobody(empty_postgres_url: str) -> None:
     """As nearly every start of a node finds it, also while another migration has the lock."""
+    await migrate(empty_postgres_url)
     async with open_database(empty_postgres_url) as engine, engine.transaction() as other:
         await other.exec_driver_sql(migrations._LOCK)
         for database in (engine, empty_postgres_url):
@@ -213,7 +214,7 @@ async def test_database_at_the_level_waits_for_nobody(empty_postgres_url: str) -
 async def test_table_that_somebody_holds(empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step gives up, so that nobody waits behind it for long; it has changed nothing and can be tried again."""
     monkeypatch.setattr(migrations, "_LOCK_TIMEOUT", "100ms")
-    async with open_database(empty_postgres_url, create=False) as engine:
+    async with open_database(empty_postgres_url) as engine:
         await bring_to(engine, "0001")
         async with engine.transaction() as reading:
             await reading.exec_driver_sql("SELECT count(*) FROM keyturn_sessions")
@@ -256,7 +257,7 @@ def test_nodes_of_several_threads_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", [None, "0001"])
 async def test_migration_that_is_killed(empty_database_url: str, level: str | None) -> None:
     """After whichever statement: nothing of it has happened, and the next one ends as if there had been none before."""
-    async with open_database(empty_database_url, create=False) as engine:
+    async with open_database(empty_database_url) as engine:
         if level is not None:
             await bring_to(engine, level)
     command = [sys.executable, "-m", "tests.stores.killed_migrations", empty_database_url]
@@ -265,7 +266,7 @@ async def test_migration_that_is_killed(empty_database_url: str, level: str | No
     *killed, last = map(int, said.split())
     assert (killed, last) == ([-signal.SIGKILL] * len(killed), 0)
     assert len(killed) >= (3 if level else 20)
-    async with open_database(empty_database_url, create=False) as engine:
+    async with open_database(empty_database_url) as engine:
         assert await current_level(engine) == expected_level()
         async with engine.autocommit() as connection:
             assert await connection.run_sync(differences) == []

@@ -43,7 +43,7 @@ def elsewhere(url: str, statements: Sequence[str]) -> None:
     """Let another process run statements, and wait for it."""
 
     async def run() -> None:
-        async with open_database(url, create=False) as engine, engine.autocommit() as connection:
+        async with open_database(url) as engine, engine.autocommit() as connection:
             for statement in statements:
                 await connection.exec_driver_sql(statement)
 

@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.services]
 @pytest.fixture
 async def node(postgres_url: str) -> AsyncGenerator[Node]:
     """A node over an empty database."""
-    async with open_node(postgres_url, create=True) as opened:
+    async with open_node(postgres_url) as opened:
         yield opened
 
 

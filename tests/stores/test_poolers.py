@@ -90,7 +90,7 @@ async def test_direct_connections_begin_with_one_message(
         return await execute(connection, query)
 
     monkeypatch.setattr(asyncpg.Connection, "execute", tell)
-    async with open_database(postgres_url, create=False) as engine, engine.lane():
+    async with open_database(postgres_url) as engine, engine.lane():
         # SQLAlchemy has looked at the server with the first one.
         sent.clear()
         async with engine.lane() as second:

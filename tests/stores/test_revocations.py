@@ -25,6 +25,7 @@ from keyturn.ports import Denylist
 from keyturn.stores.engine import AsyncConnection, Engine
 from keyturn.stores.feeds import PollingFeed, PostgresFeed
 from keyturn.stores.location import without_sqlalchemy
+from keyturn.stores.migrations import migrate
 from keyturn.stores.redis import CHANNEL, ENTRIES, RedisFeed, connect, publish
 from keyturn.stores.revocations import (
     LONGEST,
@@ -365,6 +366,7 @@ async def test_database_that_is_not_there(tmp_path: object) -> None:
         assert not denylist.is_current()
         assert not await anyio.Path(path).exists()
         async with open_database(f"sqlite:///{path}") as engine:
+            await migrate(engine)
             await revoke(engine, "early")
             await eventually(lambda: "early" in denylist)
             assert denylist.is_current()
@@ -377,6 +379,7 @@ async def test_sqlite_file_by_any_name(tmp_path: Path, spelling: str) -> None:
     """It is followed as well where SQLite itself would name it so, or where its name has to be written with care."""
     url = f"sqlite:///{spelling.format(tmp_path / 'keyturn.db')}"
     async with open_database(url) as engine:
+        await migrate(engine)
         await revoke(engine, "early")
         for known in (url, without_sqlalchemy(url)):
             async with following(MemoryDenylist(PollingFeed(known), start_timeout=PATIENCE / 6)) as denylist:

@@ -349,7 +349,7 @@ async def test_mistake_of_ours(engine: Engine) -> None:
 @pytest.mark.parametrize("given", ["\x00", 1], ids=["a letter that is none", "no text"])
 async def test_mistake_of_ours_in_a_value(postgres_url: str, given: object) -> None:
     """What PostgreSQL or its driver can make nothing of is no fault of either, whoever sent it."""
-    async with open_database(postgres_url, create=False) as engine:
+    async with open_database(postgres_url) as engine:
         with pytest.raises(DBAPIError):
             async with engine.autocommit() as connection:
                 await connection.exec_driver_sql("SELECT $1::text", (given,))

@@ -44,7 +44,7 @@ async def open_throttle(kind: str, url: str) -> AsyncGenerator[Throttle]:
         async with connect(url) as redis:
             yield RedisThrottle(redis)
     else:
-        async with open_database(url, create=False) as engine:
+        async with open_database(url) as engine:
             yield SqlThrottle(engine)
 
 

@@ -20,7 +20,7 @@ _OWN = "CREATE UNIQUE INDEX own ON keyturn_users (email_key)"
 
 async def found_in(url: str) -> str:
     """Return what is refused; nothing when all is well."""
-    async with open_database(url, create=False) as engine:
+    async with open_database(url) as engine:
         try:
             await check_whole(engine)
         except UnsafeSettings as refused:
@@ -98,7 +98,7 @@ async def test_index_that_is_not_valid(postgres: PostgresServer, postgres_url: s
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'keyturn_sessions_device'::regclass",
         postgres_url.rpartition("/")[2],
     )
-    async with open_database(postgres_url, create=False) as engine:
+    async with open_database(postgres_url) as engine:
         assert await missing_indexes(engine) == ["keyturn_sessions_device"]
         await check_whole(engine)
 
@@ -106,7 +106,7 @@ async def test_index_that_is_not_valid(postgres: PostgresServer, postgres_url: s
 async def test_indexes_that_are_missing(database_url: str) -> None:
     """They are named; nobody is kept from starting, for all is only slower. SQLite has nothing worse."""
     await migrate(database_url)
-    async with open_database(database_url, create=False) as engine:
+    async with open_database(database_url) as engine:
         assert await missing_indexes(engine) == []
         async with engine.autocommit() as connection:
             for name in ("keyturn_sessions_device", "keyturn_events_at"):

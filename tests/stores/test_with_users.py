@@ -61,7 +61,7 @@ class Both:
         """Let another node disable or delete the user, and wait for it."""
 
         async def change() -> None:
-            async with open_database(self.url, create=False) as engine:
+            async with open_database(self.url) as engine:
                 users = SqlUsers(engine, denylist_lifetime=LIFETIME)
                 assert await (users.delete(user.id) if delete else users.set_disabled(user.id, disabled=True))
 
