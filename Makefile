@@ -9,8 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# Four on two cores: many tests wait for processes and for time. With three it takes a quarter longer.
-WORKERS ?= 4
+# Five on two cores: many tests wait for processes, for the disk and for time.
+WORKERS ?= 5
 PARALLEL := -n $(WORKERS) --dist worksteal
 MEASURED := tests/core tests/tokens
 # What `check` runs, and `test` not again.

@@ -6,6 +6,7 @@ Fixtures that only one area uses belong to that area's own conftest.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -61,25 +62,28 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a service, so that `-m "not services"` runs anywhere; begin with what waits, as others work meanwhile.
+    """Mark what starts a service, so that `-m "not services"` runs anywhere, and put what waits where others work meanwhile.
 
-    The chaos tests and those of commands wait for processes. The benchmarks come last: a worker has them to itself otherwise,
-    and the others have long been done.
+    The chaos tests and those of commands wait for processes. Each worker begins with its part of the list, so that two of them
+    have these, module by module. The benchmarks come last: a worker has them to itself otherwise.
     """
-
+    waits: list[pytest.Item] = []
+    slow: dict[Path, list[pytest.Item]] = {}
+    others: list[pytest.Item] = []
+    benchmarks: list[pytest.Item] = []
     for item in items:
         if SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
-
-    def turn(item: pytest.Item) -> tuple[bool, bool, bool]:
-        waits = item.get_closest_marker("waits") is not None
-        return (
-            not waits,
-            not item.nodeid.startswith(("tests/chaos/", "tests/cli/")),
-            item.nodeid.startswith("tests/bench/"),
-        )
-
-    items.sort(key=turn)
+        if item.get_closest_marker("waits") is not None:
+            waits.append(item)
+        elif item.nodeid.startswith(("tests/chaos/", "tests/cli/")):
+            slow.setdefault(item.path, []).append(item)
+        else:
+            (benchmarks if item.nodeid.startswith("tests/bench/") else others).append(item)
+    first, second = ([item for module in list(slow.values())[start::2] for item in module] for start in range(2))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    between = max(0, len(items) // workers * (workers // 2) - len(waits) - len(first))
+    items[:] = [*waits, *first, *others[:between], *second, *others[between:], *benchmarks]
 
 
 @pytest.fixture(scope="session")

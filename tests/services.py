@@ -21,6 +21,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -339,8 +340,9 @@ class PostgresServer(Server):
             connection.finish()
 
     def _prepare(self) -> None:
-        command = [str(find_program("initdb")), "--no-sync", "-D", str(self.data)]
-        command += ["-A", "trust", "-U", self.user, "-E", "UTF8", "--locale=C"]
+        self._as_account("cp", "-a", str(_new_data()), str(self.data))
+
+    def _as_account(self, *command: str) -> None:
         done = subprocess.run(
             command,
             capture_output=True,
@@ -351,7 +353,7 @@ class PostgresServer(Server):
             group=self.gid if os.geteuid() == 0 else None,
         )
         if done.returncode != 0:
-            raise ServiceError(f"initdb failed: {done.stderr.strip()}")
+            raise ServiceError(f"{command[0]} failed: {done.stderr.strip()}")
 
     def _command(self) -> list[str]:
         settings = {
@@ -376,6 +378,22 @@ class PostgresServer(Server):
             return False
         alive = self._process is not None and lines[:1] == [str(self._process.pid)]
         return alive and len(lines) > 7 and lines[7].strip() == "ready"
+
+
+class _NewPostgres(PostgresServer):
+    """Never started: its data are what the others begin with."""
+
+    def _prepare(self) -> None:
+        command = [str(find_program("initdb")), "--no-sync", "-D", str(self.data)]
+        self._as_account(*command, "-A", "trust", "-U", self.user, "-E", "UTF8", "--locale=C")
+
+
+@cache
+def _new_data() -> Path:
+    """Make the data of a new PostgreSQL, once in a process: a copy takes a tenth of the time."""
+    new = _NewPostgres()
+    new._prepare()
+    return new.data
 
 
 class RedisServer(Server):
