@@ -17,7 +17,7 @@ from sqlalchemy import func, insert, select, update
 
 from keyturn.apart import InTurn
 from keyturn.core.login import Limit, Login, admit
-from keyturn.core.model import RevokeReason, SessionId, User
+from keyturn.core.model import RevokeReason, SessionId, User, UserId
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Outcome
 from keyturn.ports import Admit, Attempts
@@ -191,6 +191,33 @@ async def test_password_change_of_a_user_with_very_many_sessions(empty: Site, mo
     async with empty.engine.autocommit() as connection:
         left = select(func.count()).where(sessions.c.user_id == empty.user.id, sessions.c.device_id == DEVICE_ID)
         assert (await connection.execute(left)).scalar_one() == ENDED - 9
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["ended sessions", "live sessions"])
+async def test_many_sessions_of_a_user_among_many_who_have_one_each(postgres_url: str, live: bool) -> None:
+    """PostgreSQL expects one of theirs as well, and yet does not go through all of them again for each."""
+    engine = open_engine(postgres_url, pool_size=1)
+    store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=FrozenClock())
+    await fill(engine, store, others=ENDED)
+    async with engine.transaction() as connection:
+        await connection.exec_driver_sql("ANALYZE")
+    await fill(engine, store, "ada")
+    if live:
+        async with engine.transaction() as connection:
+            await connection.execute(update(sessions).values(revoked_at=None, revoked_reason=None))
+
+    async def looked_at() -> int:
+        async with engine.autocommit() as connection:
+            await connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+            counted = "SELECT heap_blks_hit + heap_blks_read FROM pg_statio_user_tables WHERE relname = $1"
+            return int((await connection.exec_driver_sql(counted, ("keyturn_sessions",))).scalar_one())
+
+    before = await looked_at()
+    ended = await store.revoke(UserId("ada"), RevokeReason.LOGOUT if live else RevokeReason.PASSWORD_CHANGED)
+    assert len(ended) == (ENDED if live else 0)
+    assert await looked_at() - before < 50 * ENDED
+    await store.close()
+    await engine.close()
 
 
 @pytest.mark.parametrize("ended", [ENDED, 0], ids=["ended sessions", "few sessions"])

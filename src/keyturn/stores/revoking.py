@@ -12,7 +12,7 @@ from hashlib import sha256
 from json import dumps
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, literal, select, update
+from sqlalchemy import ARRAY, ColumnElement, LargeBinary, Select, and_, any_, case, func, literal, select, update
 
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import RevokeReason, SessionId, UserId
@@ -128,11 +128,9 @@ async def revoke_sessions(
     if keep is not None:
         chosen.append(sessions.c.id != keep)
     actual = case((sessions.c.inactivity_expires_at <= now, RevokeReason.INACTIVITY.value), else_=literal(reason.value))
-    # Rows are locked in the order of their ids, as everywhere: two transactions can wait for each other only in line.
-    locked = select(sessions.c.id).where(*chosen).order_by(sessions.c.id).with_for_update()
     statement = (
         update(sessions)
-        .where(sessions.c.id.in_(locked.scalar_subquery()), *chosen)
+        .where(*_locked(connection, chosen))
         .values(revoked_at=now, revoked_reason=actual)
         .returning(sessions.c.id, sessions.c.revoked_reason)
     )
@@ -160,11 +158,31 @@ async def _forget_devices(
     kept = select(sessions.c.device_id).where(sessions.c.id == keep).scalar_subquery()
     # Those that end are locked next, so they are among these: all in the order of their ids.
     newest = sessions.c.revoked_at.is_not(None), sessions.c.created_at.desc()
-    taken = select(sessions.c.id).where(*chosen).order_by(*newest).limit(FORGOTTEN).scalar_subquery()
-    rows = select(sessions.c.id).where(sessions.c.id.in_(taken))
-    locked = rows.order_by(sessions.c.id).with_for_update().scalar_subquery()
-    others = (*chosen, sessions.c.id.in_(locked), sessions.c.device_id.is_distinct_from(kept))
+    taken = select(sessions.c.id).where(*chosen).order_by(*newest).limit(FORGOTTEN)
+    others = (*_locked(connection, [_among(connection, taken)]), sessions.c.device_id.is_distinct_from(kept))
     await connection.execute(update(sessions).where(*others).values(device_id=sessions.c.id))
+
+
+def _locked(connection: AsyncConnection, chosen: Sequence[ColumnElement[bool]]) -> Sequence[ColumnElement[bool]]:
+    """Return conditions on the rows of these conditions, with which PostgreSQL locks them first.
+
+    In the order of their ids, as everywhere: two transactions can wait for each other only in line. The conditions themselves
+    are not said again: they hold of what is locked, and PostgreSQL is to look for nothing but the ids.
+    """
+    if connection.dialect.name != "postgresql":
+        return chosen
+    return [_among(connection, select(sessions.c.id).where(*chosen).order_by(sessions.c.id).with_for_update())]
+
+
+def _among(connection: AsyncConnection, ids: Select[bytes]) -> ColumnElement[bool]:
+    """Return the condition that a session is one of these.
+
+    Why an array: where PostgreSQL expects one row, as of a user among many who have one each, it goes through what a subquery
+    has found for every row again. A change of the password of a user with ten thousand sessions never came to its end.
+    """
+    if connection.dialect.name != "postgresql":
+        return sessions.c.id.in_(ids)
+    return sessions.c.id == any_(func.array(ids.scalar_subquery(), type_=ARRAY(LargeBinary)))
 
 
 async def deny(
