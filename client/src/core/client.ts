@@ -218,12 +218,14 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
             await new Promise<void>((resolve) => environment.setTimeout(resolve, Math.min(now() - asked, HAND_OVER)));
           if (state.token !== token) return;
           // Infinite, in JSON null, when nobody has acted: a refresh is no person.
-          const body = { idle_seconds: Math.round((now() - state.activeAt) / 1000) };
           // A late answer may have brought back the cookie of the session that was left, and its hint. Then that is
           // asked for once more, by `checkHint`, and the server removes it.
-          await ask("/refresh", body, counts, checkHint).catch((error: AuthError) => {
-            if (counts()) dispatch(error.reason ? { type: "ended", reason: error.reason } : { type: "failed", error });
-          });
+          await ask("/refresh", { idle_seconds: Math.round((now() - state.activeAt) / 1000) }, counts, checkHint).catch(
+            (error: AuthError) => {
+              if (counts())
+                dispatch(error.reason ? { type: "ended", reason: error.reason } : { type: "failed", error });
+            },
+          );
         }),
       );
     await flown.catch(() => {});
@@ -344,7 +346,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const covers: AuthClient["covers"] = (address) => {
     // As `fetch` reads it: a `<base>` may send a relative address elsewhere.
     const { href: target, origin: api } = new URL(address, document?.baseURI ?? location.href);
-    const [elsewhere, route] = target.split(`${base}/`);
+    const [elsewhere, route] = target.split(base + "/");
     // Where the cookie speaks, or nobody yet, a token is of no use, and a refresh for their 401 would never end.
     return (elsewhere ? origins.includes(api) : !/^(refresh|login|signup|logout)\b/.test(route as string)) && api;
   };
@@ -370,7 +372,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // Send it, and tell whether another token may help.
     const refused = async () => {
       check();
-      if (token) headers.set("authorization", `Bearer ${token}`);
+      if (token) headers.set("authorization", "Bearer " + token);
       // A clone goes out, so that the body is still there for the second time. Of a Request that is sent with other
       // headers `fetch` keeps all but these two.
       const sent = { referrerPolicy: input.referrerPolicy, referrer: input.referrer, ...init, headers } as RequestInit;
@@ -436,11 +438,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         return sessions;
       },
       revoke: async (id) =>
-        state.seen?.session.id === id ? logout() : void (await call("DELETE", `/sessions/${encodeURIComponent(id)}`)),
+        state.seen?.session.id === id ? logout() : void (await call("DELETE", "/sessions/" + encodeURIComponent(id))),
     },
     stay() {
       act(true);
-      void refresh();
+      if (!state.ended) void refresh();
     },
     warnAt(seconds) {
       lead = seconds * 1000;

@@ -189,7 +189,8 @@ const rules: Rules = {
     const wait = Math.max(Math.min(error.retryAfter ?? 0, 3600), Math.min(60, 2 ** failures) * (1 + random / 2));
     return {
       ...state,
-      view: (view as AnyView).user ? Object.freeze({ ...(view as SignedInState), status: "degraded" }) : view,
+      // What is degraded already stays the same object.
+      view: view.status === "authenticated" ? Object.freeze({ ...view, status: "degraded" }) : view,
       error,
       failures: failures + 1,
       retryAt: at + wait * 1000,

@@ -309,6 +309,19 @@ describe("logout", () => {
     expect(world.server.count(LOGOUT)).toBe(2);
   });
 
+  it("that is owed is not undone by `stay`, which asks the server nothing for who is signed out", async () => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.server.handlers.set(LOGOUT, () => problem("unavailable", 503));
+    await tab.client.logout();
+    const { epoch } = tab.client;
+    tab.client.stay();
+    await world.run(1_000);
+    expect(tab.state).toEqual({ status: "anonymous", reason: "logout" });
+    expect(tab.client.epoch).toBe(epoch);
+    expect(world.server.calls.map(({ path }) => path)).toEqual(["/auth/refresh", LOGOUT]);
+  });
+
   it("that is owed does not end the session of a later login", async () => {
     const world = new World();
     const tab = await world.signedIn();

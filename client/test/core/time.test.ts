@@ -207,8 +207,12 @@ describe("network", () => {
     world.server.handlers.set(REFRESH, () =>
       status === 502 ? new Response("<h1>Bad gateway</h1>", { status }) : problem("unavailable", status),
     );
+    const views: unknown[] = [];
+    tab.client.subscribe(() => views.push(tab.state));
     await world.run(545_000);
     expect(tab.status).toBe("degraded");
+    expect(views).toEqual([tab.state]);
+    expect(world.server.count(REFRESH)).toBeGreaterThan(2);
     expect(await tab.client.getToken()).toBe("secret-token-1");
     expect(world.server.count(REFRESH)).toBeLessThanOrEqual(4);
     expect(tab.names().filter((name) => name === "degraded")).toHaveLength(1);
