@@ -102,6 +102,7 @@ class Auth:
         """
         address, _ = normalise_email(email)
         accepted = self.password_policy.check(password, (address, name or ""))
+        browser = self.device_tokens.read(cookies.one_device), self._authentic(cookies)
         self.passwords.reserve(contact.ip)
         limits = signup_limits(network(contact.ip), self.policy)
         await allow(await self.throttle.take(limits), limits, contact, self.sinks, self.clock)
@@ -112,7 +113,7 @@ class Auth:
         if user is None:
             raise Conflict("this e-mail address is taken")
         await tell(self.sinks, event._replace(user_id=user.id))
-        return (await self._open(user, remember, device_name, contact, cookies))[0]
+        return (await self._open(user, remember, device_name, contact, browser))[0]
 
     async def log_in(
         self,
@@ -135,7 +136,8 @@ class Auth:
         # Before anything else: turning a flood away must cost next to nothing.
         self.passwords.reserve(contact.ip)
         address, account = normalise_email(email)
-        device_id = self._device(cookies)
+        # Not after the attempt is counted: a cookie that this node cannot read is no wrong password.
+        device_id, former = self.device_tokens.read(cookies.one_device), self._authentic(cookies)
 
         def limits(known: bool) -> Sequence[Limit]:
             # The queue may have filled up since.
@@ -160,7 +162,7 @@ class Auth:
                 rehashed = await self.passwords.hash(password, contact.ip)
                 await self.users.replace_password_hash(credential.user.id, password_hash, rehashed)
             password_hash = rehashed
-        opened, found = await self._open(credential.user, remember, device_name, contact, cookies, attempt)
+        opened, found = await self._open(credential.user, remember, device_name, contact, (device_id, former), attempt)
         if found is None or found.user.disabled or not await self._proves(found, password_hash, password):
             # Why: a login that raced a password change or a disabling would leave a session that neither has ended.
             await self._revoke(credential.user.id, RevokeReason.PASSWORD_CHANGED, only=opened.session.id)
@@ -344,20 +346,20 @@ class Auth:
         remember: bool,
         device_name: str | None,
         contact: Contact,
-        cookies: Cookies,
+        browser: tuple[bytes | None, Sequence[PresentedToken]],
         attempt: Attempt | None = None,
     ) -> tuple[SignedIn, Credential | None]:
         """Open a session; return what the client gets, and the user as they are then."""
-        device_id = self._device(cookies) or self.entropy(DEVICE_ID_LENGTH)
-        former = [token.session_id for token in self._authentic(cookies)]
-        session_id = SessionId(self.entropy(_SESSION_ID_LENGTH))
+        known, former = browser
+        replaced = [token.session_id for token in former]
+        device_id, session_id = known or self.entropy(DEVICE_ID_LENGTH), SessionId(self.entropy(_SESSION_ID_LENGTH))
         new_device = attempt is not None and not attempt.known_device
         login = Login(session_id, user.id, device_id, device_name, contact, ("pwd",), remember, new_device)
         mint = self.refresh_tokens.minter(self.entropy(RANDOM_LENGTH))
 
         def admitted(live: Sequence[Session], now: float) -> Admission:
             # What ends below makes room: it must not end as `evicted`, which would clear the cookies that are set here.
-            return admit([each for each in live if each.id not in former], login, now, self.policy, mint)
+            return admit([each for each in live if each.id not in replaced], login, now, self.policy, mint)
 
         room = self.policy.max_sessions - 1
         admission, credential = await self.openings.open_after_attempt(user, admitted, attempt, room)
@@ -365,7 +367,7 @@ class Auth:
         lifetime, drawn = self.policy.access_lifetime, self.entropy(TOKEN_ID_LENGTH)
         signed_in = await self._signed_in(user, admission.session, admission.token.text, lifetime, drawn)
         # Last: when anything before fails, the browser goes on with the session that it has.
-        for older in former:
+        for older in replaced:
             await self._end(older, RevokeReason.REPLACED)
         # Each time: the cookie has an end, and so has the secret that signs it.
         return signed_in._replace(device_token=self.device_tokens.issue(device_id)), credential
@@ -380,9 +382,6 @@ class Auth:
         if session is None or session.user_id != principal.user_id or lapsed(session, now):
             raise InvalidToken("session_ended")
         return session
-
-    def _device(self, cookies: Cookies) -> bytes | None:
-        return self.device_tokens.read(cookies.device[0]) if len(cookies.device) == 1 else None
 
     async def _proves(self, found: Credential, password_hash: str | None, password: str) -> bool:
         # Another login may just have made the hash anew from the same password.

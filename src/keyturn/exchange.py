@@ -22,6 +22,11 @@ class Cookies(NamedTuple):
     ensure_awaited: Callable[[], object] = bool
     """Raises when the sender has gone (`bool` never does). Called by the judge: see `web/messages.py`."""
 
+    @property
+    def one_device(self) -> bytes:
+        """The value of the device cookie that stands there exactly once, else nothing."""
+        return self.device[0] if len(self.device) == 1 else b""
+
     def __repr__(self) -> str:
         """Show nothing of it."""
         return redacted(self)

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from keyturn.core.errors import NoSession, Unavailable
 from keyturn.core.model import SessionId
-from keyturn.exchange import Cookies
+from keyturn.exchange import Cookies, SignedIn
 from keyturn.fastapi import install
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
@@ -27,6 +27,8 @@ from tests.services import wait_until
 from tests.web.wsgi import call
 
 pytestmark = pytest.mark.anyio
+
+PASSWORD = "correct horse battery"
 
 
 def new_node(url: str) -> Keyturn:
@@ -128,9 +130,39 @@ async def test_first_line_that_another_node_has_alone(database_url: str, monkeyp
                 pass
 
 
-async def open_at(node: Keyturn, email: str) -> Cookies:
+async def test_login_beside_a_cookie_that_another_node_can_read(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that cannot read the browser's cookie says so before it counts an attempt or signs anybody up."""
+    monkeypatch.setattr("keyturn.upkeep.UPKEEP_INTERVAL", 0.05)
+    old, new = (SecretRing.generate(os.urandom(32), key_id) for key_id in (1, 2))
+    behind, ahead = (
+        Keyturn(Settings.load(env="development", database_url=database_url, secret=lines))
+        for lines in (old, f"{new}\n{old}")
+    )
+    async with behind.lifespan(), ahead.lifespan():
+        await open_at(behind, "ada@example.com")
+        cookies = await open_at(ahead, "grace@example.com")
+        async with asyncio.timeout(30):
+            while (await behind.ready())["signing"]:
+                pass
+        for _ in range(2 * behind.policy.account_failures):
+            with pytest.raises(Unavailable):
+                await log_in(behind, "ada@example.com", cookies)
+        assert (await log_in(behind, "ada@example.com", Cookies())).refresh_token
+        with pytest.raises(Unavailable):
+            await open_at(behind, "new@example.com", cookies)
+        assert (await open_at(ahead, "new@example.com", cookies)).refresh
+
+
+async def open_at(node: Keyturn, email: str, cookies: Cookies = Cookies()) -> Cookies:  # noqa: B008 - it is frozen
     """Sign up and return the cookie."""
     opened = await node.auth.sign_up(
-        email, "correct horse battery", None, remember=False, device_name=None, contact=CONTACT, cookies=Cookies()
+        email, PASSWORD, None, remember=False, device_name=None, contact=CONTACT, cookies=cookies
     )
     return Cookies((str(opened.refresh_token).encode(),))
+
+
+async def log_in(node: Keyturn, email: str, cookies: Cookies) -> SignedIn:
+    """Sign in with the right password."""
+    return await node.auth.log_in(email, PASSWORD, remember=False, device_name=None, contact=CONTACT, cookies=cookies)
