@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sqlite3
 import subprocess
@@ -20,12 +21,14 @@ import pytest
 from keyturn.core.errors import InvalidToken
 from keyturn.core.events import Event, EventType
 from keyturn.runtime import Keyturn
+from keyturn.settings import Settings
 from keyturn.testing import FrozenClock
+from keyturn.tokens.secret_ring import SecretRing
 from keyturn.web.hosting import by_path, hosted_routes
 from keyturn.web.messages import Request
 from tests.databases import sqlite_database
 from tests.services import wait_until
-from tests.web.conftest import BROWSER, PASSWORD
+from tests.web.conftest import BROWSER, ORIGIN, PARTNER, PASSWORD
 from tests.web.wsgi import Answer, Outcomes, call, new_node, sign_up
 
 THREADS = 24
@@ -290,6 +293,33 @@ def test_liveness_while_the_database_hangs() -> None:
             assert not ready.done()
         assert ready.result().json["code"] == "unavailable"
         assert is_alive()
+        node.threaded.close()
+
+
+def test_answers_of_a_node_that_cannot_start() -> None:
+    """They are as any other: `HEAD` has no body, and a page of another origin may ask, and may read what it is told."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as closed:
+        port = closed.getsockname()[1]
+    secret = SecretRing.generate(os.urandom(32))
+    url = f"postgresql://nobody@127.0.0.1:{port}/nothing"
+    settings = Settings.load(
+        env="development", database_url=url, secret=secret, base_url=ORIGIN, allowed_origins=PARTNER
+    )
+    node = Keyturn(settings)
+    try:
+        preflight = call(
+            node.wsgi,
+            "OPTIONS",
+            "/auth/refresh",
+            headers={"origin": PARTNER, "access-control-request-method": "POST"},
+        )
+        assert (preflight.status, preflight.all("access-control-allow-methods")) == (204, ["POST"])
+        for method, path in (("GET", "/auth/me"), ("HEAD", "/auth/me"), ("HEAD", "/readyz")):
+            answer = call(node.wsgi, method, path, headers={"origin": PARTNER})
+            assert (answer.status, answer.all("vary")) == (503, ["Origin"])
+            assert answer.all("access-control-allow-origin") == [PARTNER]
+            assert bool(answer.body) is (method == "GET")
+    finally:
         node.threaded.close()
 
 

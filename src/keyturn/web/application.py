@@ -77,7 +77,7 @@ class WebApplication:
         """
         methods = self.methods_at(request)
         if methods is None:
-            return _ready(self._finish(answers.problem(NotFound(), request.id), request))
+            return _ready(self.refuse(NotFound(), request))
         return self.respond_at(methods, request)
 
     def respond_at(self, methods: Mapping[str, Route], request: Request) -> Awaitable[Response]:
@@ -91,6 +91,10 @@ class WebApplication:
         """Answer a request that has been routed."""
         work = self._run(route, request)
         return to_its_end(work, self._under_way) if self._to_the_end else work
+
+    def refuse(self, refused: Refused, request: Request) -> Response:
+        """Answer a request that comes to no route; with what is true of every answer, for a page of another origin and for `HEAD`."""
+        return self._finish(answers.problem(refused, request.id), request)
 
     async def finish(self, patience: float = END_TIME) -> None:
         """Wait for the requests under way, also those that their host has cancelled; cancel what does not end.
@@ -135,7 +139,7 @@ class WebApplication:
         names = set(methods) | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
         allow = ", ".join(sorted(names))
         if request.method != "OPTIONS":
-            return self._finish(answers.problem(MethodNotAllowed(allow), request.id), request)
+            return self.refuse(MethodNotAllowed(allow), request)
         response = answers.nothing((b"allow", allow.encode("ascii")))
         if request.values(b"access-control-request-method") and self._cross_origin(request):
             response.headers.extend(

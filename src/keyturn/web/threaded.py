@@ -23,7 +23,6 @@ from typing import Any, Final, Protocol, TypeVar
 from keyturn.core.errors import InvalidRequest, Refused, Unavailable
 from keyturn.core.model import Principal, UserId
 from keyturn.ports import Clock
-from keyturn.web import answers
 from keyturn.web.application import WebApplication
 from keyturn.web.endpoints import Route
 from keyturn.web.hosting import Node
@@ -40,7 +39,8 @@ CLOSE_TIME: Final = 5.0
 class ThreadedNode:
     """Run a node on a thread of its own, from the first request of this process to its end.
 
-    `/healthz` is answered without the node, which it does not start: that the process lives does not hang on a database.
+    `/healthz` and `OPTIONS` are answered without the node, which they do not start: that the process lives, and which pages may
+    call it, does not hang on a database.
 
     Why not from the beginning: gunicorn and uWSGI load the application and then fork. Threads do not survive a fork, and
     two processes on one database connection read each other's answers.
@@ -229,7 +229,8 @@ class ThreadedNode:
         try:
             web = self.node.web
             found = web.methods_at(request) if methods is None else methods
-            if not self._started and not (found and any(route.asks_nobody for route in found.values())):
+            asks_nobody = request.method == "OPTIONS" or (found and any(route.asks_nobody for route in found.values()))
+            if not self._started and not asks_nobody:
                 await self._start()
             return await (web.respond(request) if found is None else web.respond_at(found, request))
         except Unavailable as fault:
@@ -239,7 +240,7 @@ class ThreadedNode:
         except ClientGone:
             # The hosts of this module must have an answer, also where nobody is there to read it.
             refused = InvalidRequest("the request ends early")
-        return answers.finish(answers.problem(refused, request.id), request.id)
+        return self.node.web.refuse(refused, request)
 
 
 class Threaded(Protocol):
