@@ -193,6 +193,20 @@ async def test_password_change_of_a_user_with_very_many_sessions(empty: Site, mo
         assert (await connection.execute(left)).scalar_one() == ENDED - 9
 
 
+async def test_password_change_does_not_look_at_those_of_others(empty: Site) -> None:
+    """Whatever the planner believes of how many there are."""
+    await fill(empty.engine, empty.sessions, others=FEW)
+    await empty.analyze()
+    await empty.engine.close()
+    await fill(empty.engine, empty.sessions, others=ENDED)
+
+    async def change() -> None:
+        await sign_in(empty.sessions, empty.user.id)
+        await empty.sessions.revoke(empty.user.id, RevokeReason.PASSWORD_CHANGED)
+
+    assert await empty.most(change) < ENDED // 2
+
+
 @pytest.mark.parametrize("live", [False, True], ids=["ended sessions", "live sessions"])
 async def test_many_sessions_of_a_user_among_many_who_have_one_each(postgres_url: str, live: bool) -> None:
     """PostgreSQL expects one of theirs as well, and yet does not go through all of them again for each."""

@@ -82,7 +82,7 @@ async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
     the user takes that row as well, and what only ends sessions may come before them.
     """
     lock = user_lock(user_id)  # also where it is not needed: an id that is no text finds no session, and says nothing
-    if connection.dialect.name == "postgresql":
+    if _is_postgres(connection):
         await connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (lock,))
 
 
@@ -130,7 +130,7 @@ async def revoke_sessions(
     actual = case((sessions.c.inactivity_expires_at <= now, RevokeReason.INACTIVITY.value), else_=literal(reason.value))
     statement = (
         update(sessions)
-        .where(*_locked(connection, chosen))
+        .where(*([_locked(*chosen)] if _is_postgres(connection) else chosen))
         .values(revoked_at=now, revoked_reason=actual)
         .returning(sessions.c.id, sessions.c.revoked_reason)
     )
@@ -159,29 +159,31 @@ async def _forget_devices(
     # Those that end are locked next, so they are among these: all in the order of their ids.
     newest = sessions.c.revoked_at.is_not(None), sessions.c.created_at.desc()
     taken = select(sessions.c.id).where(*chosen).order_by(*newest).limit(FORGOTTEN)
-    others = (*_locked(connection, [_among(connection, taken)]), sessions.c.device_id.is_distinct_from(kept))
+    # Of SQLite the user is asked again: by the ids alone it may go through the table.
+    rows = [_locked(_among(taken))] if _is_postgres(connection) else [*chosen, sessions.c.id.in_(taken)]
+    others = (*rows, sessions.c.device_id.is_distinct_from(kept))
     await connection.execute(update(sessions).where(*others).values(device_id=sessions.c.id))
 
 
-def _locked(connection: AsyncConnection, chosen: Sequence[ColumnElement[bool]]) -> Sequence[ColumnElement[bool]]:
-    """Return conditions on the rows of these conditions, with which PostgreSQL locks them first.
+def _is_postgres(connection: AsyncConnection) -> bool:
+    return connection.dialect.name == "postgresql"
 
-    In the order of their ids, as everywhere: two transactions can wait for each other only in line. The conditions themselves
-    are not said again: they hold of what is locked, and PostgreSQL is to look for nothing but the ids.
+
+def _locked(*chosen: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the condition on rows of these conditions with which PostgreSQL locks them first, in the order of their ids.
+
+    In that order as everywhere: two transactions can wait for each other only in line. It stands alone: what is locked meets the
+    conditions, and PostgreSQL is to look for nothing but the ids.
     """
-    if connection.dialect.name != "postgresql":
-        return chosen
-    return [_among(connection, select(sessions.c.id).where(*chosen).order_by(sessions.c.id).with_for_update())]
+    return _among(select(sessions.c.id).where(*chosen).order_by(sessions.c.id).with_for_update())
 
 
-def _among(connection: AsyncConnection, ids: Select[bytes]) -> ColumnElement[bool]:
-    """Return the condition that a session is one of these.
+def _among(ids: Select[bytes]) -> ColumnElement[bool]:
+    """Return the condition, for PostgreSQL, that a session is one of these.
 
-    Why an array: where PostgreSQL expects one row, as of a user among many who have one each, it goes through what a subquery
-    has found for every row again. A change of the password of a user with ten thousand sessions never came to its end.
+    Why an array: where it expects one row, as of a user among many who have one each, PostgreSQL goes through all that a
+    subquery has found again for each. A change of the password of a user with ten thousand sessions took too long.
     """
-    if connection.dialect.name != "postgresql":
-        return sessions.c.id.in_(ids)
     return sessions.c.id == any_(func.array(ids.scalar_subquery(), type_=ARRAY(LargeBinary)))
 
 
@@ -194,7 +196,7 @@ async def deny(
 
 async def deny_ids(connection: AsyncConnection, ids: Sequence[str], now: float, expires_at: float) -> Sequence[Denied]:
     """Put ids (sessions' in hex, or those of signing keys) on the denylist; the later expiry wins."""
-    postgres = connection.dialect.name == "postgresql"
+    postgres = _is_postgres(connection)
     statement, entries = denial(ids, now, expires_at, postgres=postgres)
     if entries:
         await connection.exec_driver_sql(statement[0], tuple(statement[1]))
