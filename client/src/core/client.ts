@@ -292,7 +292,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const logout: AuthClient["logout"] = ({ everywhere } = {}) => {
     // It waits for no lock, for the page may go away at once. Logins wait for it, in every tab: its answer removes the
     // cookies, new ones, too.
-    const left = sendLogout(JSON.stringify({ everywhere }));
+    // What is owed stays so: a second logout must not make of one from everywhere one from here.
+    const left = sendLogout((!everywhere && note(OWED)) || JSON.stringify({ everywhere }));
     void locked(() => left);
     // The server does it, too, when it can be reached.
     attempt(() => {

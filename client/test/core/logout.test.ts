@@ -282,6 +282,19 @@ describe("logout", () => {
     expect(world.server.count(LOGOUT)).toBe(1);
   });
 
+  it("everywhere stays owed when another logout follows, here or in another tab", async () => {
+    const world = new World();
+    const [tab, other] = [await world.signedIn(), await world.signedIn()];
+    world.server.handlers.set(LOGOUT, () => problem("unavailable", 503));
+    await tab.client.logout({ everywhere: true });
+    await Promise.all([tab.client.logout(), other.client.logout()]);
+    world.server.handlers.clear();
+    await world.run(61_000);
+    expect(world.server.calls.at(-1)).toMatchObject({ path: LOGOUT, body: { everywhere: true } });
+    await tab.client.logout();
+    expect(world.server.calls.at(-1)?.body).toEqual({});
+  });
+
   it("offline is still sent by the next page when this one is closed before", async () => {
     const world = new World();
     const tab = await world.signedIn();
