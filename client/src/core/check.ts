@@ -10,7 +10,7 @@ import type { Answer } from "../machine/types.ts";
 type Message = Change & Pick<Context, "at" | "id">;
 type Loose = Record<string, unknown> | null | undefined;
 
-const isText = (value: unknown): value is string => typeof value === "string" && value !== "";
+const isText = (value: unknown): value is string => typeof value === "string" && !!value;
 const isNumber = (value: unknown): value is number => Number.isFinite(value) && (value as number) >= 0;
 
 /** Whether this is an answer with an access token. Members that are not known are none of our business. */

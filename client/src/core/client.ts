@@ -41,6 +41,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   const { href: base, hostname: host } = new URL(options.baseUrl ?? "/auth", location.href);
   const origins = options.apiOrigins ?? [location.origin];
 
+  /** What listeners are being told, and are still to be told. */
+  let told: (readonly [string, unknown])[] = [];
   let state = INITIAL;
   let lead = (options.idleWarning ?? 60) * 1000;
   let starts = 0;
@@ -64,9 +66,6 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   // How far the date is behind that, in a tab that opened before it was set back. Tabs tell each other times by the date:
   // it is the same in all of them.
   const skew = () => now() - environment.Date.now();
-  // Whether anybody may be looking. Not whether the browser takes itself to be offline: without a network Chromium does so
-  // though the server is on the same machine, and a refresh that was never sent let the session of who was active end.
-  const awake = () => !(document as Page).hidden;
 
   /**
    * Do what a browser may refuse, where nothing depends on it: storage is blocked or full, the document has no origin of
@@ -106,7 +105,11 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     if (state.epoch !== former.epoch) flight = undefined;
     // Other tabs take what they know of it, and leave the rest. It throws after `stop`, and where errors cannot be cloned.
     if (event.own && state !== former) attempt(() => channel?.postMessage({ ...event, at: event.at - skew() }));
-    for (const [name, detail] of news(former, state)) if (detail) bus.dispatchEvent(new CustomEvent(name, { detail }));
+    // To every listener in order: what one of them brings about comes after the rest of the five things that may be told.
+    if (told.push(...news(former, state)) < 6) {
+      for (const [name, detail] of told) if (detail) bus.dispatchEvent(new CustomEvent(name, { detail }));
+      told = [];
+    }
   };
 
   /**
@@ -127,7 +130,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         method,
         cache: "no-store",
         body: body as string,
-        headers: { "Content-Type": "application/json", "X-Keyturn": "1" },
+        headers: { "content-type": "application/json", "x-keyturn": "1" },
         redirect: "error",
         credentials: "include",
         // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3). A login ends with
@@ -257,20 +260,14 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     note(OWED, owed);
     const again = await call("POST", "/logout", owed).then(
       // Whatever else is no answer of this server.
-      ({ status }) => status !== 204,
-      ({ retryable }: AuthError) => retryable,
+      (response) => response.status !== 204,
+      (error: AuthError) => error.retryable,
     );
     if (!again) note(OWED, "");
   };
 
   /** When to look next for a logout that is owed, by this tab or by one that is gone. */
   let payAt = 0;
-
-  /** Send the logout that is owed if there is one, once no other tab is at it. */
-  const pay = () => {
-    payAt = now() + OWED_INTERVAL;
-    if (note(OWED)) void locked(sendLogout);
-  };
 
   /** Log in or sign up. */
   const enter = async (path: string, body: object): Promise<User> => {
@@ -294,7 +291,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // cookies, new ones, too.
     // What is owed stays so: a second logout must not make of one from everywhere one from here.
     const left = sendLogout((!everywhere && note(OWED)) || JSON.stringify({ everywhere }));
-    void locked(() => left);
+    void locked(async () => left);
     // The server does it, too, when it can be reached.
     attempt(() => {
       (document as Page).cookie = "kt_hint=;Path=/;Max-Age=0";
@@ -309,8 +306,14 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
   /** Do what is due by now. */
   const look = () => {
     dispatch();
-    if (now() >= payAt) pay();
-    if (awake() && now() >= refreshAt(state, lead)) void refresh();
+    // Once no other tab is at it.
+    if (now() >= payAt) {
+      payAt = now() + OWED_INTERVAL;
+      if (note(OWED)) void locked(sendLogout);
+    }
+    // Where anybody may be looking. Also when the browser takes itself to be offline: without a network Chromium does so
+    // though the server is on the same machine, and a refresh that was never sent let the session of who was active end.
+    if (now() >= refreshAt(state, lead) && !(document as Page).hidden) void refresh();
   };
 
   /** An event of the page or of the person. */
@@ -325,10 +328,10 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
     // For the next page: a person who clicks a link acts on this one.
     if (type === "pagehide") return note(ACTED, state.activeAt - skew());
     if (type === "online") {
-      pay();
+      payAt = 0;
       dispatch({ type });
     }
-    if (awake()) checkHint();
+    if (!(document as Page).hidden) checkHint();
     look();
   };
 
@@ -397,7 +400,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   return {
     start() {
-      if (starts++ || !document) return;
+      if (!document || starts++) return;
       listening = new AbortController();
       heartbeat = environment.setInterval(look, HEARTBEAT);
       const names = "pagehide pageshow online focus visibilitychange pointerdown pointermove keydown wheel";
@@ -410,8 +413,8 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       });
       // What the page before has noted when it went, as if another tab said so.
       hear({ data: { type: "acted", at: parseFloat(note(ACTED) as string) } });
-      pay();
       checkHint();
+      look();
       // With a token, too: whatever other tabs did while this one was stopped it has not heard.
       if (!state.ended) void refresh();
     },

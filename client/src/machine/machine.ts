@@ -100,7 +100,7 @@ const headStart = (state: State, lead: number): number => Math.min(lead, state.t
 
 /** Show nothing until the server has been asked. */
 const hide = (state: State): State =>
-  state.ended ? state : { ...state, view: INITIAL.view, token: undefined, dueAt: 0 };
+  state.ended ? state : { ...state, view: INITIAL.view, dueAt: 0, token: undefined };
 
 /** Let time pass: a warning comes or goes, or an end is past. */
 const pass = (state: State, { at, lead }: Context): State => {
@@ -186,7 +186,7 @@ const rules: Rules = {
   failed(state, { error, at, random }) {
     const { view, failures } = state;
     // What the server asks for is done, up to an hour: a slip there must not cost a day.
-    const wait = Math.max(Math.min(error.retryAfter ?? 0, 3600), Math.min(60, 2 ** failures) * (1 + random / 2));
+    const wait = Math.max(Math.min(error.retryAfter ?? 0, 3600), Math.min(2 ** failures, 60) * (1 + random / 2));
     return {
       ...state,
       // What is degraded already stays the same object.
@@ -209,7 +209,7 @@ const rules: Rules = {
   tick: (state) => state,
 
   // The back-off was a guess about the network and is void now; what the server asked for is not.
-  online: (state) => ({ ...state, failures: 0, retryAt: state.error?.retryAfter ? state.retryAt : 0 }),
+  online: (state) => ({ ...state, retryAt: state.error?.retryAfter ? state.retryAt : 0, failures: 0 }),
 };
 
 /** Apply an event, and the time at which it happens. An event that means nothing here returns the same state. */

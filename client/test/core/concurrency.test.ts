@@ -270,6 +270,22 @@ describe("concurrency", () => {
     },
   );
 
+  it("tells every listener of what happens in order, also of what another listener brings about", async () => {
+    const world = new World();
+    world.server.open();
+    const tab = world.open();
+    const told: string[] = [];
+    tab.client.on("signedIn", () => void tab.client.logout());
+    tab.client.on("signedIn", () => told.push("signedIn"));
+    tab.client.on("signedOut", () => told.push("signedOut"));
+    tab.client.subscribe(() => told.push(tab.status));
+    tab.client.start();
+    await world.run(500);
+    expect(told).toEqual(["signedIn", "anonymous", "signedOut", "anonymous"]);
+    await world.login(tab).catch(() => {});
+    expect(told.slice(4)).toEqual(["signedIn", "anonymous", "signedOut", "anonymous"]);
+  });
+
   it("ignores a broadcast that is older than what it has", async () => {
     const world = new World();
     const tab = await world.signedIn();
