@@ -42,12 +42,14 @@ const attached = new WeakMap<AxiosInstance, () => void>();
  */
 export const attachAuth = (instance: AxiosInstance, auth: AuthClient): (() => void) => {
   let on = true;
+  // Why not the instance: it fills in its own `baseURL` where an interceptor has taken that away, as no adapter does.
+  const uris = new axios.Axios({});
   /** Until when the 401s of an API start no refresh, by its origin. */
   const calm: Record<string, number> = {};
 
   const send = async (config: Config, transmit: (config: Config) => Promise<AxiosResponse>): Promise<AxiosResponse> => {
     const { headers, data } = config;
-    const api = on && !headers.has("Authorization") && !config.auth && auth.covers(instance.getUri(config));
+    const api = on && !headers.has("Authorization") && !config.auth && auth.covers(uris.getUri(config));
     if (!api) return transmit(config);
 
     // A cancelled wait for a token needs no care here: axios turns whatever it brings into its own CanceledError.

@@ -44,3 +44,30 @@ describe("a body that is a stream", () => {
     await server.close();
   });
 });
+
+describe("a base address that an interceptor takes away", () => {
+  const api = "https://api.example";
+  test.each([
+    ["no token for the page", [api], undefined],
+    ["the page's token", undefined, "Bearer token-1"],
+  ])("leaves a request %s", async (_, apiOrigins, authorization) => {
+    const server = await startServer();
+    const auth = createAuthClient({ environment: makeBrowser(server).environment, apiOrigins });
+    let sent: unknown;
+    const instance = axios.create({
+      baseURL: api,
+      adapter: async (config) => {
+        sent = config.headers.get("Authorization");
+        return { data: null, status: 200, statusText: "", headers: {}, config };
+      },
+    });
+    instance.interceptors.request.use((config) => {
+      delete config.baseURL;
+      return config;
+    });
+    attachAuth(instance, auth);
+    await instance.get("/own");
+    await server.close();
+    expect(sent).toBe(authorization);
+  });
+});
