@@ -62,8 +62,7 @@ _MOST_SESSIONS = 8  # in the cookies of a request, whose head has room for 600: 
 class Auth:
     """Every use case of Keyturn over its ports.
 
-    Args: the ports by name; `with_users` is `sessions` and `users` in one, `attempts` and `openings` with `throttle` besides;
-        `sinks` receive every event; `entropy` comes from the operating system, and `clock` is the database's.
+    Args: the ports by name; `with_users` is `sessions` and `users` in one, `attempts` and `openings` with `throttle` besides; `clock` is the database's.
     """
 
     policy: Policy
@@ -147,11 +146,10 @@ class Auth:
         attempt = await self.attempts.begin(address, device_id, limits)
         await allow(attempt.retry_after, attempt.taken, contact, self.sinks, self.clock)
         credential = attempt.credential
-        password_hash = None if credential is None else credential.password_hash
+        whose, password_hash = (None, None) if credential is None else (credential.user.id, credential.password_hash)
         async with unjudged(self.throttle, attempt.taken):
             verified = await self.passwords.verify(password_hash, password, contact.ip)
         if credential is None or not verified.ok or credential.user.disabled:
-            whose = None if credential is None else credential.user.id
             data = {"ip": contact.ip, "user_agent": contact.user_agent}
             event = Event(EventType.SIGN_IN_REFUSED, self.clock(), whose, data=data)
             await self.sessions.record(event)
@@ -361,16 +359,19 @@ class Auth:
             # What ends below makes room: it must not end as `evicted`, which would clear the cookies that are set here.
             return admit([each for each in live if each.id not in replaced], login, now, self.policy, mint)
 
-        room = self.policy.max_sessions - 1
-        admission, credential = await self.openings.open_after_attempt(user, admitted, attempt, room)
+        admission, found = await self.openings.open_after_attempt(user, admitted, attempt, self.policy.max_sessions - 1)
         await tell(self.sinks, *admission.events)
         lifetime, drawn = self.policy.access_lifetime, self.entropy(TOKEN_ID_LENGTH)
-        signed_in = await self._signed_in(user, admission.session, admission.token.text, lifetime, drawn)
+        try:
+            signed_in = await self._signed_in(user, admission.session, admission.token.text, lifetime, drawn)
+        except Refused:
+            await self._end(session_id, RevokeReason.REVOKED)  # or each try would push out one that a browser has
+            raise
         # Last: when anything before fails, the browser goes on with the session that it has.
         for older in replaced:
             await self._end(older, RevokeReason.REPLACED)
         # Each time: the cookie has an end, and so has the secret that signs it.
-        return signed_in._replace(device_token=self.device_tokens.issue(device_id)), credential
+        return signed_in._replace(device_token=self.device_tokens.issue(device_id)), found
 
     async def _end(self, session_id: SessionId, reason: RevokeReason) -> None:
         decision = await self.sessions.present(session_id, lambda session, now, _: log_out(session, now, reason))

@@ -47,14 +47,17 @@ class Users(InterruptedUsers):
 
 
 class Claims:
-    """A hook that hangs while `hangs`."""
+    """A hook that hangs while `hangs`, and raises while `raises`."""
 
     hangs = False
+    raises = False
 
     async def __call__(self, _user: User, _session: Session) -> dict[str, object]:
-        """Add nothing, or hang."""
+        """Add nothing, or hang, or raise."""
         if self.hangs:
             await asyncio.Event().wait()
+        if self.raises:
+            raise ConnectionResetError
         return {}
 
 
@@ -68,6 +71,21 @@ async def serving(directory: Path) -> AsyncGenerator[tuple[Keyturn, Users, Claim
     lighten(node)
     async with home.lifespan(), node.lifespan():
         yield node, users, claims
+
+
+async def test_logins_while_claims_are_at_fault(tmp_path: Path) -> None:
+    """They leave no session that nobody has: one try after another would push out those of the user's other browsers."""
+    async with serving(tmp_path) as (node, _, claims):
+        first = Browser(node.asgi)
+        late = Browser(node.asgi, email=first.email)
+        assert (await first.sign_up()).status == 201
+        claims.raises = True
+        for _ in range(node.policy.max_sessions):
+            assert (await late.log_in()).status == 503
+        claims.raises = False
+        assert [session["current"] for session in await first.sessions()] == [True]
+        assert (await first.refresh()).status == 200
+        assert (await late.log_in()).status == 200
 
 
 async def test_refresh_that_waits_for_the_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
