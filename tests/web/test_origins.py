@@ -216,6 +216,9 @@ async def test_own_origin_from_host(node: Keyturn, config: WebConfig, allowed: b
         *("https://a.test:443", "http://a.test:80", "https://[::1]:443"),
         *("https://a.test:0", "https://a.test:08443", "https://a.test:65536", "https://a.test:99999"),
         *("https://..", "https://-", "https://a..test", "https://.a.test", "https://-a.test", "https://a-.test"),
+        *("https://[0:0:0:0:0:0:0:1]", "https://[2001:db8::0001]", "https://[::ffff:192.0.2.1]", "https://[:::]"),
+        *("https://127.1", "https://192.0.2.01", "https://0x7f.0.0.1", "https://3221225985", "https://192.0.2.256"),
+        *("https://192.0.2.1.", "https://a.1"),
     ],
 )
 def test_config_of_a_malformed_origin(origin: str) -> None:
@@ -236,6 +239,9 @@ def test_config_of_a_malformed_origin(origin: str) -> None:
             "https://a.test.",
             "http://127.0.0.1:1",
             "http://[::1]",
+            "https://[2001:db8::1]:8443",
+            "https://[::ffff:c000:201]",
+            "https://a.1b",
         ),
     ],
 )

@@ -345,6 +345,8 @@ def test_secrets_are_not_shown(environment: pytest.MonkeyPatch) -> None:
         ("https://auth.example.com:443/x", "https://auth.example.com"),
         ("https://auth.example.com:8443", "https://auth.example.com:8443"),
         ("https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+        ("https://[2001:DB8:0::0001]", "https://[2001:db8::1]"),
+        ("https://[::ffff:192.0.2.1]", "https://[::ffff:c000:201]"),
         ("http://localhost:8000", "http://localhost:8000"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,7 +18,9 @@ from keyturn.core.cookie import SameSite
 
 _LABEL: Final = r"[a-z0-9_]+(?:-+[a-z0-9_]+)*"
 """With `_`, which services of a container network have, and browsers send as it stands."""
-_ORIGIN: Final = re.compile(rf"(https?)://(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([1-9][0-9]{{0,4}}))?")
+_ORIGIN: Final = re.compile(rf"(https?)://({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:]+\])(?::([1-9][0-9]{{0,4}}))?")
+_ENDS_IN_A_NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
+"""What browsers take for an IPv4 address, or for no host.  Spec: WHATWG URL 3.5."""
 _LAST_PORT: Final = 65535
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 """What browsers leave out of an origin."""
@@ -79,8 +82,27 @@ def is_origin(text: str) -> bool:
     found = _ORIGIN.fullmatch(text)
     if found is None:
         return False
-    scheme, port = found.groups()
+    scheme, host, port = found.groups()
+    try:
+        # Browsers read an address, and write it anew: one that is spelled in another way would be nobody's origin.
+        if host.startswith("["):
+            host_as_sent = _in_brackets(host[1:-1])
+        else:
+            host_as_sent = str(IPv4Address(host)) if _ENDS_IN_A_NUMBER.fullmatch(host) else host
+    except ValueError:
+        return False
+    if host != host_as_sent:
+        return False
     return port is None or (int(port) <= _LAST_PORT and int(port) != _DEFAULT_PORTS[scheme])
+
+
+def _in_brackets(text: str) -> str:
+    """Write an IPv6 address as browsers do. Raises: ValueError: it is none."""
+    address = IPv6Address(text)
+    if address.ipv4_mapped is None:
+        return f"[{address}]"
+    number = int(address.ipv4_mapped)  # which newer Pythons write with dots
+    return f"[::ffff:{number >> 16:x}:{number & 0xFFFF:x}]"
 
 
 def origin_of(url: str) -> str | None:
@@ -92,11 +114,12 @@ def origin_of(url: str) -> str | None:
     try:
         parts = urlsplit(url.lower())
         host, port = parts.hostname, parts.port
+        if host and ":" in host:
+            host = _in_brackets(host)
     except ValueError:
         return None
     if not host or "@" in parts.netloc or _NOT_IN_URL.search(url):
         return None
-    host = f"[{host}]" if ":" in host else host
     own = _DEFAULT_PORTS.get(parts.scheme)
     origin = f"{parts.scheme}://{host}" + ("" if port in {None, own} else f":{port}")
     return origin if is_origin(origin) else None
