@@ -28,7 +28,7 @@ from keyturn.core.login import Admission, Limit, Login, admit, attempt_limits, l
 from keyturn.core.model import Contact, PresentedToken, Principal, RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, decide, glance, lapsed, log_out
-from keyturn.counted import allow, unjudged
+from keyturn.counted import allow, unjudged, wrong
 from keyturn.devices import named
 from keyturn.email import normalise_email
 from keyturn.exchange import Cookies, SignedIn
@@ -150,11 +150,7 @@ class Auth:
         async with unjudged(self.throttle, attempt.taken):
             verified = await self.passwords.verify(password_hash, password, contact.ip)
         if credential is None or not verified.ok or credential.user.disabled:
-            data = {"ip": contact.ip, "user_agent": contact.user_agent}
-            event = Event(EventType.SIGN_IN_REFUSED, self.clock(), whose, data=data)
-            await self.sessions.record(event)
-            await tell(self.sinks, event)
-            raise InvalidCredentials
+            raise await wrong(whose, None, contact, self.sessions, self.sinks, self.clock)
         if verified.needs_rehash and password_hash is not None:
             async with unjudged(self.throttle, attempt.taken):
                 rehashed = await self.passwords.hash(password, contact.ip)
@@ -275,7 +271,7 @@ class Auth:
             old_hash = await self.users.get_password_hash(user.id)
             verified = await self.passwords.verify(old_hash, current, contact.ip)
         if not verified.ok or old_hash is None:
-            raise InvalidCredentials
+            raise await wrong(user.id, session.id, contact, self.sessions, self.sinks, self.clock)
         await self.throttle.give_back(limits)
         new_hash = await self.passwords.hash_chosen(accepted, contact.ip)
         event = Event(EventType.PASSWORD_CHANGED, self.clock(), user.id, session.id, {"ip": contact.ip})

@@ -1,6 +1,6 @@
-"""Attempts that have been counted: refused when they are too many, given back when a fault comes before the verdict.
+"""Attempts that have been counted: refused when they are too many, given back when a fault comes before the verdict, told when it was wrong.
 
-Owns: what becomes of an attempt between its count and its verdict. Must not hold: what it counts against (`core/login.py`),
+Owns: what becomes of an attempt from its count to its verdict. Must not hold: what it counts against (`core/login.py`),
 how (`stores/`), what a success gives back (`auth.py`).
 """
 
@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from keyturn.core.errors import Throttled, Unavailable
+from keyturn.core.errors import InvalidCredentials, Throttled, Unavailable
 from keyturn.core.events import Event, EventType
 from keyturn.core.login import Limit
-from keyturn.core.model import Contact
-from keyturn.ports import Clock, EventSink, Throttle
+from keyturn.core.model import Contact, SessionId, UserId
+from keyturn.ports import Clock, EventSink, SessionStore, Throttle
 from keyturn.sinks import tell
 
 GIVING_BACK: Final = 1.0
@@ -34,6 +34,25 @@ async def allow(
         data = {"ip": contact.ip, "limit": limits[0].key[0]}
         await tell(sinks, Event(EventType.THROTTLED, clock(), data=data))
         raise Throttled(retry_after)
+
+
+async def wrong(
+    whose: UserId | None,
+    session_id: SessionId | None,
+    contact: Contact,
+    sessions: SessionStore,
+    sinks: Sequence[EventSink],
+    clock: Clock,
+) -> InvalidCredentials:
+    """Return the refusal of a wrong password, once it is recorded and the sinks are told.
+
+    Args: session_id: the one that asks for a new password, where that is it; whoever has stolen its access token may be guessing.
+    """
+    data = {"ip": contact.ip, "user_agent": contact.user_agent}
+    event = Event(EventType.SIGN_IN_REFUSED, clock(), whose, session_id, data)
+    await sessions.record(event)
+    await tell(sinks, event)
+    return InvalidCredentials()
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -349,10 +350,15 @@ async def test_password_changed_beside_the_cookie_of_another(ada: Browser, appli
         assert (answer.status_code, set_cookies(answer)) == (204, {})
 
 
-async def test_password_change_with_the_wrong_one(ada: Browser) -> None:
-    """The current password is asked for, and a wrong one changes nothing."""
+async def test_password_change_with_the_wrong_one(ada: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    """The current password is asked for, and a wrong one changes nothing but is told: a stolen token may be behind it."""
     body = {"current_password": "not my password at all", "new_password": "another long and winding phrase"}
-    assert code(await ada.post("/auth/password", json=body, headers=ada.bearer)) == (401, "invalid_credentials")
+    me = (await ada.get("/auth/me", headers=ada.bearer)).json()
+    with caplog.at_level("INFO", "keyturn.events"):
+        assert code(await ada.post("/auth/password", json=body, headers=ada.bearer)) == (401, "invalid_credentials")
+    [told] = [vars(record) for record in caplog.records if record.name == "keyturn.events"]
+    assert (told["event"], told["user"]) == ("sign_in_refused", me["user"]["id"])
+    assert told["session"] == sha256(bytes.fromhex(me["session"]["id"])).hexdigest()[:32]
     assert (await ada.log_in()).status_code == 200
 
 
