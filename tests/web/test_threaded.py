@@ -296,8 +296,10 @@ def test_liveness_while_the_database_hangs() -> None:
         node.threaded.close()
 
 
-def test_answers_of_a_node_that_cannot_start() -> None:
-    """They are as any other: `HEAD` has no body, and a page of another origin may ask, and may read what it is told."""
+def test_answers_of_a_node_that_cannot_start(caplog: pytest.LogCaptureFixture) -> None:
+    """They are as any other: `HEAD` has no body, a page of another origin may ask, and may read what it is told, and the log
+    says why under the request's id.
+    """
     with closing(socket.create_server(("127.0.0.1", 0))) as closed:
         port = closed.getsockname()[1]
     secret = SecretRing.generate(os.urandom(32))
@@ -319,6 +321,8 @@ def test_answers_of_a_node_that_cannot_start() -> None:
             assert (answer.status, answer.all("vary")) == (503, ["Origin"])
             assert answer.all("access-control-allow-origin") == [PARTNER]
             assert bool(answer.body) is (method == "GET")
+            told = [vars(record) for record in caplog.records if record.message == "the node cannot start"]
+            assert told[-1]["request_id"] == answer.all("x-request-id")[0]
     finally:
         node.threaded.close()
 

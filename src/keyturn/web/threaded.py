@@ -234,7 +234,7 @@ class ThreadedNode:
                 await self._start()
             return await (web.respond(request) if found is None else web.respond_at(found, request))
         except Unavailable as fault:
-            extra = {"dependency": fault.dependency, "fault": name_of(fault)}
+            extra = {"dependency": fault.dependency, "fault": name_of(fault), "request_id": request.id}
             _logger.warning("the node cannot start", extra=extra)
             refused = fault
         except ClientGone:
