@@ -63,13 +63,9 @@ async def migrate(database: Engine | str) -> str:
         Unavailable: the database is at fault, or somebody else holds a table (`LOCK_NOT_AVAILABLE`); nothing has changed.
         DatabaseNewer: the database is at a level this version does not know: it is older than the database.
     """
-    if not isinstance(database, str):
-        # Nearly every start is this one: no connection of its own, and no lock.
-        if await _is_current(database):
-            return expected_level()
-        if not database.postgres:
-            return await _migrate(database)
-    # PostgreSQL gets a connection of its own, with more time for a statement than those that serve have.
+    if not isinstance(database, str) and (not database.postgres or await _is_current(database)):
+        return await _migrate(database)
+    # PostgreSQL gets a connection of its own for it, with more time for a statement than those that serve have.
     url = database if isinstance(database, str) else database.sqlalchemy.url.render_as_string(hide_password=False)
     engine = open_engine(url, pool_size=1, command_timeout=_PATIENCE)
     try:
@@ -143,6 +139,7 @@ async def _is_current(engine: Engine) -> bool:
 
 
 async def _migrate(engine: Engine) -> str:
+    # Nearly every start finds it so, and waits for no lock.
     if await _is_current(engine):
         return expected_level()
     if engine.file is not None:
