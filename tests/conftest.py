@@ -15,12 +15,11 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
-from tests.databases import PostgresDatabase, sqlite_database
+from tests.databases import ENGINES, PostgresDatabase, sqlite_database
 from tests.services import PostgresServer, RedisServer, remove_leftovers, sqlite_url
 
 Length = TypeVar("Length")
 
-ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.services)]
 SERVICE_FIXTURES = {"postgres", "postgres_url", "empty_postgres_url", "redis_server", "redis_url"}
 EMPTY_DATABASE = "empty"
 """The PostgreSQL database without tables."""

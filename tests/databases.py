@@ -12,11 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psycopg
+import pytest
 
 from keyturn.stores.migrations import VERSION_TABLE, migrate
 from keyturn.stores.schema import metadata
 from tests.services import AS_NEW, END_CONNECTIONS, PostgresServer, sqlite_url
 
+ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.services)]
+"""The parameters of a fixture that lends each kind of database."""
 _TABLES = sorted(metadata.tables)
 _MOST_ROWS = 1_000
 """As many are deleted; behind more their pages are taken away too."""

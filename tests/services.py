@@ -318,6 +318,10 @@ class PostgresServer(Server):
         """Remove a database and end every connection to it."""
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
+    def relations(self, database: str) -> str:
+        """Return what stands in a database's schema `public`, a line each."""
+        return self.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace", database)
+
     def execute(self, statement: str, database: str = "postgres") -> str:
         """Run SQL statements and return the rows of the last one as text: a line each, with `|` between the values.
 

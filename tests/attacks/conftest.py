@@ -24,7 +24,7 @@ from keyturn.tokens.password import PasswordHasher, PasswordProfile
 from keyturn.web.application import WebApplication
 from keyturn.web.asgi import KeyturnASGI
 from tests.attacks.support import ORIGIN, PARTNER, SECRET, Browser
-from tests.databases import sqlite_database
+from tests.databases import ENGINES, sqlite_database
 from tests.services import PostgresServer, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,6 @@ SSR_KEY = bytes(range(32, 64))
 SSR_KEYS = "next:ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8"
 METRICS_TOKEN = "metrics-token-0123456789"
 START_TIMEOUT = 60.0
-ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.services)]
 _databases = itertools.count(1)
 
 

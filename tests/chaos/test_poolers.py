@@ -62,13 +62,7 @@ def test_a_pooler_that_shares_backends_is_refused_and_left_as_it_was(
             assert command.run(*arguments, status=1).startswith("keyturn: unsafe_settings: database_pooled: ")
         assert "UNSAFE  database_pooled: " in command.run("doctor", status=1)
     assert asyncio.run(_state(bouncer.url(empty_postgres_url))) == ("0", 0)
-    assert (
-        postgres.execute(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace",
-            empty_postgres_url.rpartition("/")[2],
-        )
-        == ""
-    )
+    assert postgres.relations(empty_postgres_url.rpartition("/")[2]) == ""
 
 
 @pytest.mark.parametrize(("mode", "shares"), [("transaction", True), ("session", False)])

@@ -28,13 +28,7 @@ def test_transaction_mode_is_named_by_every_command(
             assert "the direct address of the database, or the pooler in session mode" in error
         found = command.json("doctor", status=1)["findings"]
         assert {finding["code"]: finding["fatal"] for finding in found}["database_pooled"]
-    assert (
-        postgres.execute(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace",
-            empty_postgres_url.rpartition("/")[2],
-        )
-        == ""
-    )
+    assert postgres.relations(empty_postgres_url.rpartition("/")[2]) == ""
 
 
 def test_session_mode_is_served(postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> None:
