@@ -37,7 +37,8 @@ type Page = NonNullable<Environment["document"]>;
  */
 export const createAuthClient = (options: AuthClientOptions = {}): AuthClient => {
   const { environment = globalThis as Environment } = options;
-  const { document, navigator, location = { href: "http://localhost" } as Location } = environment;
+  // A render server has no address; nothing is asked from there.
+  const { document, navigator, location = { href: "no:/" } as Location } = environment;
   const { href: base, hostname: host } = new URL(options.baseUrl ?? "/auth", location.href);
   const origins = options.apiOrigins ?? [location.origin];
 
@@ -124,9 +125,12 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
 
   // -- Requests
   /** Ask this server, with the token where `covers` says so. What goes wrong on the way has a code, too. */
-  const call = async (method: string, path: string, body?: string): Promise<Response> =>
-    accept(
-      await authFetch((base + path) as Target, {
+  const call = (method: string, path: string, body?: string): Promise<Response> => {
+    const signal = environment.AbortSignal.timeout(LIMIT);
+    return new Promise<Response>((resolve, reject) => {
+      // As well: in WebKit a request that was under way when its page went into the page cache never ends, nor by its signal.
+      signal.addEventListener("abort", reject);
+      void authFetch((base + path) as Target, {
         method,
         cache: "no-store",
         body: body as string,
@@ -136,14 +140,16 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
         // Why: without it a page that navigates away loses the cookie of the answer (measured: 3 of 3). A login ends with
         // its page, or its time: an answer that comes later would sign in whoever is there by then.
         keepalive: !/login|signup/.test(path),
-        signal: environment.AbortSignal.timeout(LIMIT),
-      }).catch((error) => {
-        if (error instanceof AuthError) throw error;
-        throw new AuthError(
-          error.name === "TimeoutError" ? "timeout" : navigator?.onLine === false ? "offline" : "network",
-        );
-      }),
-    );
+        signal,
+      }).then(resolve, reject);
+    })
+      .catch((error) => {
+        throw error instanceof AuthError
+          ? error
+          : new AuthError(signal.aborted ? "timeout" : navigator?.onLine === false ? "offline" : "network");
+      })
+      .then(accept);
+  };
 
   /**
    * Ask for a token and take it, unless what was asked for is void by then, or before. `late` sees to the cookie of an
@@ -403,7 +409,7 @@ export const createAuthClient = (options: AuthClientOptions = {}): AuthClient =>
       if (!document || starts++) return;
       listening = new AbortController();
       heartbeat = environment.setInterval(look, HEARTBEAT);
-      const names = "pagehide pageshow online focus visibilitychange pointerdown pointermove keydown wheel";
+      const names = "online focus pagehide pageshow visibilitychange wheel keydown pointerdown pointermove";
       for (const name of names.split(" "))
         environment.addEventListener(name, happens, { capture: true, signal: listening.signal });
       // Not every browser has one, and Firefox throws here where cookies are blocked.

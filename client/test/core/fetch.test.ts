@@ -357,6 +357,22 @@ describe("sessions", () => {
     expect(tab.status).toBe("authenticated");
   });
 
+  it.each([
+    ["fails without the reason", new DOMException("Fetch is aborted", "AbortError")],
+    ["never ends, as one does whose page was in the page cache", null],
+  ])("is given up in time in WebKit, where a request that is aborted %s", async (_, aborted) => {
+    const world = new World();
+    const tab = await world.signedIn();
+    world.aborted = aborted;
+    for (const path of ["/auth/sessions", "/auth/refresh"])
+      world.server.handlers.set(path, () => new Promise(() => {}));
+    const asked = [tab.client.sessions.list(), tab.client.renew("secret-token-1")].map((one) =>
+      one.catch((error) => error),
+    );
+    await world.run(10_000);
+    for (const error of await Promise.all(asked)) expect(error).toMatchObject({ code: "timeout", retryable: true });
+  });
+
   it("throws the server's error", async () => {
     const world = new World();
     const tab = await world.signedIn();

@@ -224,6 +224,8 @@ export class World {
   offset = 0;
   hint = false;
   random = 0.5;
+  /** With what a request fails that is aborted, where not with its signal's reason; null when it never ends. */
+  aborted: DOMException | null | undefined;
   /** Whether messages with an error in them throw, as in browsers that cannot clone one. */
   refusesErrors = false;
   /** How long a broadcast travels, in milliseconds. */
@@ -345,7 +347,7 @@ const environmentOf = (tab: Tab): Environment => {
       if (!tab.onLine) throw new TypeError("Failed to fetch");
       return new Promise<Response>((resolve, reject) => {
         if (signal?.aborted) return reject(signal.reason);
-        signal?.addEventListener("abort", () => reject(signal.reason));
+        signal?.addEventListener("abort", () => world.aborted === null || reject(world.aborted ?? signal.reason));
         world.server.handle(call).then(resolve, reject);
       });
     },
