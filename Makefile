@@ -136,7 +136,7 @@ contract: $(DEV_STAMP) ## Write spec/errors.json and spec/openapi.json anew from
 
 # The long versions may be silent for hours, so the watch on hanging tests is off.
 .PHONY: prove
-prove: firefox $(PACKAGE) ## The proofs at full length: model, simulation, the soak of eight tabs; the client in Chromium with windows and in Firefox; a standalone Next.js
+prove: firefox webkit $(PACKAGE) ## The proofs at full length: model, simulation, the soak of eight tabs; the client in Chromium with windows, Firefox and WebKit; a standalone Next.js
 	$(PYTEST) tests/proofs --prove -o faulthandler_timeout=0
 	$(PYTEST) tests/browser/client --browser-family chromium --prove -o faulthandler_timeout=0
 	$(PYTEST) tests/browser/next/test_standalone.py --prove
@@ -158,6 +158,11 @@ firefox: PROGRAMS := firefox-esr
 firefox: services $(NODE_STAMP) ## The browser client's tests in Firefox
 	$(PYTEST) tests/browser/client --browser-family firefox
 
+.PHONY: webkit
+webkit: PROGRAMS := webkit2gtk-driver xvfb
+webkit: services $(NODE_STAMP) ## The browser client's tests in WebKit, the engine of Safari
+	$(PYTEST) tests/browser/client --browser-family webkit
+
 .PHONY: chaos
 chaos: PROGRAMS := pgbouncer nginx haproxy caddy apache2 faketime
 chaos: services ## Kill, restart and cut off servers and databases, at full length
@@ -170,7 +175,7 @@ bench: services $(NODE_STAMP) ## The benchmarks; every figure is a ratio within 
 
 # The tests start their own servers and only need the programs. A package may come with a service
 # that starts by itself; a policy says no while we install, so nothing of ours runs beside it.
-# PROGRAMS are what a target needs beside those of all tests, by names that are their packages' as well.
+# PROGRAMS are what a target needs beside those of all tests, by the names of their packages.
 # The shell of Chromium saves the tests time and nothing else, so they go without where there is none to have.
 BROWSER_SHELL := chromium-headless-shell
 .PHONY: services

@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos", action="store_true", help="run the chaos tests at their full length")
     group.addoption(
         "--browser-family",
-        choices=("shell", "chromium", "firefox"),
+        choices=("shell", "chromium", "firefox", "webkit"),
         default="shell",
         help="run tests/browser/client in this browser of the system; shell is Chromium without windows",
     )

@@ -32,12 +32,16 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SHELLS = ("chromium-headless-shell", *BROWSERS)
 """Chromium without windows, where the system has it: 0.6 of the processor time, and no page cache."""
 FIREFOXES = ("firefox-esr", "firefox")
+WEBKIT = "WebKitWebDriver"
+DISPLAY = "Xvfb"
+PROGRAMS = {"webkit2gtk-driver": WEBKIT, "xvfb": DISPLAY}
+"""What a package of Debian is wanted for, where the program has another name."""
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 START_ATTEMPTS = 5
 INSTALL_HINT = (
     "on Debian or Ubuntu: apt-get install postgresql redis-server chromium curl, and pgbouncer, nginx, haproxy, caddy, "
-    "apache2 and faketime for `make chaos`, firefox-esr for `make prove` "
+    "apache2 and faketime for `make chaos`, firefox-esr, webkit2gtk-driver and xvfb for `make prove` "
     "(no running service is needed, only the programs)"
 )
 
@@ -448,7 +452,7 @@ def main(more: Sequence[str] = ()) -> int:
     """Check that every program is installed; print what is missing and return 1 if one is not."""
     try:
         programs = (("initdb",), ("postgres",), ("psql",), ("redis-server", "valkey-server"), BROWSERS, ("curl",))
-        for names in (*programs, *((name,) for name in more)):
+        for names in (*programs, *((PROGRAMS.get(name, name),) for name in more)):
             find_program(*names)
         service_account()
     except ServiceError as error:

@@ -150,6 +150,29 @@ def test_first_paint_of_a_reload_shows_no_signed_out_page(browser: Browser, demo
         signed_in(page)
 
 
+def test_page_says_that_the_browser_has_kept_no_cookies(browser: Browser, demo_url: str) -> None:
+    """As Safari keeps none that is `Secure` of http://localhost: who signs up there is told, and not signed out by surprise."""
+    with visiting(browser, demo_url) as (context, page, _watch):
+
+        def without_cookies(route: Route) -> None:
+            answer = route.fetch()
+            # The driver itself has put them into the jar.
+            context.clear_cookies()
+            rest = {name: value for name, value in answer.headers.items() if name != "set-cookie"}
+            route.fulfill(response=answer, headers=rest)
+
+        told = page.get_by_role("alert").filter(has_text="has not kept the cookies")
+        page.route("**/auth/signup", without_cookies)
+        sign_up(page)
+        expect(told).to_be_visible()
+        page.reload()
+        expect(status(page)).to_have_text("Not signed in")
+        page.unroute_all()
+        log_in(page)
+        signed_in(page)
+        expect(told).to_have_count(0)
+
+
 def test_page_confirms_a_child_when_the_settle_time_has_passed(browser: Browser, demo_url: str) -> None:
     """A refresh right away is `early`; once the settle time has passed the same cookie is confirmed."""
     with visiting(browser, demo_url) as (_, page, _watch):

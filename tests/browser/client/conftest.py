@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from playwright.sync_api import Browser, Playwright
+from playwright.sync_api import Browser, BrowserContext, Playwright
 
-from tests.browser.client.site import Files, Site
-from tests.browser.client.tabs import Tabs
+from tests.browser.client.site import Files, Site, certify_localhost
+from tests.browser.client.tabs import Tabs, WebKitTab
+from tests.browser.client.webkit import WebKitContext, display
 from tests.browser.conftest import ARGUMENTS
 from tests.databases import sqlite_database
 from tests.services import BROWSERS, FIREFOXES, find_program
@@ -34,6 +36,21 @@ def client_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def family(pytestconfig: pytest.Config) -> str:
     """Which browser these tests run in."""
     return str(pytestconfig.getoption("--browser-family"))
+
+
+@pytest.fixture(scope="session")
+def certificate(family: str, tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext | None:
+    """What the sites are served with: nothing but for WebKit, which takes no `Secure` cookie from `http://localhost`."""
+    if family != "webkit":
+        return None
+    return certify_localhost(tmp_path_factory.mktemp("certificate") / "localhost.pem")
+
+
+@pytest.fixture(scope="session")
+def name_of_display() -> Iterator[str]:
+    """The display of a browser that cannot do without."""
+    with display() as name:
+        yield name
 
 
 @pytest.fixture(scope="session")
@@ -61,30 +78,36 @@ def one_browser(request: pytest.FixtureRequest, family: str) -> Browser:
 
 @pytest.fixture(autouse=True)
 def _possible(request: pytest.FixtureRequest, family: str) -> None:
-    """Skip what only Chromium can be made to do, with the reason."""
-    marker = request.node.get_closest_marker("only_chromium")
-    if marker is not None and family == "firefox":
-        pytest.skip(marker.args[0])
+    """Skip what this browser cannot be made to do, with the reason."""
+    for marker in request.node.iter_markers("impossible"):
+        if family in marker.args:
+            pytest.skip(marker.kwargs["reason"])
 
 
 @pytest.fixture
-def make_site(client_files: Files, tmp_path: Path) -> Iterator[MakeSite]:
+def make_site(client_files: Files, tmp_path: Path, certificate: ssl.SSLContext | None) -> Iterator[MakeSite]:
     """Make the site of a test: `make_site(inactivity_timeout=1200)`, on SQLite unless `database_url` says otherwise."""
     with ExitStack() as stack:
 
         def make(database_url: str | None = None, **settings: Any) -> Site:
-            return stack.enter_context(Site(database_url or sqlite_database(tmp_path), client_files, **settings))
+            url = database_url or sqlite_database(tmp_path)
+            return stack.enter_context(Site(url, client_files, tls=certificate, **settings))
 
         yield make
 
 
 @pytest.fixture
-def make_tabs(one_browser: Browser) -> Iterator[Callable[[Site], Tabs]]:
+def make_tabs(request: pytest.FixtureRequest, family: str) -> Iterator[Callable[[Site], Tabs]]:
     """Make a browser of its own on a site; at the end no page may have thrown anything."""
     made: list[Tabs] = []
 
     def make(site: Site) -> Tabs:
-        made.append(Tabs(one_browser.new_context(), site))
+        if family == "webkit":
+            context = WebKitContext(request.getfixturevalue("name_of_display"), f"{site.url}/elsewhere.html")
+            made.append(Tabs(cast("BrowserContext", context), site, WebKitTab))
+            made[-1].errors = context.errors
+        else:
+            made.append(Tabs(request.getfixturevalue("one_browser").new_context(), site))
         return made[-1]
 
     yield make

@@ -8,13 +8,19 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fastapi import FastAPI, Response
 
 from keyturn.core.events import Event, EventType
@@ -31,9 +37,32 @@ CSP: Final = (
     "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
+SANDBOX: Final = "sandbox allow-scripts"
+"""The policy of a document without an origin of its own."""
 TYPES: Final = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 Files = Mapping[str, bytes]
 """Path of the site -> contents."""
+
+
+def certify_localhost(file: Path) -> ssl.SSLContext:
+    """Certify that we are `localhost`, as nobody but a browser that is told to believe it will; key and certificate go into a file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
 
 
 class Clock:
@@ -53,15 +82,29 @@ class Clock:
 
 
 class Site:
-    """One site of a test's own. `files` are served besides the test page."""
+    """One site of a test's own.
 
-    def __init__(self, database_url: str, files: Files, *, pace: float = 1.0, **settings: Any) -> None:
+    Args:
+        files: what is served besides the test page.
+        tls: None for plain HTTP, as nearly every browser takes a `Secure` cookie from `http://localhost`.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        files: Files,
+        *,
+        pace: float = 1.0,
+        tls: ssl.SSLContext | None = None,
+        **settings: Any,
+    ) -> None:
         self.clock = Clock(pace)
         self.events: list[Event] = []
         self.proxy = Proxy(self.clock)
         self._files = {f"/{page.name}": page.read_bytes() for page in PAGES.iterdir()} | dict(files)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.url = f"http://localhost:{self._listener.getsockname()[1]}"
+        self._tls = tls
+        self.url = f"{'https' if tls else 'http'}://localhost:{self._listener.getsockname()[1]}"
         secret = SecretRing.generate(os.urandom(32))
         values = {"env": "development", "base_url": self.url, "secret": secret, "database_url": database_url}
         self._settings = Settings.load(**{**values, **settings})
@@ -117,7 +160,7 @@ class Site:
         serving = asyncio.create_task(server.serve(sockets=[inner]))
         while not server.started and not serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        front = await asyncio.start_server(self.proxy.serve, sock=self._listener)
+        front = await asyncio.start_server(self.proxy.serve, sock=self._listener, ssl=self._tls)
         self._ready.set()
         await self._stop.wait()
         front.close()
@@ -151,8 +194,13 @@ class Site:
             name = f"/{path}" if "." in path else "/app.html"
             if name not in self._files:
                 return Response(status_code=404)
-            # No `no-store`: such a page may not go into the page cache.
-            headers = {"Content-Security-Policy": CSP, "Cache-Control": "no-cache"}
+            # No `no-store`: such a page may not go into the page cache. Scripts may be loaded from any page.
+            policy = SANDBOX if name == "/sandbox.html" else CSP
+            headers = {
+                "Content-Security-Policy": policy,
+                "Cache-Control": "no-cache",
+                "Access-Control-Allow-Origin": "*",
+            }
             return Response(self._files[name], headers=headers, media_type=TYPES[Path(name).suffix])
 
         return app

@@ -42,6 +42,28 @@ def test_refresh_in_flight_keeps_its_cookie_over(way: str, tabs: Tabs) -> None:
     tabs.assert_nobody_was_signed_out()
 
 
+@pytest.mark.page_cache
+def test_page_that_left_in_the_middle_of_a_refresh_comes_back_signed_in(tabs: Tabs) -> None:
+    """Also where the page cache keeps it, with what has been asked and may never be answered, and beside another tab."""
+    tab = tabs.sign_up(ADA)
+    [other] = tabs.open_signed_in(1, ADA)
+    tabs.expire()
+    hold = tabs.site.proxy.hold("/auth/refresh")
+    tab.begin("load().then(() => {}, () => {})")
+    hold.wait()
+    tab.page.goto(f"{tabs.site.url}/elsewhere.html")
+    before = tabs.cookie
+    hold.release()
+    tabs.until_cookie_is_not(before)
+    tab.begin("history.back()")
+    tabs.until(tab.comes_to_say(status="authenticated", who=ADA), "the user")
+    assert [tab.load(), other.load()] == [200, 200]
+    tabs.settle()
+    tabs.expire()
+    assert [tab.load(), other.load()] == [200, 200]
+    tabs.assert_nobody_was_signed_out()
+
+
 @pytest.mark.parametrize("last", ["slow", "fast"])
 @pytest.mark.parametrize("engine", ["sqlite_database_url", "postgres_url"])
 def test_two_refreshes_under_way_at_once_and_either_cookie_works(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Page
 
 from tests.browser.client.site import Site
 from tests.browser.client.tabs import Tabs
@@ -30,20 +30,14 @@ START = """async (server) => {
 }"""
 
 
-def without_origin(tabs: Tabs, site: Site, kind: str) -> Page:
+def without_origin(tabs: Tabs, kind: str, family: str) -> Page:
     """Open such a document in the browser; scripts may be loaded from the site all the same."""
-
-    def pass_on(route: Route) -> None:
-        answer = route.fetch()
-        policy = "sandbox allow-scripts" if kind == "sandbox" else ""
-        more = {"content-security-policy": policy, "access-control-allow-origin": "*"}
-        route.fulfill(response=answer, headers={**answer.headers, **more, "cross-origin-resource-policy": ""})
-
-    tabs.context.route(f"{site.url}/*.html", pass_on)
-    tabs.context.route(f"{site.url}/keyturn/*", pass_on)
+    if family != "webkit":
+        # Chromium lets no `data:` document ask this machine; what its driver has fetched it takes.
+        tabs.context.route(f"{tabs.site.url}/keyturn/*", lambda route: route.fulfill(response=route.fetch()))
     page = tabs.context.new_page()
     document = "<!doctype html><title>a document</title>"
-    page.goto(f"{site.url}/elsewhere.html" if kind == "sandbox" else f"data:text/html,{quote(document)}")
+    page.goto(f"{tabs.site.url}/sandbox.html" if kind == "sandbox" else f"data:text/html,{quote(document)}")
     assert page.evaluate("self.origin") == "null"
     return page
 
@@ -52,10 +46,10 @@ def without_origin(tabs: Tabs, site: Site, kind: str) -> Page:
 def test_document_without_an_origin_is_signed_out(tabs: Tabs, site: Site, kind: str, family: str) -> None:
     """It starts, asks nobody, fails a login by a code, and leaves the session of the site alone."""
     tab = tabs.sign_up(ADA)
-    page = without_origin(tabs, site, kind)
+    page = without_origin(tabs, kind, family)
     refused = page.evaluate(REFUSED)
-    # A `data:` document of Firefox takes cookies and has none.
-    cookies = "" if (kind, family) == ("data", "firefox") else "SecurityError"
+    # A `data:` document of Firefox or WebKit takes cookies and has none.
+    cookies = "" if kind == "data" and family in {"firefox", "webkit"} else "SecurityError"
     assert refused[:3] == ["SecurityError", cookies, cookies]
     asked = len(site.proxy.exchanges)
     assert page.evaluate(START, site.url) == {"status": "anonymous", "reason": "never"}
@@ -67,7 +61,6 @@ def test_document_without_an_origin_is_signed_out(tabs: Tabs, site: Site, kind: 
     page.evaluate("auth.logout()")
     assert page.evaluate("auth.getSnapshot().status") == "anonymous"
     page.close()
-    tabs.context.unroute_all()
     tab.page.reload()
     tab.is_signed_in(ADA)
     # Firefox takes an answer that CORS hides for an error of the page.

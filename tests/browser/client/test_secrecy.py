@@ -54,6 +54,7 @@ def test_client_runs_under_a_strict_policy_with_trusted_types(tabs: Tabs) -> Non
     assert tab.run("log.violations") == ["require-trusted-types-for"]
 
 
+@pytest.mark.impossible("webkit", reason="WebKit's driver changes no answers")
 def test_base_that_somebody_planted_gets_no_token(tabs: Tabs) -> None:
     """Markup without a script can lead every relative address of a page elsewhere; the token does not go with it."""
     tab = tabs.sign_up(ADA)

@@ -10,7 +10,6 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
 import pytest
 from playwright.sync_api import Error
@@ -87,7 +86,7 @@ class Soak:
     def mend(self) -> None:
         """Put a new tab in place of each crashed one, and see the user in all of them."""
         for index, tab in enumerate(self._open):
-            if tab.page.is_closed() or not self._answers(tab):
+            if not tab.lives():
                 self._replace(index)
         for tab in self._open:
             tab.is_signed_in(ADA)
@@ -115,12 +114,6 @@ class Soak:
         second = clock() + 1
         self._tabs.until(lambda: clock() >= second, "the next second")
 
-    def _answers(self, tab: Tab) -> bool:
-        try:
-            return bool(tab.page.locator("body").get_attribute("data-ready", timeout=5000))
-        except Error:
-            return False
-
     def _reload(self, index: int) -> None:
         self._open[index].begin("location.reload()")
 
@@ -134,8 +127,7 @@ class Soak:
     def _crash(self, index: int) -> None:
         crashed = self._open[index]
         self._open[index] = self._new()
-        with suppress(Error):
-            crashed.page.goto("chrome://crash", timeout=5000)
+        crashed.crash()
         crashed.close()
 
     def _load(self, index: int) -> None:

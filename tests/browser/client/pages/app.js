@@ -32,9 +32,11 @@ const environment = {
 };
 
 const auth = createAuthClient(pace !== 1 || lacks ? { environment } : {});
-/** Every event, every status with its user, every violation of the policy; oldest first. */
-const log = { events: [], shown: [], violations: [], paints: [] };
+/** Every event, every status with its user, every violation of the policy, all that was thrown; oldest first. */
+const log = { events: [], shown: [], violations: [], paints: [], errors: [] };
 Object.assign(globalThis, { auth, log });
+addEventListener("error", ({ message }) => log.errors.push(message));
+addEventListener("unhandledrejection", ({ reason }) => log.errors.push(String(reason)));
 
 for (const name of ["signedIn", "signedOut", "userChanged", "refreshed", "degraded", "idleWarning", "stepUp"]) {
   auth.on(name, (detail) =>
