@@ -17,6 +17,9 @@ export const refreshNow = async (): Promise<void> => {
   if (token) await auth.renew(token);
 };
 
+/** Whether the browser has kept the cookies of this page: Safari keeps no `Secure` one of a page without https. */
+export const hasCookies = (): boolean => document.cookie.includes("kt_hint=1");
+
 /** Call a route of the server that needs the access token, and throw an `AuthError` with its code if it refuses. */
 export const call = async (path: string, method: string, body?: object): Promise<void> => {
   const response = await auth.fetch(path, {

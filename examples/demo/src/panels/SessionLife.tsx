@@ -1,5 +1,5 @@
 import { useAuth, useSession } from "keyturn/react";
-import { refreshNow } from "../auth.ts";
+import { hasCookies, refreshNow } from "../auth.ts";
 import { lastOf, look, useDecisions } from "../decisions.ts";
 import { useAction, useClock } from "../hooks.ts";
 import { Button } from "../parts/Button.tsx";
@@ -82,6 +82,13 @@ export const SessionLife = () => {
         A second tab shares the session: open it, log out in one, and look at the other. An ordinary server keeps these
         times longer.
       </p>
+      <Problem
+        text={
+          hasCookies()
+            ? null
+            : "This browser has not kept the cookies of this page, as Safari does on http://localhost: a reload or a refresh signs you out. Try another browser."
+        }
+      />
       <Problem text={status === "degraded" ? "The last refresh got no answer. The session is kept." : action.error} />
       <div className="buttons">
         <Button kind="primary" busy={action.busy} onClick={() => action.run(refresh)}>
