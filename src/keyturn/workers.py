@@ -19,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -78,7 +77,7 @@ class Supervisor:
         self._factory = factory
         self._web = web
         self._metrics = metrics
-        self._stop = threading.Event()
+        self._stopping = False
         self._lifeline, self._other_end = os.pipe()
         self._workers: list[subprocess.Popen[bytes]] = []
         self._started_at = [0.0] * workers
@@ -104,12 +103,14 @@ class Supervisor:
             raise CannotStart(f"no worker can be started: {error.strerror}") from error
         self._workers = first.copy()
         status = 0
-        while not self._stop.wait(_WATCH_INTERVAL):
+        while not self._stopping:
             if self._cannot_start(first):
                 _logger.error("a worker could not start")
                 status = 1
                 break
             self._replace_dead()
+            # Not on an event: a signal that comes while one is looked at would wait for its lock, for ever.
+            time.sleep(_WATCH_INTERVAL)
         turned_away = turn_away(self._web)
         if not turned_away:
             # While we hold it, the system takes connections that no worker accepts any more.
@@ -123,11 +124,11 @@ class Supervisor:
         return status
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._stop.is_set() and number == signal.SIGINT:
+        if self._stopping and number == signal.SIGINT:
             # As one process does at a second one: what is in flight is given up.
             for worker in self._workers:
                 worker.kill()
-        self._stop.set()
+        self._stopping = True
 
     def _spawn(self, index: int) -> subprocess.Popen[bytes]:
         self._started_at[index] = time.monotonic()

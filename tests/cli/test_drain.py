@@ -375,3 +375,45 @@ def test_reader_of_the_log_that_stops_reading(sqlite_command: Command, workers: 
     assert said["message"] == "nobody read the log: lines were dropped"
     assert said["level"] == "error"
     assert said["dropped"] > 10
+
+
+_ANYWHERE = """
+import os, signal, sys
+from keyturn.serving import bind
+from keyturn.workers import Supervisor
+
+# Stands in for the interpreter: ends with its lifeline, and takes no time to start.
+sys.executable = sys.argv[1]
+
+
+def end_at(number):
+    passed = None
+
+    def follow(frame, event, _):
+        nonlocal passed
+        if frame.f_code is Supervisor._replace_dead.__code__ and passed is None:
+            passed = 0
+        if passed is not None and event == "line":
+            passed += 1
+            if passed == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return follow
+
+    signal.alarm(60)
+    supervisor = Supervisor("none:none", bind("127.0.0.1", 0), (), 1)
+    sys.settrace(follow)
+    os._exit(supervisor.run())
+
+
+begun = [os.fork() or end_at(number) for number in range(1, 121)]
+print({os.waitpid(each, 0)[1] for each in begun})
+"""
+
+
+def test_signal_that_comes_at_any_moment_of_a_supervisor(tmp_path: Path) -> None:
+    """It comes between any two lines of Python, also those of the standard library that hold a lock."""
+    worker = tmp_path / "worker"
+    worker.write_text('#!/bin/sh\nwhile [ "$1" != --lifeline ]; do shift; done\nexec cat "/dev/fd/$2"\n')
+    worker.chmod(0o700)
+    command = [sys.executable, "-c", _ANYWHERE, str(worker)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout == "{0}\n"
