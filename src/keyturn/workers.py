@@ -26,10 +26,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from keyturn.core.errors import KeyturnError
+from keyturn.core.errors import KeyturnError, Unavailable
 from keyturn.serving import DRAIN_TIME, ASGIApplication, Lifespan, Listeners, serve_here, stop_signals, turn_away
+from keyturn.wire import name_of
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("keyturn.workers")  # a worker is `__main__`
 
 START_INTERVAL = 5.0
 """Seconds between two starts of a worker that keeps ending, as during an outage: starting costs a second of the processor."""
@@ -206,6 +207,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         served = factory()
         serve_here(served.application, served.lifespan, listeners, metrics=served.metrics, lifeline=options.lifeline)
+    except Unavailable as fault:
+        # Its text is for callers, and does not say what is away.
+        named = {"dependency": fault.dependency, "fault": name_of(fault)}
+        _logger.error("the worker does not start: %(dependency)s (%(fault)s)", named, extra=named)
+        sys.exit(_STARTUP_FAILED)
     except KeyturnError as error:
         _logger.error("the worker does not start: %s", error)
         sys.exit(_STARTUP_FAILED)

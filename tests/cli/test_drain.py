@@ -274,6 +274,34 @@ def test_server_whose_workers_all_fail_at_the_start(sqlite_command: Command, fau
     assert "starting another" not in log
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none", "database (ConnectionRefusedError)"),
+        ("SECRET_FILE", "nowhere", "KEYTURN_SECRET_FILE: No such file or directory"),
+    ],
+)
+def test_worker_that_does_not_start_says_why(sqlite_command: Command, name: str, value: str, told: str) -> None:
+    """As one in the place of a dead one, when the database is away or a file is gone: in a line of the log, by the name of whoever says it."""
+    sqlite_command.environment[f"KEYTURN_{name}"] = value
+    with socket.create_server(("127.0.0.1", 0)) as web, socket.socketpair()[0] as lifeline:
+        numbers = (web.fileno(), lifeline.fileno())
+        command = [sys.executable, "-m", "keyturn.workers", "keyturn.cli.worker:make"]
+        done = subprocess.run(
+            [*command, "--web", str(numbers[0]), "--lifeline", str(numbers[1])],
+            env=sqlite_command.environment,
+            cwd=sqlite_command.directory,
+            pass_fds=numbers,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["logger"], line["level"]) == ("keyturn.workers", "error")
+    assert line["message"] == f"the worker does not start: {told}"
+
+
 def test_server_whose_first_workers_have_failed_one_after_the_other() -> None:
     """Each has been replaced, so it serves on."""
     with running(2) as (process, port):

@@ -17,6 +17,7 @@ from keyturn.workers import Served
 
 def make() -> Served:
     """Make what one process of several serves, from its environment."""
+    configure_logging()  # for what is wrong with the settings
     return serve_node(Settings.load())
 
 
