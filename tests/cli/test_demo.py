@@ -96,8 +96,8 @@ def test_thief_needs_a_cookie_to_copy_and_the_custom_header(demo_url: str) -> No
 
 
 def test_data_are_private_and_outlive_a_restart(tmp_path: Path) -> None:
-    """The same secret and database serve the next run; nobody else may read them."""
-    directory = tmp_path / "demo"
+    """The same secret and database serve the next run; nobody else may read them. The directory may have any name."""
+    directory = tmp_path / "demo #1?%41"
     with demo(directory) as url, visitor(url) as client:
         assert client.post("/auth/signup", json=USER).status_code == 201
     with demo(directory) as url, visitor(url) as client:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -112,7 +113,7 @@ def settings_of(directory: Path, secret: str, url: str, port: int, times: Mappin
     """Return the demo's settings, under which the browser may reach it by the name and by the address of this machine."""
     return _DemoSettings.load(
         env=Environment.DEVELOPMENT,
-        database_url=SecretStr(f"sqlite:///{directory / 'keyturn.db'}"),
+        database_url=SecretStr(f"sqlite:///{quote(str(directory / 'keyturn.db'))}"),
         secret=SecretStr(secret),
         base_url=url,
         # Browsers leave the port of http out.
