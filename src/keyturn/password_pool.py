@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from random import uniform
 from typing import Any, Final, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from keyturn.allotted import cores, memory
 from keyturn.background import is_cancelled
@@ -87,13 +89,14 @@ class PasswordPool:
         self._limit: Final = count + queue_limit
         self._retry_after: Final = retry_after
         self._screen: Final = screen
-        self._lock: Final = threading.Lock()
+        self._lock = threading.Lock()
         self._taken = 0
         self._waiting: Final[dict[str, deque[_Job]]] = {}
         """What waits for a thread, by network, in the order of their turns."""
         self._done: list[Callable[[], None]] = []
         self._closed = False
         self._executor = self._new_executor()
+        _alive.add(self)
 
     @property
     def taken(self) -> int:
@@ -147,6 +150,12 @@ class PasswordPool:
         for future in waiting:
             future.cancel()
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def forget(self) -> None:
+        """Let a process that was just forked wait for no thread of its parent, and for no place that one holds."""
+        self._lock, self._executor = threading.Lock(), self._new_executor()
+        self._taken, self._done = 0, []
+        self._waiting.clear()
 
     def _new_executor(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="keyturn-password", initializer=yield_to_others)
@@ -227,6 +236,18 @@ class PasswordPool:
             done, self._done = self._done, []
         for hand_over in done:
             hand_over()
+
+
+_alive: Final[WeakSet[PasswordPool]] = WeakSet()
+
+
+def _forget() -> None:
+    for pool in tuple(_alive):
+        pool.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def default_threads(processes: int = 1, *, most: int | None = None, limit: float | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -410,6 +411,41 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux how much memory is taken")
+@pytest.mark.parametrize("busy", [False, True])
+def test_forked_process(busy: bool) -> None:
+    """It has none of its parent's threads, be they idle or at work, and none of the places are taken there."""
+    hasher = GatedHasher()
+    pool = PasswordPool(hasher, threads=1, queue_limit=0)
+
+    def make() -> None:
+        asyncio.run(pool.hash(PASSWORD))
+
+    parent = threading.Thread(target=make)
+    if not busy:
+        hasher.gate.set()
+    parent.start()
+    assert hasher.arrived.acquire(timeout=30)
+    if not busy:
+        parent.join(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        status = 1
+        try:
+            hasher.gate = threading.Event()  # of the former its parent may hold the lock
+            hasher.gate.set()
+            make()
+            status = 0
+        finally:
+            os._exit(status)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        hasher.gate.set()
+        parent.join(30)
+        pool.close()
+
+
 def test_no_memory_for_a_hash() -> None:
     """It is a fault, and never a wrong password; the pool goes on when there is memory again."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_MEMORY], capture_output=True, text=True, check=False)
