@@ -284,6 +284,9 @@ class BoundedProtocol(HttpToolsProtocol):
             )
             super().send_400_response(msg)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Pass an offer over, as is right: the library would log with each that it lacks something, which is to be installed."""
+
     def _is_chunked(self) -> bool:
         return [value.lower() for name, value in self.headers if name == b"transfer-encoding"] == [b"chunked"]
 
