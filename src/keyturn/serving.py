@@ -277,6 +277,8 @@ class DrainingServer(uvicorn.Server):
             await asyncio.sleep(0.01)
         for server in self.servers:
             server.close()
+        # Else uvicorn waits there for connections too, also for those that a second SIGINT gives up (asyncio, Python 3.12).
+        self.servers.clear()
         self._listener.close()
         deadline = time.monotonic() + LEAVE_TIME
         while self.server_state.connections and time.monotonic() < deadline and not self.force_exit:  # noqa: ASYNC110

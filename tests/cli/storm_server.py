@@ -1,6 +1,7 @@
-"""`python -m tests.cli.storm_server workers [unfiltered]`: serve the storm application and print the port.
+"""`python -m tests.cli.storm_server workers [unfiltered] [plain]`: serve the storm application and print the port.
 
-`unfiltered` keeps a filter off the socket, as newer kernels do for whoever has not CAP_NET_ADMIN.
+`unfiltered` keeps a filter off the socket, as newer kernels do for whoever has not CAP_NET_ADMIN; `plain` has one worker run on
+Python's own event loop, as where there is no uvloop.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if __name__ == "__main__":
         listener.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
     sys.stdout.write(f"{port_of(listener)}\n")
     sys.stdout.flush()
+    if "plain" in sys.argv:
+        sys.modules["uvloop"] = None  # type: ignore[assignment]
     if workers == 1:
         serve_here(application, lifespan, Listeners(listener))
     else:
