@@ -109,6 +109,15 @@ def test_openapi(plugin: TokenPlugin, components: Components | list[Components])
     assert document["components"]["securitySchemes"]["KeyturnAccessToken"]["scheme"] == "bearer"
 
 
+def test_openapi_of_another_application(plugin: TokenPlugin) -> None:
+    """An application of the same process that checks no tokens shows nothing of ours, by default or by a configuration of both."""
+    config = OpenAPIConfig(title="Notes", version="1")
+    Litestar([notes], plugins=[plugin])
+    Litestar([notes], plugins=[plugin], openapi_config=config)
+    for other in (Litestar([anybody]), Litestar([anybody], openapi_config=config)):
+        assert "securitySchemes" not in other.openapi_schema.to_schema()["components"]
+
+
 def test_without_openapi(plugin: TokenPlugin) -> None:
     """A host without a document of its own gets none."""
     assert Litestar([notes], plugins=[plugin], openapi_config=None).openapi_config is None

@@ -12,6 +12,7 @@ Owns: the translation to Litestar, and its OpenAPI's security scheme. Must not d
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from copy import copy
 from typing import Any, Final
 
 from litestar import Request, Response
@@ -69,6 +70,8 @@ class TokenPlugin(InitPlugin):
         app_config.middleware.append(DefineMiddleware(_TokenMiddleware, guard=self._guard))
         app_config.exception_handlers.setdefault(PrincipalRefused, _answer_refusal)
         if isinstance(app_config.openapi_config, OpenAPIConfig):
+            # The default one is Litestar's own, which all applications of the process have.
+            app_config.openapi_config = copy(app_config.openapi_config)
             scheme = SecurityScheme(type="http", scheme="bearer", bearer_format="JWT", description="The access token.")
             shown = Components(security_schemes={_SCHEME: scheme})
             components = app_config.openapi_config.components
