@@ -248,6 +248,48 @@ async def test_database_that_is_gone(person: Person) -> None:
     assert await directory.find(person.email) is None
 
 
+class Routed:
+    """A router of a project with several databases. Args: reads, writes: the names of those that have the users."""
+
+    def __init__(self, reads: str, writes: str) -> None:
+        self._reads, self._writes = reads, writes
+
+    def db_for_read(self, _model: type[Any], **_hints: object) -> str:
+        """Say where users are read."""
+        return self._reads
+
+    def db_for_write(self, _model: type[Any], **_hints: object) -> str:
+        """Say where users are written."""
+        return self._writes
+
+
+def test_replica_that_lags(person: Person) -> None:
+    """Whoever has just signed up stays signed in, and signs in, where a replica that is read has nobody yet."""
+    with override_settings(DATABASE_ROUTERS=[Routed("archive", "default")]):
+        assert person.sign_up().status_code == 201
+        assert person.send("POST", "/auth/refresh").status_code == 200
+        assert person.log_in().status_code == 200
+
+
+@pytest.mark.anyio
+async def test_users_in_a_database_of_their_own(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's default database may be none, as Django allows where the others have names."""
+
+    def make_table() -> None:
+        with connections["archive"].schema_editor() as editor:
+            editor.create_model(Account)
+
+    await asyncio.to_thread(make_table)
+    nothing = {**connections.settings["default"], "ENGINE": "django.db.backends.dummy"}
+    monkeypatch.setitem(connections.settings, "default", nothing)
+    routers = [Routed("archive", "archive")]
+    with override_settings(AUTH_USER_MODEL=Account._meta.label, DATABASE_ROUTERS=routers):
+        made = await directory.create(person.email, None, "hash")
+        assert made is not None
+        assert await directory.get(made.id) == made
+        assert await directory.create(person.email, None, "hash") is None
+
+
 @pytest.mark.anyio
 async def test_connection_of_a_hook_that_broke(person: Person) -> None:
     """What claims and sinks read by Django's async queries, outside of any request, does so again after a restart of the database."""

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import is_password_usable
-from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, close_old_connections, router, transaction
 from django.db.models import CharField, Q
 
 from keyturn.core.errors import InvalidRequest, Unavailable
@@ -93,7 +93,7 @@ class DjangoUserDirectory:
                 return None
             made = model(**values, password=to_django(password_hash))
             try:
-                with transaction.atomic():
+                with transaction.atomic(using=_database()):
                     made.save(force_insert=True)
             except IntegrityError:
                 # Of another column it is the project's to mend, and no address that is taken.
@@ -149,7 +149,12 @@ def _model() -> Any:
 
 
 def _users() -> Any:
-    return _model()._default_manager  # noqa: SLF001 - Django's documented way to any model's manager
+    """Return the query for all users, where they are written. Why not where they are read: a replica lacks whoever has just signed up."""
+    return _model()._default_manager.using(_database())  # noqa: SLF001 - Django's documented way to any model's manager
+
+
+def _database() -> str:
+    return router.db_for_write(_model())
 
 
 def _with_ids(ids: Iterable[UserId]) -> Any:
