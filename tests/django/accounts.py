@@ -13,10 +13,10 @@ from django.db import connection, models
 
 
 class Account(AbstractBaseUser):
-    """A user as many projects write one: with a UUID for a key."""
+    """A user as many projects write one: with a UUID for a key, and an address that may be missing."""
 
     id: Any = models.UUIDField(primary_key=True, default=uuid4)
-    email: Any = models.EmailField(unique=True)
+    email: Any = models.EmailField(unique=True, null=True)
     is_active: Any = models.BooleanField(default=True)
     USERNAME_FIELD = "email"
     objects: Any = BaseUserManager()

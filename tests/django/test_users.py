@@ -190,6 +190,16 @@ async def test_model_that_wants_more_than_a_sign_up_says(person: Person) -> None
 
 
 @pytest.mark.anyio
+async def test_address_that_was_taken_away(person: Person) -> None:
+    """Whoever is signed in and has no address any more stays so, with an empty one in the answers: they have no room for none."""
+    with override_settings(AUTH_USER_MODEL=Account._meta.label):
+        made = await directory.create(person.email, None, "hash")
+        assert made is not None
+        await Account.objects.filter(pk=made.id).aupdate(email=None)
+        assert await directory.get(made.id) == made._replace(email="")
+
+
+@pytest.mark.anyio
 async def test_address_or_name_too_long(person: Person) -> None:
     """What the project's model has no room for is refused, and not a fault of its database."""
     long = "a" * 60

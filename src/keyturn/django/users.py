@@ -186,7 +186,7 @@ def _key(stored: str) -> str | None:
 
 def _user(row: Any) -> User:
     full_name = row.get_full_name() if hasattr(row, "get_full_name") else None
-    email = getattr(row, row.get_email_field_name())
+    email = getattr(row, row.get_email_field_name()) or ""  # the column may take NULL, also of who has signed in
     return User(str(row.pk), email, full_name or None, disabled=not row.is_active)
 
 
