@@ -231,10 +231,10 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
-         * Health
+         * KeyturnHealth
          * @description The process runs, or everything it needs does.
          */
-        Health: {
+        KeyturnHealth: {
             /**
              * Status
              * @enum {string}
@@ -242,46 +242,20 @@ export interface components {
             status: "ok" | "ready";
         };
         /**
-         * Jwks
+         * KeyturnJwks
          * @description RFC 7517 JWK set.
          */
-        Jwks: {
+        KeyturnJwks: {
             /** Keys */
             keys: {
                 [key: string]: unknown;
             }[];
         };
         /**
-         * KeyturnProblem
-         * @description RFC 9457 problem details. The name is ours alone, so that no model of a host application collides with it.
-         */
-        KeyturnProblem: {
-            /** Code */
-            code: string;
-            /** Detail */
-            detail: string;
-            /**
-             * Reason
-             * @description why the session ended; only with `session_ended`
-             */
-            reason?: string | null;
-            /** Request Id */
-            request_id: string;
-            /** Status */
-            status: number;
-            /** Title */
-            title: string;
-            /**
-             * Type
-             * @example urn:keyturn:error:invalid_request
-             */
-            type: string;
-        };
-        /**
-         * ListedSession
+         * KeyturnListedSession
          * @description One session in the list of a user's own. It shows no token and no hash, ever.
          */
-        ListedSession: {
+        KeyturnListedSession: {
             /**
              * Created At
              * Format: date-time
@@ -314,18 +288,44 @@ export interface components {
             user_agent: string;
         };
         /**
-         * MeOut
+         * KeyturnMe
          * @description Who the access token stands for.
          */
-        MeOut: {
-            session: components["schemas"]["SessionOut"];
-            user: components["schemas"]["UserOut"];
+        KeyturnMe: {
+            session: components["schemas"]["KeyturnSession"];
+            user: components["schemas"]["KeyturnUser"];
         };
         /**
-         * RenderOut
+         * KeyturnProblem
+         * @description RFC 9457 problem details.
+         */
+        KeyturnProblem: {
+            /** Code */
+            code: string;
+            /** Detail */
+            detail: string;
+            /**
+             * Reason
+             * @description why the session ended; only with `session_ended`
+             */
+            reason?: string | null;
+            /** Request Id */
+            request_id: string;
+            /** Status */
+            status: number;
+            /** Title */
+            title: string;
+            /**
+             * Type
+             * @example urn:keyturn:error:invalid_request
+             */
+            type: string;
+        };
+        /**
+         * KeyturnRendered
          * @description A short access token for one server-side render.
          */
-        RenderOut: {
+        KeyturnRendered: {
             /** Access Token */
             access_token: string;
             /**
@@ -333,14 +333,14 @@ export interface components {
              * @description whole seconds from now
              */
             expires_in: number;
-            session: components["schemas"]["SessionOut"];
-            user: components["schemas"]["UserOut"];
+            session: components["schemas"]["KeyturnSession"];
+            user: components["schemas"]["KeyturnUser"];
         };
         /**
-         * SessionOut
+         * KeyturnSession
          * @description The session a token belongs to.
          */
-        SessionOut: {
+        KeyturnSession: {
             /**
              * Absolute Expires In
              * @description whole seconds from now
@@ -361,18 +361,18 @@ export interface components {
             inactivity_expires_in: number;
         };
         /**
-         * SessionsOut
+         * KeyturnSessions
          * @description The user's live sessions, newest first.
          */
-        SessionsOut: {
+        KeyturnSessions: {
             /** Sessions */
-            sessions: components["schemas"]["ListedSession"][];
+            sessions: components["schemas"]["KeyturnListedSession"][];
         };
         /**
-         * SignedInOut
+         * KeyturnSignedIn
          * @description A session that was opened or refreshed.
          */
-        SignedInOut: {
+        KeyturnSignedIn: {
             /** Access Token */
             access_token: string;
             /**
@@ -380,19 +380,19 @@ export interface components {
              * @description whole seconds from now
              */
             expires_in: number;
-            session: components["schemas"]["SessionOut"];
+            session: components["schemas"]["KeyturnSession"];
             /**
              * Token Type
              * @constant
              */
             token_type: "Bearer";
-            user: components["schemas"]["UserOut"];
+            user: components["schemas"]["KeyturnUser"];
         };
         /**
-         * UserOut
+         * KeyturnUser
          * @description A user.
          */
-        UserOut: {
+        KeyturnUser: {
             /** Email */
             email: string;
             /** Id */
@@ -424,7 +424,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Jwks"];
+                    "application/json": components["schemas"]["KeyturnJwks"];
                 };
             };
             /** @description `internal`: Something went wrong */
@@ -491,7 +491,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SignedInOut"];
+                    "application/json": components["schemas"]["KeyturnSignedIn"];
                 };
             };
             /** @description `invalid_credentials`: E-mail or password is wrong */
@@ -669,7 +669,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["MeOut"];
+                    "application/json": components["schemas"]["KeyturnMe"];
                 };
             };
             /** @description `invalid_token`: The access token is not valid */
@@ -834,7 +834,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SignedInOut"];
+                    "application/json": components["schemas"]["KeyturnSignedIn"];
                 };
             };
             /** @description `no_session`: There is no session. `session_ended`: The session has ended. `session_behind`: The session is newer than the database */
@@ -917,7 +917,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SessionsOut"];
+                    "application/json": components["schemas"]["KeyturnSessions"];
                 };
             };
             /** @description `invalid_token`: The access token is not valid */
@@ -1092,7 +1092,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SignedInOut"];
+                    "application/json": components["schemas"]["KeyturnSignedIn"];
                 };
             };
             /** @description `csrf_refused`: X-Keyturn: 1 and an allowed Origin are needed */
@@ -1208,7 +1208,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RenderOut"];
+                    "application/json": components["schemas"]["KeyturnRendered"];
                 };
             };
             /** @description `no_session`: There is no session. `session_ended`: The session has ended. `session_behind`: The session is newer than the database */
@@ -1300,7 +1300,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Health"];
+                    "application/json": components["schemas"]["KeyturnHealth"];
                 };
             };
             /** @description `internal`: Something went wrong */
@@ -1376,7 +1376,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Health"];
+                    "application/json": components["schemas"]["KeyturnHealth"];
                 };
             };
             /** @description `internal`: Something went wrong */

@@ -6,13 +6,13 @@
 import type { components } from "../contract.ts";
 
 /** The user as the server describes them. */
-export type User = Readonly<components["schemas"]["UserOut"]>;
+export type User = Readonly<components["schemas"]["KeyturnUser"]>;
 
 /** What the server says about a session; members it may add later are passed through. */
-export type WireSession = Readonly<components["schemas"]["SessionOut"]>;
+export type WireSession = Readonly<components["schemas"]["KeyturnSession"]>;
 
 /** The answer of `login`, `signup` and `refresh`. */
-export type Answer = Readonly<components["schemas"]["SignedInOut"]>;
+export type Answer = Readonly<components["schemas"]["KeyturnSignedIn"]>;
 
 /**
  * The session this browser holds.

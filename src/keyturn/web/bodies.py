@@ -91,7 +91,10 @@ class Render(In):
     user_agent: Annotated[str, Field(max_length=512), _NoNul] | None = Field(default=None, description="of the browser")
 
 
-class UserOut(BaseModel):
+# -- what is answered. Each name is ours alone: a model of a host application that had the same would get another in its document.
+
+
+class KeyturnUser(BaseModel):
     """A user."""
 
     id: str
@@ -99,7 +102,7 @@ class UserOut(BaseModel):
     name: str | None
 
 
-class SessionOut(BaseModel):
+class KeyturnSession(BaseModel):
     """The session a token belongs to."""
 
     id: SessionHex
@@ -108,33 +111,33 @@ class SessionOut(BaseModel):
     absolute_expires_in: Seconds
 
 
-class SignedInOut(BaseModel):
+class KeyturnSignedIn(BaseModel):
     """A session that was opened or refreshed."""
 
     access_token: str
     token_type: Literal["Bearer"]
     expires_in: Seconds
-    user: UserOut
-    session: SessionOut
+    user: KeyturnUser
+    session: KeyturnSession
 
 
-class RenderOut(BaseModel):
+class KeyturnRendered(BaseModel):
     """A short access token for one server-side render."""
 
     access_token: str
     expires_in: Seconds
-    user: UserOut
-    session: SessionOut
+    user: KeyturnUser
+    session: KeyturnSession
 
 
-class MeOut(BaseModel):
+class KeyturnMe(BaseModel):
     """Who the access token stands for."""
 
-    user: UserOut
-    session: SessionOut
+    user: KeyturnUser
+    session: KeyturnSession
 
 
-class ListedSession(BaseModel):
+class KeyturnListedSession(BaseModel):
     """One session in the list of a user's own. It shows no token and no hash, ever."""
 
     id: SessionHex
@@ -148,14 +151,14 @@ class ListedSession(BaseModel):
     expires_at: Instant
 
 
-class SessionsOut(BaseModel):
+class KeyturnSessions(BaseModel):
     """The user's live sessions, newest first."""
 
-    sessions: list[ListedSession]
+    sessions: list[KeyturnListedSession]
 
 
 class KeyturnProblem(BaseModel):
-    """RFC 9457 problem details. The name is ours alone, so that no model of a host application collides with it."""
+    """RFC 9457 problem details."""
 
     type: str = Field(examples=["urn:keyturn:error:invalid_request"])
     title: str
@@ -166,13 +169,13 @@ class KeyturnProblem(BaseModel):
     reason: str | None = Field(default=None, description="why the session ended; only with `session_ended`")
 
 
-class Jwks(BaseModel):
+class KeyturnJwks(BaseModel):
     """RFC 7517 JWK set."""
 
     keys: list[dict[str, Any]]
 
 
-class Health(BaseModel):
+class KeyturnHealth(BaseModel):
     """The process runs, or everything it needs does."""
 
     status: Literal["ok", "ready"]

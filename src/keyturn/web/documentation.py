@@ -37,7 +37,7 @@ DOCUMENTED: Final[Mapping[str, Documented]] = {
     "sign_up": Documented(
         "Create a user and sign them in",
         201,
-        bodies.SignedInOut,
+        bodies.KeyturnSignedIn,
         (errors.Conflict, errors.NotFound, errors.Throttled, *_COOKIE),
         bodies.SignUp,
         body_required=True,
@@ -45,7 +45,7 @@ DOCUMENTED: Final[Mapping[str, Documented]] = {
     "log_in": Documented(
         "Sign in with a password",
         200,
-        bodies.SignedInOut,
+        bodies.KeyturnSignedIn,
         (errors.InvalidCredentials, errors.Throttled, *_COOKIE),
         bodies.LogIn,
         body_required=True,
@@ -53,13 +53,13 @@ DOCUMENTED: Final[Mapping[str, Documented]] = {
     "refresh": Documented(
         "Exchange the refresh cookie for an access token",
         200,
-        bodies.SignedInOut,
+        bodies.KeyturnSignedIn,
         (*_SESSION, *_COOKIE),
         bodies.Refresh,
     ),
     "log_out": Documented("End the session of the refresh cookie", 204, None, _COOKIE, bodies.LogOut),
-    "me": Documented("Who the access token stands for", 200, bodies.MeOut, _TOKEN),
-    "list_sessions": Documented("The user's live sessions", 200, bodies.SessionsOut, _TOKEN),
+    "me": Documented("Who the access token stands for", 200, bodies.KeyturnMe, _TOKEN),
+    "list_sessions": Documented("The user's live sessions", 200, bodies.KeyturnSessions, _TOKEN),
     "end_session": Documented("End one of the user's sessions", 204, None, (errors.NotFound, *_TOKEN)),
     "end_other_sessions": Documented("End all of the user's sessions but this one", 204, None, _TOKEN),
     "change_password": Documented(
@@ -73,13 +73,13 @@ DOCUMENTED: Final[Mapping[str, Documented]] = {
     "render": Documented(
         "Give a render server a short access token for the cookie it forwards",
         200,
-        bodies.RenderOut,
+        bodies.KeyturnRendered,
         (errors.Forbidden, errors.NotFound, *_SESSION, *_BODY, *_STORE),
         bodies.Render,
     ),
-    "jwks": Documented("The public signing keys", 200, bodies.Jwks, _STORE),
-    "healthz": Documented("Whether the process runs", 200, bodies.Health, _ALWAYS),
-    "readyz": Documented("Whether everything the node needs is in order", 200, bodies.Health, _STORE),
+    "jwks": Documented("The public signing keys", 200, bodies.KeyturnJwks, _STORE),
+    "healthz": Documented("Whether the process runs", 200, bodies.KeyturnHealth, _ALWAYS),
+    "readyz": Documented("Whether everything the node needs is in order", 200, bodies.KeyturnHealth, _STORE),
     "metrics": Documented(
         "Everything counted, for Prometheus",
         200,
