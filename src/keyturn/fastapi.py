@@ -93,8 +93,9 @@ def router(source: WebApplication | Node, *, operations: bool = False) -> APIRou
     routes = hosted_routes(operations=operations)
     made = describe(application.config, routes, lambda route: _Endpoint(application, route), lifespan=lifespan)
     for path, methods in by_path(application, routes).items():
+        answer, name = _other_methods(application, methods), f"keyturn_{next(iter(methods.values())).name}"
         # No method at all is every method to Starlette.
-        made.add_route(path, _other_methods(application, methods), methods=[], include_in_schema=False)
+        made.add_route(path, answer, methods=[], name=name, include_in_schema=False)
     return made
 
 

@@ -287,6 +287,17 @@ async def test_operations_stay_with_the_host(guest: Browser) -> None:
     assert (await guest.get("/.well-known/jwks.json")).status_code == 200
 
 
+async def test_address_of_a_route(node: Keyturn) -> None:
+    """Names of routes lead where they should: all of ours begin with our own, and the host may use every other."""
+    app = FastAPI()
+    install(app, node)
+    app.add_api_route("/here", lambda: None, name="answer")
+    assert app.url_path_for("answer") == "/here"
+    assert app.url_path_for("keyturn_refresh") == "/auth/refresh"
+    names = [getattr(route, "name", "") for route in router(node).routes]
+    assert [name for name in names if not name.startswith("keyturn_")] == []
+
+
 async def test_router_runs_the_node(tmp_path: Path) -> None:
     """Including the router is all a host does: the node starts and closes with the application."""
     settings = Settings.load(env="development", database_url=f"sqlite:///{tmp_path}/k.db", base_url=ORIGIN)
