@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Security, WebSocket
+from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Request, Security, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.security import SecurityScopes
 from pydantic import BaseModel
 
-from keyturn.core.model import Principal
+from keyturn.core.model import Principal, SessionId
 from keyturn.fastapi import (
     CurrentPrincipal,
     PrincipalRefused,
@@ -38,6 +38,12 @@ class UserOut(BaseModel):
     """A model of the host, called as FastAPI's tutorial calls one."""
 
     mine: int
+
+
+class Held(BaseModel):
+    """A model in which the host has a principal."""
+
+    principal: Principal
 
 
 @notes.get("/notes")
@@ -180,6 +186,32 @@ async def test_route_for_everybody(node: Keyturn) -> None:
         assert (await guest.get("/front")).json() is None
         assert (await guest.get("/front", headers=guest.bearer)).json() == signed_in.json()["user"]["id"]
         assert (await guest.get("/front", headers={"authorization": "Bearer x"})).json()["code"] == "invalid_token"
+
+
+async def test_principal_that_a_body_holds(node: Keyturn) -> None:
+    """Where a host has declared no dependency, but what FastAPI reads from the body, nobody becomes who they write that they are."""
+    app = host_of(node)
+
+    @app.post("/optional")
+    async def optional(principal: CurrentPrincipal | None = None) -> str | None:
+        return principal and principal.user_id
+
+    @app.post("/bare")
+    async def bare(principal: Annotated[Principal, Body()]) -> str:
+        return principal.user_id
+
+    body: dict[str, object] = {"user_id": "admin", "session_id": "", "token_id": "", "scopes": ["admin"]}
+    body |= {"amr": ["pwd"], "authenticated_at": 0, "expires_at": 4e9, "claims": {}}
+    async with Browser(app) as guest:
+        for path in ("/optional", "/bare"):
+            for written in (body, list(body.values())):
+                assert (await guest.post(path, json=written)).status_code == 422
+
+
+def test_principal_in_a_model_of_the_host() -> None:
+    """A host may hand one on in a model of its own, as it is."""
+    ada = Principal("ada", SessionId(bytes(16)), "token", frozenset(), ("pwd",), 0.0, 60.0, {})
+    assert Held(principal=ada).principal is ada
 
 
 async def test_handler_of_the_host_goes_first(node: Keyturn) -> None:
