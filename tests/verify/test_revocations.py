@@ -189,6 +189,22 @@ def test_forked_worker(database: str, tmp_path: Path, make_verifier: Callable[..
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_probe_of_a_forked_worker(database: str, make_verifier: Callable[..., Verifier]) -> None:
+    """A worker to which nothing is sent before it is ready follows revocations from the first probe on."""
+    verifier = make_verifier(revocations=database)
+    assert verifier.load()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert not verifier.is_ready()
+            wait_until(verifier.is_ready, PATIENCE, "the revocations")
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_revoked_token_while_the_verifier_is_closed(
     database: str, tmp_path: Path, make_verifier: Callable[..., Verifier]
 ) -> None:

@@ -450,6 +450,16 @@ async def test_load(verifier: Verifier, publisher: Publisher) -> None:
     assert len(publisher.requests) == 1
 
 
+def test_probe(verifier: Verifier, publisher: Publisher, monotonic: FrozenClock) -> None:
+    """A service to which nothing is sent before it is ready becomes so by being asked, also where the server was down at first."""
+    publisher.status = 500
+    assert not verifier.load()
+    publisher.status = 200
+    monotonic.advance(1)
+    wait_until(verifier.is_ready, PATIENCE, "the keys")
+    assert len(publisher.requests) == 2
+
+
 async def test_load_while_the_server_is_down(verifier: Verifier, publisher: Publisher) -> None:
     """It says so, and raises nothing: the keys come with the first token that finds the server up."""
     publisher.status = 500

@@ -134,11 +134,17 @@ class Verifier:
         return self.is_ready()
 
     def is_ready(self) -> bool:
-        """Say whether tokens can be checked now, for a readiness probe."""
-        return self._keys.is_known(self._monotonic()) and (self._denylist is None or self._denylist.is_loaded)
+        """Say whether tokens can be checked now, for a readiness probe; if not, begin to load what is missing.
+
+        Why begin: until it says so no token may come, which would.
+        """
+        ready = self._keys.is_known(self._monotonic()) and (self._denylist is None or self._denylist.is_loaded)
+        if not ready:
+            self._begin()
+        return ready
 
     def close(self) -> None:
-        """Stop following revocations; the next token that is checked would begin anew."""
+        """Stop following revocations; the next token that is checked, or a probe, would begin anew."""
         if self._denylist is not None:
             self._denylist.close()
 
