@@ -20,6 +20,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 from django.utils.decorators import method_decorator
 from django.views import View
+from ninja import NinjaAPI
+from ninja.testing import TestClient
 from rest_framework.permissions import OR, AllowAny
 from rest_framework.views import APIView
 
@@ -129,6 +131,19 @@ async def show(request: HttpRequest) -> HttpResponse:
 async def show_by_ninja(request: HttpRequest) -> HttpResponse:
     """What django-ninja does around an async operation."""
     return HttpResponse((await TokenAuth()(request)).user_id)
+
+
+def test_principal_that_a_body_holds() -> None:
+    """An operation of django-ninja that takes one as an argument, where there is none to be had, gets none from the body."""
+    api = NinjaAPI(urls_namespace="forged")
+
+    def show_argument(request: HttpRequest, principal: Principal | None = None) -> str | None:
+        return principal and principal.user_id
+
+    api.post("/show")(show_argument)
+    body = {"user_id": "admin", "session_id": "", "token_id": "", "scopes": ["admin"], "amr": ["pwd"]}
+    whole = {**body, "authenticated_at": 0, "expires_at": 4e9, "claims": {}}
+    assert TestClient(api).post("/show", json=whole).status_code == 422
 
 
 @method_decorator(requires(), name="dispatch")

@@ -13,7 +13,7 @@ Owns: the translation to FastAPI, and its OpenAPI's security scheme. Must not de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Annotated, Final
 
@@ -43,15 +43,6 @@ BEARER: Final = _Shown(
 )
 
 Source = PrincipalSource | Callable[[HTTPConnection], Guard]
-
-
-def _never_read(cls: type[Principal], *_: object) -> Mapping[str, object]:
-    return {"type": "is-instance", "cls": cls}
-
-
-# Why: FastAPI sees no dependency in `CurrentPrincipal | None`, nor in a Principal alone, but a part of the body: by what pydantic
-# makes of a named tuple, whoever calls would write there who they are.
-setattr(Principal, "__get_pydantic_core_schema__", classmethod(_never_read))  # noqa: B010 - to type checkers there is none
 
 
 class PrincipalRefused(HTTPException):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -24,6 +24,15 @@ POLICY_VIOLATION: Final = 1008
 """The code with which a WebSocket is closed whose opening is refused.  Spec: RFC 6455 7.4.1."""
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
 """Spec: RFC 6749 3.3; nothing that could end the quoted text in a challenge."""
+
+
+def _never_read(cls: type[Principal], *_: object) -> Mapping[str, object]:
+    return {"type": "is-instance", "cls": cls}
+
+
+# Why: FastAPI sees no dependency in `CurrentPrincipal | None`, nor django-ninja in any Principal, but a part of the body: by what
+# pydantic makes of a named tuple, whoever calls would write there who they are.
+setattr(Principal, "__get_pydantic_core_schema__", classmethod(_never_read))  # noqa: B010 - to type checkers there is none
 
 
 @dataclass(frozen=True, slots=True)
