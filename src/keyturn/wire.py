@@ -121,6 +121,15 @@ def bearer(values: Sequence[bytes]) -> str:
     return token
 
 
+def is_for_others(values: Sequence[bytes]) -> bool:
+    """Say whether a request has no credentials but of other schemes, such as Basic: they are somebody else's to judge.
+
+    Args:
+        values: every Authorization header.
+    """
+    return all(value.partition(b" ")[0].lower() not in {b"", b"bearer"} for value in values)
+
+
 def request_id(values: Sequence[bytes]) -> str:
     """Take over a well-formed X-Request-ID, so that a proxy's logs and ours can be joined; make one otherwise."""
     if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,7 @@ from keyturn.verify.ninja import TokenAuth
 from tests.services import wait_until
 from tests.tokens.forge import AUDIENCE, ISSUER, NOW, sign
 from tests.verify.publisher import PATIENCE, publishing
+from tests.web.conftest import PASSWORD
 
 
 @pytest.mark.parametrize("path", ["/lazy", "/lazy-async"])
@@ -86,11 +88,22 @@ def test_rights_by_tables_of_somebody_with_a_token(ada: Person, method: str, pat
     assert ada.send(method, path).status_code == 403
 
 
-@pytest.mark.parametrize("value", ["", "Bearer", "Basic YTpi", "Bearer x"])
+@pytest.mark.parametrize("value", ["", "Bearer", "bearer x", "Bearer x"])
 def test_bad_token_at_a_public_view(stranger: Person, value: str) -> None:
     """REST framework authenticates before it asks for permission: a bad token is refused although nobody needs one."""
     assert stranger.send("GET", "/rest/public").status_code == 200
     assert stranger.send("GET", "/rest/public", authorization=value).status_code == 401
+
+
+def test_credentials_of_another_scheme(ada: Person) -> None:
+    """A class behind ours is asked about its own, and ours about none of them; nobody needs any at a public view."""
+    basic = b64encode(f"{ada.email}:{PASSWORD}".encode()).decode()
+    assert ada.send("GET", "/rest/either", authorization=f"Basic {basic}").json() == {"user": ada.email, "auth": None}
+    assert ada.send("GET", "/rest/either").json() == {"user": str(ada.user.pk), "auth": str(ada.user.pk)}
+    for value in ("Basic YTpi", "Bearer x"):
+        answer = ada.send("GET", "/rest/either", authorization=value)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')
+    assert ada.send("GET", "/rest/public", authorization="Basic YTpi").status_code == 200
 
 
 def test_handler_of_rest_framework(stranger: Person, settings_without_handler: Any) -> None:

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path
 from django.utils.decorators import method_decorator
 from django.views import View
-from rest_framework.authentication import BaseAuthentication
+from rest_framework.authentication import BaseAuthentication, BasicAuthentication
 from rest_framework.decorators import api_view, authentication_classes, permission_classes
 from rest_framework.generics import ListAPIView
 from rest_framework.permissions import AllowAny, DjangoModelPermissions, IsAdminUser
@@ -105,6 +105,14 @@ def rest_public(_request: Request) -> Response:
     return Response({})
 
 
+@api_view()
+@authentication_classes([drf.TokenAuthentication, BasicAuthentication])
+def rest_either(request: Request) -> Response:
+    """A view of REST framework with two ways to come in, each by the same header."""
+    auth: Any = request.auth
+    return Response({"user": request.user.get_username(), "auth": auth and auth.user_id})
+
+
 class Otherwise(BaseAuthentication):
     """Somebody who comes in without a token of ours."""
 
@@ -142,6 +150,7 @@ urlpatterns = [
     path("rest/public", rest_public),
     path("rest/staff", rest_staff),
     path("rest/groups", Groups.as_view()),
+    path("rest/either", rest_either),
     path("rest/otherwise", rest_otherwise),
     path("rest/undone", rest_undone),
 ]

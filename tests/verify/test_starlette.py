@@ -83,6 +83,15 @@ async def test_route_for_anybody(app: Starlette) -> None:
     assert (await send(app, "GET", "/anybody", headers=[("authorization", "Bearer x")])).code == "invalid_token"
 
 
+async def test_credentials_of_another_scheme(app: Starlette) -> None:
+    """What a proxy asks of everybody, or another backend of its own, makes nobody of ours, and keeps nobody from a public route."""
+    basic = [("authorization", "Basic YTpi")]
+    assert (await send(app, "GET", "/anybody", headers=basic)).json() is False
+    assert (await send(app, "GET", "/notes", headers=basic)).code == "invalid_token"
+    for both in ([*basic, *bearer()], [*bearer(), *basic]):
+        assert (await send(app, "GET", "/anybody", headers=both)).code == "invalid_token"
+
+
 async def test_method_of_a_class(app: Starlette) -> None:
     """The decorator works on methods too."""
     assert (await send(app, "GET", "/notes", headers=bearer(scope="notes"))).json() == "ada"

@@ -33,7 +33,8 @@ from keyturn.core.model import Principal
 from keyturn.verify.django import answer_refusal, identified
 from keyturn.verify.django_users import can_be_id
 from keyturn.verify.guard import Requirement
-from keyturn.wire import problem
+from keyturn.verify.threaded import environ_values
+from keyturn.wire import is_for_others, problem
 
 __all__ = [
     "PrincipalRefused",
@@ -104,11 +105,11 @@ class TokenAuthentication(BaseAuthentication):
     """Find out who a request acts as: `request.auth` is the principal, `request.user` a TokenUser."""
 
     def authenticate(self, request: Request) -> tuple[Any, Principal] | None:
-        """Return user and principal; None without an Authorization header, so that another class may try.
+        """Return user and principal; None without an Authorization header of our scheme, so that another class may try.
 
         Raises: PrincipalRefused: the header holds no token to believe, or nobody can tell.
         """
-        if "HTTP_AUTHORIZATION" not in request.META:
+        if is_for_others(environ_values(request.META, "HTTP_AUTHORIZATION")):
             return None
         try:
             principal = identified(request._request).demand()  # noqa: SLF001 - the request this one wraps; there is no other way

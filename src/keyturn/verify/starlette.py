@@ -29,7 +29,7 @@ from keyturn.core.errors import InvalidToken, Refused
 from keyturn.core.model import Principal
 from keyturn.ports import Clock, PrincipalSource
 from keyturn.verify.guard import POLICY_VIOLATION, Guard, Requirement, refusal
-from keyturn.wire import values_of
+from keyturn.wire import is_for_others, values_of
 
 __all__ = ["TokenBackend", "TokenRefused", "TokenUser", "on_error", "requires", "token_middleware"]
 
@@ -83,12 +83,12 @@ class TokenBackend(AuthenticationBackend):
         self._guard: Final = Guard(source, clock=clock)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
-        """Return the scopes, `authenticated` among them, and the user; None without an Authorization header.
+        """Return the scopes, `authenticated` among them, and the user; None without an Authorization header of our scheme.
 
         Raises: TokenRefused: the header holds no token to believe; answered by `on_error`.
         """
         values = values_of(conn.scope["headers"], b"authorization")
-        if not values:
+        if is_for_others(values):
             return None
         try:
             principal = await self._guard.check_async(values)
