@@ -86,8 +86,11 @@ class _Content:
 
 def _view(node: ThreadedNode, methods: Mapping[str, Route]) -> Callable[..., Response]:
     def answer(session_id: str = "") -> Response:
-        timeout = node.web.config.body_timeout
-        message = read_environ(request.environ, timeout, source=_Content(request), parameter=session_id)
+        content, environ, timeout = _Content(request), request.environ, node.web.config.body_timeout
+        if "stream" in vars(request):
+            # A hook has read of it: what the server hands over is at its end, also where the body came in chunks.
+            environ = {**environ, "wsgi.input": content}
+        message = read_environ(environ, timeout, source=content, parameter=session_id)
         # A path that was percent-encoded is none of ours, although Flask has found it.
         return translate(node.respond(message, None if message.path == NEVER_FOUND else methods))
 

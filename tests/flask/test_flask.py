@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask import Blueprint, Flask, Response, request
 from flask.testing import FlaskClient
-from werkzeug.test import EnvironBuilder
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from keyturn.core.errors import Refused
 from keyturn.flask import KeyturnFlask, current_principal, requires
@@ -82,6 +82,20 @@ def test_body_that_a_hook_has_read(app: Flask) -> None:
     sign_up(client, "grace@example.com")
     large = {"email": " " * 20_000}
     assert client.post("/api/auth/login", json=large, headers=BROWSER).status_code == 413
+
+
+def test_body_in_chunks_that_a_hook_has_read(app: Flask) -> None:
+    """It is there for us too where it came in chunks, of which the server tells no length but an end."""
+
+    def sent(body: dict[str, str]) -> str:
+        builder = EnvironBuilder("/api/auth/signup", method="POST", json=body, headers=[*BROWSER.items()])
+        environ = builder.get_environ()
+        del environ["CONTENT_LENGTH"]
+        environ |= {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+        return run_wsgi_app(app, environ)[1]
+
+    assert sent({"email": "mary@example.com", "password": PASSWORD}).startswith("201")
+    assert sent({"email": " " * 20_000, "password": PASSWORD}).startswith("413")
 
 
 def test_principal_of_each_request(app: Flask) -> None:
