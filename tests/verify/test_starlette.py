@@ -98,6 +98,19 @@ async def test_method_of_a_class(app: Starlette) -> None:
     assert (await send(app, "GET", "/notes", headers=bearer())).code == "forbidden"
 
 
+async def test_object_that_is_called(make_verifier: Callable[..., Verifier]) -> None:
+    """The decorator works on an object as well, as Starlette's own does."""
+
+    class Called:
+        async def __call__(self, request: Request) -> Response:
+            return JSONResponse(request.user.identity)
+
+    middleware = [token_middleware(make_verifier(clock=time.time))]
+    app = Starlette(routes=[Route("/called", requires("notes")(Called()))], middleware=middleware)
+    assert (await send(app, "GET", "/called", headers=bearer(scope="notes"))).json() == "ada"
+    assert (await send(app, "GET", "/called", headers=bearer())).code == "forbidden"
+
+
 async def test_without_middleware() -> None:
     """A guarded route in an application without the middleware lets nobody in, and says what is missing."""
     with pytest.raises(RuntimeError, match="token_middleware"):

@@ -135,7 +135,9 @@ def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) 
             refused = _refused(connection, requirement)
             return endpoint(*args, **kwargs) if refused is None else _answer(connection, refused)
 
-        return cast("Endpoint", guarded_async if iscoroutinefunction(endpoint) else guarded)
+        # An endpoint may be an object that is called, too.
+        is_async = iscoroutinefunction(endpoint) or iscoroutinefunction(type(endpoint).__call__)
+        return cast("Endpoint", guarded_async if is_async else guarded)
 
     return decorate
 
