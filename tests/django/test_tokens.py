@@ -6,7 +6,7 @@ import asyncio
 from base64 import b64encode
 from threading import Event
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +24,9 @@ from django.views import View
 from ninja import NinjaAPI
 from ninja.testing import TestClient
 from rest_framework.permissions import OR, AllowAny
+from rest_framework.request import Request as RestRequest
+from rest_framework.response import Response as RestResponse
+from rest_framework.test import APIRequestFactory, force_authenticate
 from rest_framework.views import APIView
 
 from keyturn.core.model import Principal, SessionId
@@ -113,6 +116,22 @@ def test_handler_of_rest_framework(stranger: Person, settings_without_handler: A
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
         assert set(answer.json()) == {"detail"}
+
+
+@pytest.mark.parametrize(("scopes", "status"), [({"notes"}, 200), (set(), 403)])
+def test_somebody_whom_a_test_has_authenticated(node: Any, scopes: set[str], status: int) -> None:
+    """REST framework's own way to be somebody in a test goes without a token, and the scopes are checked all the same."""
+    ada = Principal("1", SessionId(bytes(16)), "token", frozenset(scopes), ("pwd",), 0.0, 4e9, {})
+
+    class Notes(APIView):
+        permission_classes = (drf.requires("notes"),)
+
+        def get(self, request: RestRequest) -> RestResponse:
+            return RestResponse(request.user.get_username())
+
+    request, user, token = APIRequestFactory().get("/"), cast("Any", drf.TokenUser(ada)), cast("Any", ada)
+    force_authenticate(request, user, token)
+    assert Notes.as_view()(request).status_code == status
 
 
 def test_somebody_who_came_in_otherwise(ada: Person) -> None:
