@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -598,6 +599,17 @@ def test_cause_of_a_fault_of_the_database_is_named(
     postgres.execute(f'ALTER DATABASE "{empty_postgres_url.rpartition("/")[2]}" SET search_path TO nowhere')
     sqlite_command.environment["KEYTURN_DATABASE_URL"] = empty_postgres_url
     assert " 3F000: no schema of the role's search_path exists" in sqlite_command.run("migrate", status=1)
+
+
+def test_sqlite_that_is_too_old(empty_sqlite_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command says so, before there is a file: the SQLite of RHEL 9, of which Python says no word."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    for arguments in (["migrate"], ["users", "list"], ["serve", "--port", "0"]):
+        error = empty_sqlite_command.run(*arguments, status=1)
+        assert error.startswith("keyturn: unsafe_settings: database_too_old: ")
+        assert error.count("\n") == 1
+    assert "UNSAFE  database_too_old: " in empty_sqlite_command.run("doctor", status=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_user_whom_a_table_of_the_application_refers_to(command: Command) -> None:

@@ -27,6 +27,8 @@ READ_ONLY = "25006"
 """The SQLSTATE of a server that takes no writes."""
 _NAME = "keyturn"
 """What the server shows for a connection."""
+_OLDEST = 12
+"""The version of PostgreSQL that was the first with `WITH … AS MATERIALIZED`."""
 
 
 def look_after(engine: Engine, patience: float) -> None:
@@ -114,10 +116,13 @@ class _Beginning:
     async def begin(self, connection: asyncpg.Connection) -> None:
         """Set a connection up.
 
-        Raises: UnsafeSettings: a pooler in transaction mode is in between; nothing was set. OSError: the server ended it;
-            and what the driver raises.
+        Raises: UnsafeSettings: a pooler in transaction mode is in between, or the server is too old; nothing was set. OSError: the
+            server ended it; and what the driver raises.
         """
         try:
+            major: int = connection.get_server_version().major  # type: ignore[no-untyped-call]
+            if major < _OLDEST:
+                raise UnsafeSettings([f"database_too_old: it is PostgreSQL {major}: take {_OLDEST} or newer"])
             if not self._in_session_mode:
                 if await execute_where_direct(connection, self._setup):
                     return

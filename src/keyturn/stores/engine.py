@@ -270,7 +270,7 @@ def open_engine(
         connect_timeout: seconds to wait for a connection, new or from the pool.
         command_timeout: seconds a statement may take; for SQLite, how long to wait for another process's write.
 
-    Raises: ValueError: the URL is not one that `normalise` takes.
+    Raises: ValueError: the URL is not one that `normalise` takes. UnsafeSettings: SQLite is too old.
     """
     parsed = normalise(url)
     options: dict[str, Any] = {

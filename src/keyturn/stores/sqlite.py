@@ -15,11 +15,15 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from keyturn.core.errors import UnsafeSettings
+
 if TYPE_CHECKING:
     import aiosqlite
 
 _log = logging.getLogger(__name__)
 
+_OLDEST = "3.35"
+"""The version of SQLite that was the first with `RETURNING`."""
 _LATELY = 1.0
 """Seconds for which a file that was there counts as being there for whoever only reads."""
 
@@ -34,9 +38,18 @@ class SqliteFile:
     Args:
         path: where it is, absolute.
         address: its URI, with which SQLite does not make it.
+
+    Raises: UnsafeSettings: the SQLite of this Python is too old.
     """
 
     def __init__(self, path: Path, address: str) -> None:
+        if sqlite3.sqlite_version_info < tuple(map(int, _OLDEST.split("."))):
+            raise UnsafeSettings(
+                [
+                    f"database_too_old: this Python comes with SQLite {sqlite3.sqlite_version}: take one with {_OLDEST} or newer,"
+                    " or PostgreSQL"
+                ]
+            )
         self.path = path
         self._name = str(path)
         self._address = address
