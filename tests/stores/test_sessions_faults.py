@@ -362,6 +362,13 @@ async def test_mistake_of_ours_in_what_the_driver_is_given(engine: Engine) -> No
             await lane.fetch(("SELECT 1", (1,)))
 
 
+@pytest.mark.parametrize("context", ["在RAISE的第1行的PL/pgSQL函数own()", 'SQL関数"own"の行番号 1'])
+def test_function_of_a_server_that_speaks_another_language(context: str) -> None:
+    """What a trigger of somebody refuses is a fault, whatever `lc_messages` says: letters of Chinese and Japanese stand beside the name."""
+    with pytest.raises(Unavailable), faults():
+        raise asyncpg.exceptions.PostgresError.new({"C": "22000", "M": "no", "W": context})  # type: ignore[no-untyped-call]
+
+
 def _trigger(body: str) -> list[str]:
     """Make a trigger of PL/pgSQL."""
     return [

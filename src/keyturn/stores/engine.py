@@ -47,7 +47,7 @@ SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 # What a statement of ours may be refused for by itself, by the text of it or what it is given. All else that PostgreSQL has a code for is a
 # fault of the server, its host or the way to it, or of what somebody has changed: constraints, triggers, rights, types. Such a text quotes rows.
 _MISTAKES = frozenset({"21000", "22000", "22021", "25001", "25P01", "25P02", "42601", "42P02", "42P18"})
-_FUNCTION = re.compile(r"\bPL/|\bSQL\b")
+_FUNCTION = re.compile(r"\bPL/|\bSQL\b", re.ASCII)
 """Stands in the context, in every language, where it was not the statement but a function that it has called, as a trigger does."""
 _CONFLICT_STATES = frozenset({"40001", "40P01", "0A000"})  # the last: a plan from before a column changed
 _SQLITE_CONFLICTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
