@@ -292,6 +292,20 @@ async def test_connections_that_are_left_when_there_are_no_more(
     assert "Pool" not in caplog.text
 
 
+async def test_connections_that_the_lanes_keep_when_there_are_no_more(few: str) -> None:
+    """They serve all else as well, as many at once as there are: beside three idle ones `/readyz` and sign-in were 503 for good."""
+    engine = open_engine(few)
+    async with engine.lane(), engine.lane(), engine.lane():
+        pass
+    async with engine.autocommit() as one, engine.transaction() as two, engine.autocommit() as three:
+        lent = {(await each.exec_driver_sql(BACKEND)).scalar_one() for each in (one, two, three)}
+        assert len(lent) == 3
+        with pytest.raises(Unavailable):
+            await ping(engine)
+    assert await backend_of_a_lane(engine) in lent
+    await engine.close()
+
+
 async def test_sqlite_directory_that_is_missing(tmp_path: Path) -> None:
     """A file that cannot be opened is a fault, and leaves no thread that would speak to the event loop after its end."""
     engine = open_engine(f"sqlite:///{tmp_path}/nowhere/keyturn.db")

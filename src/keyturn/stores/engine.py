@@ -182,7 +182,7 @@ class Engine:
             if not opening.cancelled() and opening.exception() is None:
                 _ = to_its_end(give_back(opening.result(), lender), self._running)
 
-        opening = asyncio.ensure_future(pool.connect().start())
+        opening = asyncio.ensure_future(self._lanes.connect(pool))
         try:
             connection = await asyncio.shield(opening)
         except asyncio.CancelledError:

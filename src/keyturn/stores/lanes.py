@@ -22,7 +22,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Literal, Protocol, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from keyturn.stores.connections import ended_by_the_server
@@ -79,6 +80,10 @@ class Lanes(Protocol):
 
     def lend(self) -> AbstractAsyncContextManager[Lane]:
         """Lend a lane. Raises: what the driver raises, and OSError where the way to the database is at fault."""
+        ...
+
+    async def connect(self, pool: AsyncEngine) -> AsyncConnection:
+        """Take a connection from the pool, for what is no lane. Raises: what SQLAlchemy raises."""
         ...
 
     async def close(self) -> None:
@@ -165,6 +170,19 @@ class PostgresLanes:
         else:
             await greenlet_spawn(lent.close)
 
+    async def connect(self, pool: AsyncEngine) -> AsyncConnection:
+        """Take a connection from the pool; where the server gives it no more, one that was kept here. Raises: what SQLAlchemy raises.
+
+        Why: with as many open as the server has to give, and all of them kept, all else would be refused beside them, for good.
+        """
+        try:
+            return await pool.connect()
+        except DBAPIError:
+            if not self._kept:
+                raise
+            await greenlet_spawn(self._kept.pop().close)
+            return await self.connect(pool)
+
     async def close(self) -> None:
         """Give back what was kept."""
         kept, self._kept = self._kept, []
@@ -239,6 +257,10 @@ class SqliteLanes:
         """Lend what everybody shares."""
         self._file.ensure_lately()
         yield self
+
+    async def connect(self, pool: AsyncEngine) -> AsyncConnection:
+        """Take a connection from the pool. Raises: what SQLAlchemy raises."""
+        return await pool.connect()
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """Return all rows of a statement that only reads."""
