@@ -622,6 +622,16 @@ def test_user_whom_a_table_of_the_application_refers_to(command: Command) -> Non
     assert EMAIL in command.run("users", "list")
 
 
+def test_table_that_is_published_without_a_replica_identity(sqlite_command: Command, postgres_url: str) -> None:
+    """PostgreSQL refuses each change of it with the code by which a database takes no connections: both are said."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = postgres_url
+    create_user(sqlite_command)
+    change(sqlite_command, text("ALTER TABLE keyturn_users REPLICA IDENTITY NOTHING"))
+    change(sqlite_command, text("CREATE PUBLICATION own FOR TABLE keyturn_users"))
+    error = sqlite_command.run("users", "disable", EMAIL, status=1)
+    assert " 55000: the database takes no connections at the moment, or publishes a table of Keyturn " in error
+
+
 def test_role_without_rights_is_a_known_error(
     sqlite_command: Command, postgres: PostgresServer, empty_postgres_url: str
 ) -> None:

@@ -30,7 +30,7 @@ _MEANINGS = {
     "42501": "this role lacks a right in the database: run `keyturn migrate` as the owner of the tables, and grant this one what"
     " docs/guides/operating.md says",
     "53300": "PostgreSQL has no connection to spare for this role or database",
-    "55000": "the database takes no connections at the moment",
+    "55000": "the database takes no connections at the moment, or publishes a table of Keyturn that has no replica identity",
     "55P03": "somebody holds a table that is needed: nothing was changed, try again",
     "57014": "PostgreSQL ended a statement: has this role or database a statement_timeout that is too short?",
     "AuthenticationError": "Redis refuses the user or the password in KEYTURN_REDIS_URL, or asks for one",
