@@ -15,6 +15,7 @@ from keyturn.client.session import LOCK_LIMIT
 from keyturn.core.policy import CRASH_LOSS, DAY, HOUR, REQUEST_LIMIT, Policy
 from keyturn.runtime import READY_TIME
 from keyturn.serving import DRAIN_TIME, KEEP_ALIVE_TIME, LEAVE_TIME, UNREAD_TIME
+from keyturn.stores import connections, sqlite
 from keyturn.stores.engine import open_engine
 from keyturn.stores.feeds import PollingFeed
 from keyturn.stores.pruning import SESSION_RETENTION
@@ -88,6 +89,8 @@ SAID = {
         f"{HOUR:g} at most, in development too",
     ],
     "docs/guides/operating.md": [
+        f"a local disk, and SQLite {sqlite.OLDEST} or newer",
+        f"- PostgreSQL {connections.OLDEST} or newer;",
         f"has {POLICY.account_logins} logins in {POLICY.failure_window / 60:g} minutes, then 429;",
         f"gives a request up after {REQUEST_LIMIT:g} s",
         f"less than {KEEP_ALIVE_TIME:g} s, which is\n  when the server closes them",

@@ -27,7 +27,7 @@ READ_ONLY = "25006"
 """The SQLSTATE of a server that takes no writes."""
 _NAME = "keyturn"
 """What the server shows for a connection."""
-_OLDEST = 12
+OLDEST = 12
 """The version of PostgreSQL that was the first with `WITH … AS MATERIALIZED`."""
 
 
@@ -121,8 +121,8 @@ class _Beginning:
         """
         try:
             major: int = connection.get_server_version().major  # type: ignore[no-untyped-call]
-            if major < _OLDEST:
-                raise UnsafeSettings([f"database_too_old: it is PostgreSQL {major}: take {_OLDEST} or newer"])
+            if major < OLDEST:
+                raise UnsafeSettings([f"database_too_old: it is PostgreSQL {major}: take {OLDEST} or newer"])
             if not self._in_session_mode:
                 if await execute_where_direct(connection, self._setup):
                     return

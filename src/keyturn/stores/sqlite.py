@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_OLDEST = "3.35"
+OLDEST = "3.35"
 """The version of SQLite that was the first with `RETURNING`."""
 _LATELY = 1.0
 """Seconds for which a file that was there counts as being there for whoever only reads."""
@@ -43,10 +43,10 @@ class SqliteFile:
     """
 
     def __init__(self, path: Path, address: str) -> None:
-        if sqlite3.sqlite_version_info < tuple(map(int, _OLDEST.split("."))):
+        if sqlite3.sqlite_version_info < tuple(map(int, OLDEST.split("."))):
             raise UnsafeSettings(
                 [
-                    f"database_too_old: this Python comes with SQLite {sqlite3.sqlite_version}: take one with {_OLDEST} or newer,"
+                    f"database_too_old: this Python comes with SQLite {sqlite3.sqlite_version}: take one with {OLDEST} or newer,"
                     " or PostgreSQL"
                 ]
             )
