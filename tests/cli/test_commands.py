@@ -704,14 +704,15 @@ def test_deleting_that_nobody_has_confirmed(command: Command, said: str) -> None
     assert command.run("users", "delete", EMAIL, stdin="y\n").startswith("deleted ")
 
 
+@pytest.mark.parametrize("columns", ["80", "40", "1"])
 def test_ids_are_whole_on_a_narrow_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
 ) -> None:
-    """They are what another command is given: an id that is cut to fit is of no use. Nothing else is cut either."""
+    """They are what another command is given: an id that is cut to fit is of no use. Nothing else is cut or left out either."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "80")
-    for size in (32, 43):
-        row = {"id": "a1" * 24, "at": "2026-11-29T10:22:48+00:00", "ip": "2001:db8::1234", "user_agent": "q" * 40}
+    monkeypatch.setenv("COLUMNS", columns)
+    for size in (32, 43, 255):
+        row = {"id": "a1" * 128, "at": "2026-11-29T10:22:48+00:00", "ip": "2001:db8::1234", "user_agent": "q" * 40}
         row["id"] = row["id"][:size]
         table(tuple(row), [row])
         shown = capsys.readouterr().out

@@ -15,6 +15,8 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option of every command that has something to print."""
+_LEAST_WIDTH = 7
+"""Of a column, with the two blanks before it."""
 
 
 def say(text: str) -> None:
@@ -41,6 +43,7 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, object]], *, json_
         for row in cells:
             sys.stdout.write("\t".join(row) + "\n")
         return
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -51,7 +54,11 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, object]], *, json_
         shown.add_column(column, overflow="fold", no_wrap=column == columns[0])
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
-    Console().print(shown)
+    console = Console()
+    first = max(cell_len(row[0]) for row in [columns, *cells])
+    # Whole columns would be left out where there is less room: there the terminal breaks the lines.
+    console.width = max(console.width, first + _LEAST_WIDTH * (len(columns) - 1))
+    console.print(shown)
 
 
 def when(at: float | None) -> str | None:
