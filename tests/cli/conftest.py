@@ -59,7 +59,7 @@ class Command:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             patch.chdir(self.directory)
-            patch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin.encode()), "utf-8"))
+            patch.setattr(sys, "stdin", TextIOWrapper(BytesIO(os.fsencode(stdin)), "utf-8"))
             with pytest.raises(SystemExit) as end:
                 main(arguments)
         self.errors = errors.getvalue()

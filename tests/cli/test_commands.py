@@ -157,6 +157,24 @@ def test_users_create_refuses_what_the_sign_up_refuses(command: Command) -> None
     assert len(command.json("users", "list")) == 1
 
 
+def test_user_is_told_as_stored(command: Command) -> None:
+    """The address in the form that every list and answer has; an empty name, as a script gives it, is none."""
+    arguments = ("users", "create", " Ada@EXAMPLE.com", "--name", "", "--password-stdin", "--json")
+    created = json.loads(command.run(*arguments, stdin=f"{PASSWORD}\n"))
+    [user] = command.json("users", "list")
+    assert created == {"id": user["id"], "email": user["email"]}
+    assert (user["email"], user["name"]) == ("Ada@example.com", None)
+
+
+@pytest.mark.parametrize("who", [os.fsdecode(b"J\xf6rg"), "a\n\x1b[2J"], ids=["not UTF-8", "control characters"])
+def test_id_that_nobody_can_have(command: Command, who: str) -> None:
+    """Nobody has it, which is told in one line that moves no terminal."""
+    for line in ("sessions list", "sessions revoke --user", "users disable", "users unlock", "users delete --yes"):
+        told = command.run(*line.split(), who, status=1)
+        assert told.startswith("keyturn: not_found: there is no user ")
+        assert told.removesuffix("\n").isprintable()
+
+
 def test_created_user_signs_in_and_the_sessions_commands_see_and_end_it(command: Command) -> None:
     """A login through the server is listed; revoked sessions end at once, and a disabled user's too."""
     user_id = create_user(command)
@@ -694,7 +712,7 @@ def test_output_of_a_list_cannot_move_the_terminal(command: Command) -> None:
     assert "\u202e" not in command.run("sessions", "list", EMAIL)
 
 
-@pytest.mark.parametrize("said", ["", "n\n", "perhaps\n"], ids=["nothing", "no", "neither"])
+@pytest.mark.parametrize("said", ["", "n\n", "perhaps\n", "\udcff\n"], ids=["nothing", "no", "neither", "no letter"])
 def test_deleting_that_nobody_has_confirmed(command: Command, said: str) -> None:
     """A script that forgets `--yes` is told so, with a code as in every error, and the user stays."""
     create_user(command)

@@ -66,12 +66,25 @@ def test_password_that_is_refused(command: Command) -> None:
         assert (await browser.log_in()).status == 200
 
     visit(command, browser, sign_up)
-    for password in ("", "short", "passwordpassword", "ada@example.com 1", "ada of lovelace hall"):
+    utf_16 = NEW.encode("utf-16-le").decode()
+    for password in ("", "short", "passwordpassword", "ada@example.com 1", "ada of lovelace hall", utf_16):
         assert "keyturn: invalid_request: The password" in set_password(command, EMAIL, password, status=1)
     assert "no_password" in command.run("users", "set-password", EMAIL, status=1)
     for nobody in ("nobody", "eve@example.com"):
         assert f"not_found: there is no user {nobody}" in set_password(command, nobody, status=1)
     visit(command, browser, go_on)
+
+
+def test_file_that_begins_with_a_byte_order_mark(command: Command) -> None:
+    """As some editors write it: it is no part of the password."""
+    browser = Browser(None, email=EMAIL)
+    command.run("users", "create", EMAIL, "--password-stdin", stdin=f"\ufeff{NEW}\r\n")
+
+    async def sign_in(_: Keyturn) -> None:
+        browser.password = NEW
+        assert (await browser.log_in()).status == 200
+
+    visit(command, browser, sign_in)
 
 
 def test_user_who_is_disabled_stays_so(command: Command) -> None:

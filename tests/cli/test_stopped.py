@@ -108,6 +108,22 @@ def test_waiting_at_a_terminal(sqlite_command: Command) -> None:
         os.close(keyboard)
 
 
+def test_letters_of_another_encoding(sqlite_command: Command) -> None:
+    """What is typed at a terminal that does not send UTF-8 ends the command in a line."""
+    sqlite_command.environment["PYTHONIOENCODING"] = "utf-8:strict"  # as in every locale but C
+    terminal, keyboard = pty.openpty()
+    try:
+        with waiting(sqlite_command, "users", "create", "ada@example.com", stdin=keyboard) as process:
+            wait_until(lambda: not _shows(keyboard), PATIENCE, "the question")
+            os.write(terminal, b"sch\xf6ne Otter jonglieren\n")
+            assert process.wait(PATIENCE) == 1
+            assert process.stderr is not None
+            assert b"keyturn: invalid_request: The password is not UTF-8" in process.stderr.read()
+    finally:
+        os.close(terminal)
+        os.close(keyboard)
+
+
 def test_interrupts_that_are_ignored(sqlite_command: Command) -> None:
     """Whoever starts a command in the background of a script has it ignore Ctrl-C."""
     script = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")

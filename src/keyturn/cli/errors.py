@@ -105,7 +105,7 @@ def problems_of(error: BaseException) -> Sequence[Problem] | None:
 
 def tell(problem: Problem, *, as_json: bool) -> None:
     """Write a problem to standard error: `keyturn: code: text`, or an object in a line."""
-    line = f"keyturn: {problem.code}: {problem.text}"
+    line = harmless(f"keyturn: {problem.code}: {problem.text}")
     if as_json:
         line = json.dumps({name: value for name, value in problem._asdict().items() if value is not None})
     sys.stderr.write(f"{line}\n")
@@ -119,3 +119,11 @@ def cause_of(fault: Unavailable) -> str:
     # What is wrong with a certificate names at most the host that was asked for.
     meaning = _MEANINGS.get(code or type(origin).__name__, getattr(origin, "verify_message", ""))
     return f" ({name_of(fault)}{meaning and f': {meaning}'})"
+
+
+def harmless(text: str) -> str:
+    """Escape control characters.
+
+    Why: names and user agents come from strangers; an escape sequence in one could rewrite an operator's terminal.
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)

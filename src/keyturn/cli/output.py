@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from keyturn.cli.errors import harmless
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option of every command that has something to print."""
 _LEAST_WIDTH = 7
@@ -21,7 +23,7 @@ _LEAST_WIDTH = 7
 
 def say(text: str) -> None:
     """Print a line."""
-    sys.stdout.write(f"{_harmless(text)}\n")
+    sys.stdout.write(f"{harmless(text)}\n")
 
 
 def as_json(value: object) -> None:
@@ -38,7 +40,7 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, object]], *, json_
     if json_instead:
         as_json(list(rows))
         return
-    cells = [[_harmless(_text(row[column])) for column in columns] for row in rows]
+    cells = [[harmless(_text(row[column])) for column in columns] for row in rows]
     if not sys.stdout.isatty():
         for row in cells:
             sys.stdout.write("\t".join(row) + "\n")
@@ -72,11 +74,3 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
-
-
-def _harmless(text: str) -> str:
-    """Escape control characters.
-
-    Why: names and user agents come from strangers; an escape sequence in one could rewrite an operator's terminal.
-    """
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)

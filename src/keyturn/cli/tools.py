@@ -119,7 +119,8 @@ async def find_owner(tools: Tools, who: str) -> str:
 async def look_up_user(tools: Tools, who: str) -> User | None:
     """Return the user of the built-in directory with this id or e-mail address."""
     if "@" not in who:
-        return await tools.users.get(who)
+        # Nobody has another id, and PostgreSQL is asked about no text that is not UTF-8.
+        return await tools.users.get(who) if who.isprintable() else None
     credential = await tools.users.find(who)
     return None if credential is None else credential.user
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ from keyturn.cli.output import Json, as_json, say, table
 
 if TYPE_CHECKING:
     from keyturn.cli.tools import Tools
+    from keyturn.core.model import User
 
 app = typer.Typer(no_args_is_help=True, help="Users of the built-in directory.", rich_markup_mode=None)
 
@@ -32,11 +34,12 @@ def create(
     """Create a user. The password is asked for, or read from standard input; never an argument, which others can see."""
     from keyturn.cli.tools import run
 
-    user_id = run(_create(email, name, from_stdin=password_stdin))
+    # A script has an empty name for whoever has none, which no sign-up takes.
+    user = run(_create(email, name or None, from_stdin=password_stdin))
     if json:
-        as_json({"id": user_id, "email": email})
+        as_json({"id": user.id, "email": user.email})
     else:
-        say(user_id)
+        say(user.id)
 
 
 @app.command("import")
@@ -168,8 +171,9 @@ def _confirm(question: str) -> None:
 
     sys.stderr.write(f"{question} [y/N]: ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() in {"y", "yes"}:
-        return
+    with suppress(UnicodeDecodeError):  # no letter that we ask for
+        if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+            return
     if not sys.stdin.isatty():
         sys.stderr.write("\n")  # which nobody has typed
     raise CommandError("not_confirmed", "nobody is deleted: answer y, or say --yes in a script")
@@ -178,14 +182,17 @@ def _confirm(question: str) -> None:
 def _password(*, from_stdin: bool) -> str:
     from keyturn.cli.errors import CommandError
 
-    if from_stdin:
-        try:
-            return sys.stdin.readline().rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise CommandError("invalid_request", "the password is not UTF-8") from None
-    if not sys.stdin.isatty():
+    if not from_stdin and not sys.stdin.isatty():
         raise CommandError("no_password", "there is no terminal to ask on: use --password-stdin")
-    return _typed()
+    try:
+        password = sys.stdin.readline().rstrip("\r\n") if from_stdin else _typed()
+    except UnicodeDecodeError:
+        raise CommandError("invalid_request", "The password is not UTF-8") from None
+    if "\0" in password:
+        # No login takes one.
+        raise CommandError("invalid_request", "The password contains a NUL character: is the file UTF-16?")
+    # What editors put before a text, and nobody types.
+    return password.removeprefix("\ufeff")
 
 
 def _typed() -> str:
@@ -227,7 +234,7 @@ async def _unlock(tools: Tools, email: str) -> None:
         await RedisThrottle(redis).give_back(locking)
 
 
-async def _create(email: str, name: str | None, *, from_stdin: bool) -> str:
+async def _create(email: str, name: str | None, *, from_stdin: bool) -> User:
     from keyturn.cli.errors import CommandError
     from keyturn.cli.tools import open_tools
     from keyturn.core.events import Event, EventType
@@ -242,7 +249,7 @@ async def _create(email: str, name: str | None, *, from_stdin: bool) -> str:
         user = await tools.users.sign_up(address, name, password_hash, event)
         if user is None:
             raise CommandError("conflict", "this e-mail address is taken")
-        return user.id
+        return user
 
 
 async def _set_password(who: str, *, from_stdin: bool) -> str:
