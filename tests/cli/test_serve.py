@@ -485,6 +485,17 @@ def test_doctor_says_what_is_wrong_with_the_way(sqlite_command: Command, tmp_pat
     assert "(SSLCertVerificationError CERTIFICATE_VERIFY_FAILED: self-signed certificate)" in text
 
 
+def test_doctor_says_that_a_database_has_no_tls(
+    sqlite_command: Command, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """A URL of a hosting provider asks for it; and whatever else listens there, in the place of Redis too, ends the connection."""
+    meaning = "(ConnectionError: the server ended the connection, or has no TLS: "
+    sqlite_command.environment["KEYTURN_REDIS_URL"] = f"redis://127.0.0.1:{postgres.port}"
+    assert meaning in sqlite_command.run("doctor", status=1)
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = f"{postgres_url}?sslmode=require"
+    assert meaning in sqlite_command.run("users", "list", status=1)
+
+
 def test_secrets_are_read_from_files(tmp_path: Path, sqlite_database_url: str) -> None:
     """`_FILE` variants of the secret and the database URL; a missing file is named."""
     for name, content in (("secret", f"{SECRET}\n"), ("database_url", sqlite_database_url)):

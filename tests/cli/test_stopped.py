@@ -108,17 +108,25 @@ def test_waiting_at_a_terminal(sqlite_command: Command) -> None:
         os.close(keyboard)
 
 
-def test_letters_of_another_encoding(sqlite_command: Command) -> None:
-    """What is typed at a terminal that does not send UTF-8 ends the command in a line."""
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (b"sch\xf6ne Otter jonglieren\n", b"invalid_request: The password is not UTF-8\n"),
+        (b"\x04", b"no_password: none was typed\n"),
+    ],
+    ids=["not UTF-8", "Ctrl-D"],
+)
+def test_typed_that_is_no_password(sqlite_command: Command, typed: bytes, told: bytes) -> None:
+    """It ends the command in a line."""
     sqlite_command.environment["PYTHONIOENCODING"] = "utf-8:strict"  # as in every locale but C
     terminal, keyboard = pty.openpty()
     try:
         with waiting(sqlite_command, "users", "create", "ada@example.com", stdin=keyboard) as process:
             wait_until(lambda: not _shows(keyboard), PATIENCE, "the question")
-            os.write(terminal, b"sch\xf6ne Otter jonglieren\n")
+            os.write(terminal, typed)
             assert process.wait(PATIENCE) == 1
             assert process.stderr is not None
-            assert b"keyturn: invalid_request: The password is not UTF-8" in process.stderr.read()
+            assert process.stderr.read().endswith(b"keyturn: " + told)
     finally:
         os.close(terminal)
         os.close(keyboard)

@@ -35,6 +35,7 @@ _MEANINGS = {
     "57014": "PostgreSQL ended a statement: has this role or database a statement_timeout that is too short?",
     "AuthenticationError": "Redis refuses the user or the password in KEYTURN_REDIS_URL, or asks for one",
     "BusyLoadingError": "Redis reads its data at the moment: try again",
+    "ConnectionError": "the server ended the connection, or has no TLS: is this its port, and TLS asked for only where it has it?",
     "MISCONF": "Redis cannot save its data, and takes no writes until it can: is its disk full?",
     "NOREPLICAS": "fewer replicas follow this Redis than its min-replicas-to-write asks for",
     "NoPermissionError": "this user of Redis lacks a right: give it what docs/guides/operating.md says",

@@ -196,6 +196,8 @@ def _password(*, from_stdin: bool) -> str:
 
 
 def _typed() -> str:
+    from keyturn.cli.errors import CommandError
+
     # Only an exception ends the question in such a way that the terminal shows again what is typed.
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -204,7 +206,7 @@ def _typed() -> str:
         signal.signal(signal.SIGINT, former)
         if isinstance(aborted.__context__, KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        raise
+        raise CommandError("no_password", "none was typed") from None
     signal.signal(signal.SIGINT, former)
     return password
 
