@@ -83,6 +83,15 @@ def test_decisions_show_to_the_browser_they_were_made_for_alone(demo_url: str) -
         assert one.get(f"/demo/decisions?after={last}").json()["decisions"] == []
 
 
+def test_page_of_a_development_server(demo_url: str) -> None:
+    """It asks for decisions before anything else, and is shown what is decided from then on."""
+    with httpx2.Client(base_url=demo_url, headers={"X-Keyturn": "1", "Origin": demo_url}, timeout=PATIENCE) as client:
+        client.headers["Cookie"] = cookies_of(client.get("/demo/decisions"))
+        assert client.post("/auth/signup", json=USER | {"email": "dev@example.com"}).status_code == 201
+        assert [row["event"] for row in decisions(client)] == ["signed_up", "signed_in"]
+        assert "set-cookie" not in client.get("/demo/decisions").headers
+
+
 def test_thief_needs_a_cookie_to_copy_and_the_custom_header(demo_url: str) -> None:
     """Another site's form cannot start one; with the owner's cookie it is accepted and shows as the thief's."""
     with visitor(demo_url) as client:

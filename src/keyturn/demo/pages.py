@@ -85,7 +85,9 @@ class DemoASGI:
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
         number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 16 else 0
         rows = () if viewer is None else self._decisions.after(viewer, number)
-        await _answer(send, 200, json.dumps({"decisions": list(rows), **self._facts}).encode(), _JSON)
+        # Where Vite serves the page, this is the first that it asks of us.
+        fresh = [] if viewer is not None else [_new_viewer()]
+        await _answer(send, 200, json.dumps({"decisions": list(rows), **self._facts}).encode(), _JSON, [FRESH, *fresh])
 
     async def _rob(self, scope: Scope, send: Send, viewer: str | None) -> None:
         held = cookie.read(values_of(scope["headers"], b"cookie"), cookie.REFRESH)
