@@ -462,6 +462,16 @@ def test_redis_that_is_not_installed(command: Command, monkeypatch: pytest.Monke
     assert "UNSAFE  redis_not_installed: " in command.run("doctor", status=1)
 
 
+@pytest.mark.parametrize(
+    ("module", "line"), [("typer", "--version"), ("pydantic_settings", "users list"), ("uvicorn", "serve --port 0")]
+)
+def test_what_the_command_line_needs_is_not_installed(sqlite_command: Command, module: str, line: str) -> None:
+    """All of it, or what another package has not brought along, as FastAPI does typer: each command says what to install."""
+    program = f"import sys; sys.modules[{module!r}] = None; from keyturn.cli import main; main()"
+    told = sqlite_command.spawn(*line.split(), status=1, start=(sys.executable, "-c", program))
+    assert told == f"keyturn: not_installed: {module}: install keyturn[server]\n"
+
+
 @pytest.mark.parametrize("name", ["TOKEN", "PORT"])
 def test_metrics_that_cannot_be_counted(command: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Who wants figures learns at the start what is missing, and not by a 404; without that wish nothing is needed."""

@@ -30,21 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> None:
-    from keyturn.cli.errors import Problem, problems_of, tell
+    from keyturn.cli.errors import problems_of, tell
 
     # Whatever goes wrong, also before the arguments are understood.
     as_json = "--json" in (sys.argv if arguments is None else arguments)
     _open_standard_streams()
-    try:
-        from keyturn.cli.commands import app
-    except ModuleNotFoundError as error:
-        tell(Problem("not_installed", f"{error.name}: install keyturn[server]"), as_json=as_json)
-        sys.exit(1)
     if isinstance(sys.stdout, TextIOWrapper):
         # Names come from strangers, and not every terminal has letters for them.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
+            from keyturn.cli.commands import app
+
             app(args=None if arguments is None else list(arguments), prog_name="keyturn")
         finally:
             # What waits to be written meets its fault here, and not at the end of the interpreter, which ignores it aloud.

@@ -90,6 +90,8 @@ def problems_of(error: BaseException) -> Sequence[Problem] | None:
         return [Problem(kind, problem) for problem in error.problems]
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return [Problem("cannot_write", str(error.strerror))]
+    if isinstance(error, ModuleNotFoundError):
+        return [Problem("not_installed", f"{error.name}: install keyturn[server]")]
     if isinstance(error, CommandError):
         return [Problem(error.code, str(error))]
     if driver_error(error)[1] == _FORBIDDEN:
