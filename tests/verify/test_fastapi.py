@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, Security
+from fastapi.exceptions import FastAPIError
 
 from keyturn.verify import Verifier
 from keyturn.verify.fastapi import TokenAuth
@@ -63,6 +64,15 @@ async def test_step_up_with_scopes(make_verifier: Callable[..., Verifier], field
         return None
 
     assert (await send(app, "GET", "/", headers=bearer(**fields))).status == status
+
+
+async def test_step_up_that_was_not_called(verifier: Verifier) -> None:
+    """A route that depends on `step_up` itself, and not on what it returns, is refused when it is made: it would be open."""
+    app = FastAPI()
+    with pytest.raises(FastAPIError, match="Collection"):
+
+        @app.get("/", dependencies=[Depends(TokenAuth(verifier).step_up)])
+        async def read() -> None: ...
 
 
 @pytest.mark.parametrize("make", [lambda auth: auth, lambda auth: auth.step_up(amr=["mfa"])])

@@ -13,7 +13,7 @@ Owns: the translation to FastAPI, and its OpenAPI's security scheme. Must not de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Annotated, Final
 
@@ -87,9 +87,11 @@ class TokenAuth:
         # The very one for which a guard reads no clock.
         self._without_scopes: Final = ANYBODY if alone == ANYBODY else alone
 
-    def step_up(self, *, max_age: int | None = None, amr: Sequence[str] = ()) -> TokenAuth:
+    def step_up(self, *, max_age: int | None = None, amr: Collection[str] = ()) -> TokenAuth:
         """Return the dependency of a route that also needs a fresh or a stronger sign-in.  Spec: RFC 9470."""
-        more = Requirement(max_age=max_age, amr=amr)
+        # Why a Collection: FastAPI makes no parameter of one, and refuses `Depends(auth.step_up)` when the route is made. Of a
+        # Sequence it makes one, and whoever calls such a route is let in.
+        more = Requirement(max_age=max_age, amr=amr if isinstance(amr, str) else tuple(amr))
         youngest = min((age for age in (self._max_age, max_age) if age is not None), default=None)
         both = tuple(dict.fromkeys((*self._amr, *more.amr)))
         return TokenAuth(self._source, max_age=youngest, amr=both, clock=self._clock)
