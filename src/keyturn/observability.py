@@ -78,7 +78,7 @@ class JsonFormatter(logging.Formatter):
                 line[name] = _clean(name, value)
         if record.exc_info:
             line["exception"] = redact(self.formatException(record.exc_info))
-        return _encode(line).replace("\x7f", "\\u007f")
+        return _encode(line)
 
 
 @lru_cache(maxsize=256)
