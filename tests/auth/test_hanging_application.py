@@ -88,6 +88,21 @@ async def test_logins_while_claims_are_at_fault(tmp_path: Path) -> None:
         assert (await late.log_in()).status == 200
 
 
+async def test_password_change_while_claims_are_at_fault(tmp_path: Path) -> None:
+    """It is done, and told so: an error would have somebody try again with a password that is none any more."""
+    async with serving(tmp_path) as (node, _, claims):
+        browser = Browser(node.asgi)
+        assert (await browser.sign_up()).status == 201
+        claims.raises = True
+        body = {"current_password": PASSWORD, "new_password": "another horse, another staple"}
+        answer = await browser.send("POST", "/auth/password", body, bearer=True)
+        assert (answer.status, answer.cookies) == (204, {})
+        claims.raises = False
+        assert (await browser.refresh()).status == 200
+        browser.password = "another horse, another staple"
+        assert (await browser.log_in()).status == 200
+
+
 async def test_refresh_that_waits_for_the_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a 503 and no request for ever; the browser keeps its session, and goes on with it once there is an answer."""
     async with serving(tmp_path) as (node, users, claims):
