@@ -387,6 +387,18 @@ async def test_redis_window_that_has_begun(redis_url: str) -> None:
         assert wait <= 300.0
 
 
+@pytest.mark.parametrize(("left", "lasts"), [(None, 900.0), (930.0, 930.0), (1020.0, 900.0)])
+async def test_redis_counter_that_seems_to_last(redis_url: str, left: float | None, lasts: float) -> None:
+    """One without an end, or whose end a clock that jumped has put off, lets nobody in; nobody waits longer than a window."""
+    async with connect(redis_url) as redis:
+        throttle = RedisThrottle(redis)
+        assert [await throttle.take([A]) for _ in range(A.amount)] == [None] * A.amount
+        [key] = await redis.keys("*")
+        await (redis.persist(key) if left is None else redis.pexpire(key, int(left * 1000)))
+        assert await throttle.take([A]) == A.window
+        assert 0 < await redis.pttl(key) <= lasts * 1000
+
+
 async def test_redis_with_foreign_values(redis_server: RedisServer, redis_url: str) -> None:
     """Whoever writes nonsense into Redis gets a refusal, not an open door."""
     async with connect(redis_url) as redis:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import select
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 
 import pytest
 
+from keyturn import observability
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import SessionId
 from keyturn.devices import describe, warm_up
@@ -158,6 +161,35 @@ def test_logging_of_a_process() -> None:
     assert messages == ["started", "hello"]
 
 
+def test_reader_of_the_log_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for once, and what was dropped is told once, when it reads on."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    reader, writer = os.pipe()
+    monkeypatch.setattr(observability, "PATIENCE", 0.01)
+    with os.fdopen(reader, "rb", buffering=0) as pipe, os.fdopen(writer, "w", encoding="ascii") as stream:
+        try:
+            configure_logging("info", stream=stream)
+            written = 0
+            while select.select([], [stream], [], 0)[1]:
+                root.info("%01000d", written)
+                written += 1
+            root.info("the first that is dropped")
+            with monkeypatch.context() as unasked:
+                unasked.setattr(observability, "PATIENCE", None)
+                root.info("the second")
+            assert len(pipe.read(1 << 20).splitlines()) == written
+            root.info("one")
+            root.info("two")
+        finally:
+            root.handlers[:] = before[0]
+            root.setLevel(before[1])
+            logging.getLogger("uvicorn.access").disabled = False
+        dropped, *others = map(json.loads, pipe.read(1 << 20).splitlines())
+    assert (dropped["level"], dropped["dropped"]) == ("error", 2)
+    assert [entry["message"] for entry in others] == ["one", "two"]
+
+
 # -- metrics
 
 
@@ -165,14 +197,17 @@ def test_logging_of_a_process() -> None:
 async def test_metrics_counted() -> None:
     """Answers, events, refreshes and checks are counted under closed lists of labels."""
     metrics = Metrics()
-    metrics.observe("refresh", 200, 0.003)
-    metrics.observe("refresh", 200, 0.004)
+    metrics.observe("refresh", 200, 0.0005)
+    metrics.observe("refresh", 200, 0.0025)
     await metrics.emit(Event(EventType.REFRESHED, 1.0, "user", SESSION, {"outcome": "confirm", "generation": "7"}))
     metrics.checked({"database": True, "denylist": False})
     text = metrics.render().decode()
     for line in (
         'keyturn_requests_total{route="refresh",status="200"} 2.0',
+        'keyturn_request_seconds_bucket{le="0.001",route="refresh"} 1.0',
+        'keyturn_request_seconds_bucket{le="0.0025",route="refresh"} 2.0',
         'keyturn_request_seconds_count{route="refresh"} 2.0',
+        'keyturn_request_seconds_sum{route="refresh"} 0.003',
         'keyturn_events_total{type="refreshed"} 1.0',
         'keyturn_refreshes_total{outcome="confirm"} 1.0',
         'keyturn_in_order{check="denylist"} 0.0',
