@@ -559,9 +559,10 @@ async def test_names_that_no_database_takes(node: Keyturn) -> None:
         assert answer.code == "invalid_request", repr(name)
 
 
-async def test_sign_ups_from_one_address_are_bounded(node: Keyturn) -> None:
-    """One address cannot fill the table of users."""
-    codes = [(await Browser(node.asgi, peer="192.0.2.200").sign_up()).code for _ in range(22)]
+@pytest.mark.parametrize("peer", ["192.0.2.200", "2001:db8:0:9::{n:x}"])
+async def test_sign_ups_from_one_address_are_bounded(node: Keyturn, peer: str) -> None:
+    """One address cannot fill the table of users, nor one network of somebody who has IPv6."""
+    codes = [(await Browser(node.asgi, peer=peer.format(n=n)).sign_up()).code for n in range(22)]
     assert codes == ["201"] * 20 + ["throttled"] * 2
 
 
@@ -697,3 +698,16 @@ async def test_guessable_password_is_not_taken(bob: Browser, password: str) -> N
         assert answer.code == "invalid_request"
     change = {"current_password": PASSWORD, "new_password": password if answer.status != 201 else "x" * 8}
     assert (await bob.send("POST", "/auth/password", change, bearer=True)).code == "invalid_request"
+
+
+async def test_password_made_of_the_users_own_words_is_not_taken(bob: Browser) -> None:
+    """Neither of their address nor of their name, at sign-up and at a change."""
+    browser, name = Browser(bob.application, email="countess.lovelace@example.com"), "Augusta King-Noel"
+    made = ["lovelace-countess-1815", "king-noel-augusta-1815"]
+    for browser.password in made:
+        assert (await browser.sign_up(name=name)).code == "invalid_request"
+    browser.password = PASSWORD
+    assert (await browser.sign_up(name=name)).status == 201
+    for password in made:
+        change = {"current_password": PASSWORD, "new_password": password}
+        assert (await browser.send("POST", "/auth/password", change, bearer=True)).code == "invalid_request"
