@@ -265,12 +265,13 @@ def test_login_body_of_any_json(members: dict[str, object]) -> None:
 
 async def test_refused_body_repeats_nothing() -> None:
     """Neither the message nor the exception's context holds what was sent."""
-    body = b'{"email":"ada@example.com","password":"hunter2hunter2hunter2","remember":"hunter2"}'
+    body = b'{"email":"ada@example.com","password":"hunter2hunter2hunter2","remember":"hunter2","hunter2":1}'
     with pytest.raises(InvalidRequest) as caught:
         await make([JSON], body).model(bodies.LogIn)
     assert "hunter2" not in repr(caught.value) + caught.value.detail
     assert caught.value.__context__ is None
     assert "remember" in caught.value.detail
+    assert "an unknown member" in caught.value.detail
 
 
 @given(st.integers(0, 7_258_118_400_000))

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { readCookie } from "../../src/next/cookie.ts";
 import { authorization } from "../../src/next/credential.ts";
 import { exchange } from "../../src/next/exchange.ts";
@@ -61,9 +61,12 @@ test("a live cookie: who it is, and the token apart from it", async () => {
 test("one request, signed, with the one cookie and who the browser is; its address by the proxies that are trusted", async () => {
   environment.KEYTURN_TRUSTED_PROXIES = "2";
   const agent = "Mozilla/5.0 ".repeat(100);
+  const fetched = vi.spyOn(globalThis, "fetch");
   await ask({ cookie: `a=b; ${COOKIE}`, "user-agent": agent, "x-forwarded-for": "192.0.2.66, 192.0.2.1, 10.0.0.1" });
   const [{ request, body } = { request: { headers: {}, url: "", method: "" }, body: "" }] = asked;
   expect([asked.length, request.method, request.url]).toEqual([1, "POST", "/auth/ssr"]);
+  // Next.js has a cache behind `fetch`, in which the answer would be another user's.
+  expect(fetched.mock.lastCall?.[1]).toMatchObject({ cache: "no-store" });
   expect(request.headers.cookie).toBe(`${NAME}=kt_rt_AQ`);
   expect(JSON.parse(body)).toEqual({ ip: "192.0.2.1", user_agent: agent.slice(0, 512) });
   const header = request.headers.authorization ?? "";
@@ -77,6 +80,12 @@ test("no address is told where no proxy is trusted, or too few have written one"
   environment.KEYTURN_TRUSTED_PROXIES = "2";
   await ask({ "x-forwarded-for": "192.0.2.66" });
   expect(asked.map(({ body }) => JSON.parse(body))).toEqual([{}, {}]);
+});
+
+test("what is too long for an address is cut off: the server would refuse the whole request for it", async () => {
+  environment.KEYTURN_TRUSTED_PROXIES = "1";
+  await ask({ "x-forwarded-for": "x".repeat(100) });
+  expect(asked.map(({ body }) => JSON.parse(body))).toEqual([{ ip: "x".repeat(64) }]);
 });
 
 test.each([
@@ -115,6 +124,7 @@ test.each([
 ])("%d %j is a fault, told as %s, and never a sign-out", async (status, body, code) => {
   answer = { status, body };
   await expect(ask()).rejects.toMatchObject({ name: "AuthError", code, digest: code });
+  expect(asked).toHaveLength(1);
 });
 
 test("no answer: the cause says why, for the log", async () => {
@@ -122,7 +132,12 @@ test("no answer: the cause says why, for the log", async () => {
   await expect(ask()).rejects.toMatchObject({ code: "unavailable", cause: { name: "TypeError" } });
 });
 
-test.each([{ KEYTURN_URL: "" }, { KEYTURN_SSR_KEYS: "" }, { KEYTURN_SSR_KEYS: "next" }, { KEYTURN_SSR_KEYS: "next:" }])(
+test("no answer in time: likewise", async () => {
+  vi.spyOn(AbortSignal, "timeout").mockReturnValue(AbortSignal.abort(new DOMException("late", "TimeoutError")));
+  await expect(ask()).rejects.toMatchObject({ code: "unavailable", cause: { name: "TimeoutError" } });
+});
+
+test.each([{ KEYTURN_URL: "" }, ...["", "next", "next:", "next:AQID!"].map((sign) => ({ KEYTURN_SSR_KEYS: sign }))])(
   "%j is a fault of the deployment, with nothing secret in what it says",
   async (missing) => {
     Object.assign(environment, missing);

@@ -191,7 +191,7 @@ def parse_json(content: bytes) -> JsonObject:
     """
     try:
         return decode_json_object(content)
-    except (InvalidToken, RecursionError):
+    except InvalidToken:
         pass
     raise InvalidRequest("the body is not one strict JSON object")
 
