@@ -268,6 +268,45 @@ async def test_corpus_that_hangs_holds_few_threads(
         await check.screen(BREACHED)
 
 
+async def test_question_that_nobody_waits_for_any_more(
+    corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]
+) -> None:
+    """It has its thread as long as it goes on, and so counts as long: who goes away makes no room for another."""
+    corpus.free.clear()
+    check = make_check(corpus.url, limit=30.0)
+    waiting = [asyncio.create_task(check.screen(BREACHED)) for _ in range(8)]
+    await asyncio.to_thread(wait_until, lambda: len(corpus.asked) == 8, 30, "eight questions")
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await check.screen(BREACHED)
+    assert kept.faults == ["busy"]
+    corpus.free.set()
+    await asyncio.to_thread(wait_until, lambda: check._asking == 0, 30, "the end of the questions")
+
+
+async def test_answer_that_goes_on(kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
+    """Its thread is free again soon after the person has gone on: eight such answers would be the end of the check."""
+    ended = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not ended.is_set():
+            writer.write(ROW + b"\r\n")
+            await asyncio.sleep(0.05)
+        writer.close()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        check = make_check(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/range", limit=0.3)
+        await check.screen(BREACHED)
+        assert kept.faults == ["timeout"]
+        try:
+            await asyncio.to_thread(wait_until, lambda: check._asking == 0, 30, "the end of the question")
+        finally:
+            ended.set()
+
+
 async def test_check_without_a_thread(corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
     """Where the system gives none the password passes, however often, and the next one is asked about."""
     check = make_check(corpus.url, limit=30.0)

@@ -129,6 +129,16 @@ describe("the machine", () => {
     expect(user(following(SIGNED_IN, { type: "granted", answer: renamed }))).toEqual(renamed.user);
   });
 
+  it("tells the server of acts near the absolute end, which they do not move, four times a head start and not for each", () => {
+    const late = following(INITIAL, { type: "granted", answer: answer({ left: 130, idle: 1800 }) });
+    const state = following(
+      late,
+      { type: "granted", answer: answer({ left: 40, idle: 40 }) },
+      { type: "acted", at: AT + 1500, own: false },
+    );
+    expect(refreshAt(state, LEAD)).toBe(AT + LEAD / 4);
+  });
+
   it("backs off from one second to one minute, and takes at most an hour from a server's word", () => {
     let state = SIGNED_IN;
     const waits = Array.from({ length: 9 }, () => {
