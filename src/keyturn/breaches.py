@@ -134,18 +134,19 @@ class BreachCheck:
         )
         try:
             link.request("GET", parts.path, headers=_HEADERS)
-            response = link.getresponse()
-            if response.status != 200:
-                raise _CorpusFault("status")
-            body = b""
-            while monotonic() < deadline and len(body) <= _MAX_ANSWER:
-                piece = response.read1(_MAX_ANSWER)
-                if not piece:
-                    # What is missing may be the very row.
-                    if response.length:
-                        raise _CorpusFault("cut_off")
-                    return body
-                body += piece
+            # Closed by itself: the link knows nothing any more of an answer that ends with the connection.
+            with link.getresponse() as response:
+                if response.status != 200:
+                    raise _CorpusFault("status")
+                body = b""
+                while monotonic() < deadline and len(body) <= _MAX_ANSWER:
+                    piece = response.read1(_MAX_ANSWER)
+                    if not piece:
+                        # What is missing may be the very row.
+                        if response.length:
+                            raise _CorpusFault("cut_off")
+                        return body
+                    body += piece
         except TimeoutError:
             raise _CorpusFault("timeout") from None
         except (OSError, HTTPException, UnicodeError):  # the last: a part of the host's name is too long

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from keyturn.auth import Auth
@@ -188,6 +191,22 @@ async def test_corpus_at_fault_lets_the_password_pass_and_says_so(
     corpus.status, corpus.body, corpus.length = 200, None, None
     with pytest.raises(PasswordRefused):
         await check.screen(BREACHED)
+
+
+@pytest.mark.parametrize("fault", ["an error", "an endless answer"])
+async def test_corpus_at_fault_leaves_no_connection_open(
+    corpus: Corpus, make_check: Callable[..., BreachCheck], fault: str
+) -> None:
+    """An answer that is not read to its end is closed with its question, and not when the collector finds it."""
+    for name, value in FAULTS[fault][1].items():
+        setattr(corpus, name, value)
+    port = urlsplit(corpus.url).port
+    gc.disable()
+    try:
+        await make_check(corpus.url, limit=30.0).screen(BREACHED)
+        assert not [each for each in psutil.Process().net_connections() if each.raddr and each.raddr.port == port]
+    finally:
+        gc.enable()
 
 
 async def test_answer_of_the_usual_size(corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]) -> None:
