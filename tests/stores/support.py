@@ -24,9 +24,9 @@ def open_empty(url: str, **options: Any) -> Engine:
 
 
 @asynccontextmanager
-async def open_database(url: str, **options: Any) -> AsyncGenerator[Engine]:
-    """Open a database, as `open_empty`, and close it."""
-    engine = open_empty(url, **options)
+async def open_database(url: str) -> AsyncGenerator[Engine]:
+    """Open a database and close it."""
+    engine = open_empty(url)
     try:
         yield engine
     finally:

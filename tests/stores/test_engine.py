@@ -66,8 +66,7 @@ async def test_callers_who_are_cancelled(database_url: str) -> None:
         for _ in range(2):
             await connection.exec_driver_sql(f"INSERT INTO keyturn_meta VALUES ('{next(numbers)}', '')")
 
-    # Nobody hears of what somebody who has left could not write, also for want of time on a busy machine.
-    async with open_database(database_url, connect_timeout=PATIENCE, command_timeout=PATIENCE) as engine:
+    async with open_database(database_url) as engine:
         for number in range(CALLERS):
             caller = asyncio.ensure_future(engine.run(write_two))
             await asyncio.sleep(number * 0.0001)
