@@ -192,9 +192,11 @@ class ThreadedNode:
                 runner.get_loop()  # which may fail, and then there is no coroutine that nobody awaits
                 runner.run(live())
         except Exception as fault:
-            if begun.done():
+            if not begun.done():
+                begun.set_exception(fault)  # nobody may wait for a loop that there never will be
+            elif not (self._stop.is_set() and isinstance(fault, RuntimeError)):
                 raise
-            begun.set_exception(fault)  # nobody may wait for a loop that there never will be
+            # Else the node is closed, and Python 3.12 begins no thread at the end of a process, not even asyncio's that waits for others.
 
     async def _start(self) -> None:
         starting = self._starting
