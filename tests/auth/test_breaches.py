@@ -270,14 +270,20 @@ async def test_sign_up_while_the_corpus_hangs(node: Keyturn, corpus: Corpus, kep
     assert BREACHED not in repr(event)
 
 
+async def ask_eight_times(check: BreachCheck, corpus: Corpus) -> list[asyncio.Task[None]]:
+    """Ask a corpus that answers nobody yet, until all of that has come to it."""
+    waiting = [asyncio.create_task(check.screen(BREACHED)) for _ in range(8)]
+    await asyncio.to_thread(wait_until, lambda: len(corpus.asked) == 8, 30, "eight questions")
+    return waiting
+
+
 async def test_corpus_that_hangs_holds_few_threads(
     corpus: Corpus, kept: Kept, make_check: Callable[..., BreachCheck]
 ) -> None:
     """Eight questions at once; whoever comes then waits for none of them. When it answers again, there is room again."""
     corpus.free.clear()
     check = make_check(corpus.url, limit=30.0)
-    waiting = [asyncio.create_task(check.screen(BREACHED)) for _ in range(8)]
-    await asyncio.to_thread(wait_until, lambda: len(corpus.asked) == 8, 30, "eight questions")
+    waiting = await ask_eight_times(check, corpus)
     await check.screen(BREACHED)
     assert kept.faults == ["busy"]
     corpus.free.set()
@@ -293,8 +299,7 @@ async def test_question_that_nobody_waits_for_any_more(
     """It has its thread as long as it goes on, and so counts as long: who goes away makes no room for another."""
     corpus.free.clear()
     check = make_check(corpus.url, limit=30.0)
-    waiting = [asyncio.create_task(check.screen(BREACHED)) for _ in range(8)]
-    await asyncio.to_thread(wait_until, lambda: len(corpus.asked) == 8, 30, "eight questions")
+    waiting = await ask_eight_times(check, corpus)
     for each in waiting:
         each.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)

@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Playwright
 
-from tests.browser.client.site import Files, Site, certify_localhost
+from tests.auth.corpus import certify
+from tests.browser.client.site import Files, Site
 from tests.browser.client.tabs import Tabs, WebKitTab
 from tests.browser.client.webkit import WebKitContext, display
 from tests.browser.conftest import ARGUMENTS
@@ -40,10 +41,12 @@ def family(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def certificate(family: str, tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext | None:
-    """What the sites are served with: nothing but for WebKit, which takes no `Secure` cookie from `http://localhost`."""
+    """What the sites are served with: nothing but for WebKit, which takes no `Secure` cookie from `http://localhost`, and here any certificate."""
     if family != "webkit":
         return None
-    return certify_localhost(tmp_path_factory.mktemp("certificate") / "localhost.pem")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certify(tmp_path_factory.mktemp("certificate")))
+    return tls
 
 
 @pytest.fixture(scope="session")
