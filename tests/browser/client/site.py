@@ -32,8 +32,8 @@ CSP: Final = (
     "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-SANDBOX: Final = "sandbox allow-scripts"
-"""The policy of a document without an origin of its own."""
+POLICIES: Final = {"sandbox.html": "sandbox allow-scripts", "framed": "", "around.html": ""}
+"""Of the pages that have others: a document without an origin of its own, one that may be framed, and one around that."""
 TYPES: Final = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 Files = Mapping[str, bytes]
 """Path of the site -> contents."""
@@ -79,6 +79,7 @@ class Site:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._tls = tls
         self.url = f"{'https' if tls else 'http'}://localhost:{self._listener.getsockname()[1]}"
+        self._files["/around.html"] = f"<!doctype html><iframe src='{self.url}/framed'></iframe>".encode()
         secret = SecretRing.generate(os.urandom(32))
         values = {"env": "development", "base_url": self.url, "secret": secret, "database_url": database_url}
         self._settings = Settings.load(**{**values, **settings})
@@ -169,9 +170,8 @@ class Site:
             if name not in self._files:
                 return Response(status_code=404)
             # No `no-store`: such a page may not go into the page cache. Scripts may be loaded from any page.
-            policy = SANDBOX if name == "/sandbox.html" else CSP
             headers = {
-                "Content-Security-Policy": policy,
+                "Content-Security-Policy": POLICIES.get(path, CSP),
                 "Cache-Control": "no-cache",
                 "Access-Control-Allow-Origin": "*",
             }

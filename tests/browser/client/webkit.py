@@ -186,3 +186,18 @@ class WebKitPage:
         # The page may be on its way to another, or be one without the client.
         with suppress(Error):
             self._context.errors += self.evaluate("globalThis.log?.errors ?? []")
+
+
+class WebKitFrame:
+    """The first frame of a tab: what happens in it, and no more."""
+
+    def __init__(self, page: WebKitPage) -> None:
+        self._page = page
+
+    def evaluate(self, script: str, argument: object = None) -> Any:
+        """Run a script in it, as in a page."""
+        self._page.call("POST", "/frame", id=0)
+        try:
+            return self._page.evaluate(script, argument)
+        finally:
+            self._page.call("POST", "/frame", id=None)
