@@ -8,7 +8,6 @@ Why no library: Selenium is 35 MB with programs for every system, and what is ne
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -170,7 +169,7 @@ class WebKitPage:
             "POST",
             "/execute/async",
             script=EVALUATE % script.rstrip().removesuffix(";"),
-            args=[json.loads(json.dumps(argument))],
+            args=[argument],
         )
         if "error" in outcome:
             raise Error(outcome["error"])
