@@ -240,3 +240,20 @@ async def test_next_group_during_the_answers(sqlite_database_url: str) -> None:
             happened.append(f"first {decision.outcome}")
         await store.close()
     assert happened == ["second judged", "first confirm", "second confirm"]
+
+
+async def test_groups_of_all_sizes(database_url: str) -> None:
+    """Each session of a group is confirmed once, however many there are: SQLite's statements have room for more than some groups have."""
+    clock = FrozenClock()
+    async with open_database(database_url) as engine:
+        store = SqlSessions(engine, denylist_lifetime=610.0, heal_time=900.0, clock=clock)
+        holders = [await sign_in(store, f"user-{n}") for n in range(33)]
+        for size in range(1, len(holders) + 1):
+            children = [await holder.child() for holder in holders[:size]]
+            clock.advance(61.0)
+            decisions = await asyncio.gather(*(child.refresh() for child in children))
+            assert [decision.outcome for decision in decisions] == [Outcome.CONFIRM] * size
+            holders[:size] = children
+        found = [(await store.get(holder.session_id))[0] for holder in holders]
+        assert [session and session.generation for session in found] == list(range(len(holders), 0, -1))
+        await store.close()

@@ -304,8 +304,11 @@ async def touch_group(connection: AsyncConnection, sessions: Iterable[Session]) 
 
 
 def _padding(count: int) -> int:
-    """Say how many repetitions make a power of two, so that there are few statements and SQLite's cache has them all."""
-    return (1 << (count - 1).bit_length()) - count
+    """Say how many repetitions make a number of three binary digits and zeros.
+
+    Why: up to the largest group there are 28 of those, so that SQLite's cache has all statements, and no more than a quarter is repeated.
+    """
+    return -count % (1 << max(0, (count - 1).bit_length() - 3))
 
 
 def _read_sqlite(ids: tuple[SessionId, ...]) -> Statement:
