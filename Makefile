@@ -159,7 +159,7 @@ firefox: services $(NODE_STAMP) ## The browser client's tests in Firefox
 	$(PYTEST) tests/browser/client --browser-family firefox
 
 .PHONY: webkit
-webkit: PROGRAMS := webkit2gtk-driver xvfb
+webkit: PROGRAMS := webkit2gtk-driver xvfb faketime
 webkit: services $(NODE_STAMP) ## The browser client's tests in WebKit, the engine of Safari
 	$(PYTEST) tests/browser/client --browser-family webkit
 

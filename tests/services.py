@@ -41,7 +41,7 @@ STOP_TIMEOUT = 30.0
 START_ATTEMPTS = 5
 INSTALL_HINT = (
     "on Debian or Ubuntu: apt-get install postgresql redis-server chromium curl, and pgbouncer, nginx, haproxy, caddy, "
-    "apache2 and faketime for `make chaos`, firefox-esr, webkit2gtk-driver and xvfb for `make prove` "
+    "apache2 and faketime for `make chaos`, firefox-esr, webkit2gtk-driver, xvfb and faketime for `make prove` "
     "(no running service is needed, only the programs)"
 )
 
@@ -65,6 +65,18 @@ def find_program(*names: str) -> Path:
         if found:
             return Path(found)
     raise ServiceError(f"{' or '.join(names)} is not installed; {INSTALL_HINT}")
+
+
+def other_clock() -> dict[str, str]:
+    """Return the variables that give a program, and all that it starts, another time of day; what it waits for takes as long as ever.
+
+    Which one it is, one more says: `FAKETIME`, or `FAKETIME_TIMESTAMP_FILE`. Why not by `faketime` itself: the program would be
+    its child.
+
+    Raises: ServiceError: it is not installed.
+    """
+    library = next(find_program("faketime").parents[1].glob("lib/*/faketime/libfaketime.so.1"))
+    return {"LD_PRELOAD": str(library), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def free_port() -> int:

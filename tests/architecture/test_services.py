@@ -99,7 +99,7 @@ def test_program_that_one_target_needs_besides(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert "no-such-program is not installed; on Debian or Ubuntu: apt-get install " in said
     assert "pgbouncer, nginx, haproxy, caddy, apache2 and faketime for `make chaos`" in said
-    assert "firefox-esr, webkit2gtk-driver and xvfb for `make prove`" in said
+    assert "firefox-esr, webkit2gtk-driver, xvfb and faketime for `make prove`" in said
 
 
 def test_server_of_a_living_run_is_kept(postgres: PostgresServer) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tests.chaos.databases import DATABASE, Standby
 from tests.chaos.wire import LoopThread, Wire
-from tests.services import PostgresServer, find_program, wait_until
+from tests.services import PostgresServer, find_program, other_clock, wait_until
 
 _TIMEOUT = 60.0
 _FOLLOWS = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = '{}'"
@@ -24,9 +24,7 @@ class _Ahead(Standby):
     def _command(self) -> list[str]:
         if not self._seconds:
             return super()._command()
-        # Not by `faketime` itself, whose child the server would be.
-        library = next(find_program("faketime").parents[1].glob("lib/*/faketime/libfaketime.so.1"))
-        settings = {"LD_PRELOAD": library, "FAKETIME": f"+{self._seconds}", "FAKETIME_DONT_FAKE_MONOTONIC": 1}
+        settings = {**other_clock(), "FAKETIME": f"+{self._seconds}"}
         return ["env", *(f"{name}={value}" for name, value in settings.items()), *super()._command()]
 
 

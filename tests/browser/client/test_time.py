@@ -14,10 +14,7 @@ from tests.browser.client.proxy import Exchange
 from tests.browser.client.site import Site
 from tests.browser.client.tabs import Tab, Tabs
 
-pytestmark = [
-    pytest.mark.services,
-    pytest.mark.impossible("webkit", reason="WebKit's driver does not move the time of pages"),
-]
+pytestmark = pytest.mark.services
 
 ADA = "ada@example.com"
 HOUR = 3600
@@ -70,6 +67,7 @@ def test_device_that_slept_for_three_hours_sends_no_expired_token(sleepers: Tabs
     sleepers.assert_nobody_was_signed_out()
 
 
+@pytest.mark.impossible("webkit", reason="WebKit's driver takes no network away")
 def test_device_that_wakes_without_network_refreshes_once_it_is_up(sleepers: Tabs) -> None:
     """Nothing is cleared meanwhile, no request is made, and callers are told `offline`."""
     tab = sleepers.sign_up(ADA, remember=True)
@@ -87,7 +85,7 @@ def test_device_that_wakes_without_network_refreshes_once_it_is_up(sleepers: Tab
     sleepers.assert_nobody_was_signed_out()
 
 
-@pytest.mark.impossible("firefox", reason="only Chromium's driver can freeze a page")
+@pytest.mark.impossible("firefox", "webkit", reason="only Chromium's driver can freeze a page")
 def test_tab_frozen_for_half_an_hour_refreshes_before_its_first_request(sleepers: Tabs) -> None:
     """While it is frozen it does nothing; its first request has a fresh token."""
     tab = sleepers.sign_up(ADA)

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkstemp
 from typing import Any, Final
 
 import httpx
 from playwright.sync_api import Error
 
-from tests.services import DISPLAY, WEBKIT, find_program, free_port, wait_until
+from tests.services import DISPLAY, WEBKIT, find_program, free_port, other_clock, wait_until
 
 PATIENCE: Final = 60.0
+LOOK: Final = 1100
+"""Milliseconds in which every page has looked at its clock."""
 # A function's value is what it returns, as with Playwright; a promise's what comes of it.
 EVALUATE: Final = """
 const [argument, done] = arguments;
@@ -48,26 +52,73 @@ def display() -> Iterator[str]:
             process.terminate()
 
 
+class WebKitClock:
+    """The time of day of a browser, all its processes included: after it has been moved nothing has waited for longer, as with a device
+    that slept.
+
+    Args:
+        pages: the tabs at the moment.
+    """
+
+    def __init__(self, pages: Sequence[WebKitPage]) -> None:
+        self._pages = pages
+        self._seconds = 0.0
+        self._file, self._name = mkstemp(prefix="keyturn-clock-")
+        self.move(0.0)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the browser is started with."""
+        return {**other_clock(), "FAKETIME_TIMESTAMP_FILE": self._name, "FAKETIME_NO_CACHE": "1"}
+
+    def install(self) -> None:
+        """Do nothing: it is there from the start."""
+
+    def fast_forward(self, milliseconds: int) -> None:
+        """Move it, and let every tab look at it once, which it does each second."""
+        self.move(milliseconds / 1000)
+        for page in self._pages:
+            page.evaluate(f"() => {{ globalThis.looked = new Promise((resolve) => setTimeout(resolve, {LOOK})) }}")
+        for page in self._pages:
+            page.evaluate("looked")
+
+    def move(self, seconds: float) -> None:
+        """Move it."""
+        self._seconds += seconds
+        # In one write, of as many bytes each time: it is read at any time.
+        os.pwrite(self._file, b"+%013.3f\n" % self._seconds, 0)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._file)
+        Path(self._name).unlink()
+
+
 class WebKitContext:
     """A browser of its own, with a cookie jar of its own.
 
     Args:
         site: the URL of a page without the client, which stays open: a browser without a page would end, and its cookies with it.
+
+    Attributes:
+        clock: its time.
+        pages: its tabs.
+        errors: what pages threw that have been closed.
     """
 
     def __init__(self, name_of_display: str, site: str) -> None:
         port = free_port()
+        self.pages: list[WebKitPage] = []
+        self.errors: list[str] = []
+        self.clock = WebKitClock(self.pages)
         # In C, as everything that a test compares with is English.
-        environment = {**os.environ, "DISPLAY": name_of_display, "LC_ALL": "C"}
+        environment = {**os.environ, **self.clock.variables, "DISPLAY": name_of_display, "LC_ALL": "C"}
         self._process = subprocess.Popen(
             [str(find_program(WEBKIT)), f"--port={port}"], env=environment, stderr=subprocess.DEVNULL
         )
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False)
         self._session = ""
         self._current = ""
-        self.pages: list[WebKitPage] = []
-        self.errors: list[str] = []
-        """What pages threw that have been closed."""
         try:
             wait_until(self._listens, PATIENCE, WEBKIT)
             capabilities = {"alwaysMatch": {"acceptInsecureCerts": True, "timeouts": {"script": int(PATIENCE * 1000)}}}
@@ -135,14 +186,20 @@ class WebKitContext:
         self._http.close()
         self._process.terminate()
         self._process.wait(PATIENCE)
+        self.clock.close()
 
 
 class WebKitPage:
-    """A tab."""
+    """A tab.
+
+    Attributes:
+        mouse: what a person moves over it.
+    """
 
     def __init__(self, context: WebKitContext, handle: str) -> None:
         self._context = context
         self._handle = handle
+        self.mouse = WebKitMouse(self)
 
     def call(self, method: str, path: str, **body: object) -> Any:
         """Give the driver a command for this tab."""
@@ -181,6 +238,9 @@ class WebKitPage:
         self.call("DELETE", "/window")
         self._context.pages.remove(self)
 
+    def bring_to_front(self) -> None:
+        """Do nothing: each tab has a window of its own, and the driver moves the mouse over whichever it is told."""
+
     def _keep_errors(self) -> None:
         # The page may be on its way to another, or be one without the client.
         with suppress(Error):
@@ -200,3 +260,27 @@ class WebKitFrame:
             return self._page.evaluate(script, argument)
         finally:
             self._page.call("POST", "/frame", id=None)
+
+
+class WebKitMouse:
+    """The pointer of a tab."""
+
+    def __init__(self, page: WebKitPage) -> None:
+        self._page = page
+        self._at = {"x": 0, "y": 0}
+        self._uneven = 0
+
+    def move(self, x: int, y: int) -> None:
+        """Move it to a place."""
+        self._at = {"x": x, "y": y}
+        self._act("pointer", type="pointerMove", duration=0)
+
+    def wheel(self, x: int, y: int) -> None:
+        """Turn the wheel where it is."""
+        # Never twice by the same: the driver would take the second turn for what is already so.
+        self._uneven = 1 - self._uneven
+        self._act("wheel", type="scroll", deltaX=x, deltaY=y + self._uneven, duration=0)
+
+    def _act(self, device: str, **action: object) -> None:
+        source = {"type": device, "id": device, "actions": [{**self._at, **action}]}
+        self._page.call("POST", "/actions", actions=[source])
