@@ -20,7 +20,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any, ClassVar, Final, NoReturn, cast
 
-from httptools import HttpParserInvalidURLError
+from httptools import HttpParserInvalidURLError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from keyturn.leaving import send_whole
@@ -157,6 +157,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.headers = []
         self._read = 0
+        self._taken = 0
         self._size = 0
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -187,7 +188,10 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._read = len(data)
         self._size += self._read
-        super().data_received(data)
+        while data:
+            self._taken = len(data)
+            super().data_received(data)
+            data = data[self._taken :]
         if self._connection.arriving or not self._answering():
             if self._deadline is None:
                 self._deadline = self.loop.call_later(self.arrival_time, self._too_slow)
@@ -285,7 +289,13 @@ class BoundedProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Pass an offer over, as is right: the library would log with each that it lacks something, which is to be installed."""
+        """Pass an offer over, as is right, and have the parser read on behind it, where it stops.
+
+        Why: the library would forget what has come with the offer: a request, or half of one, whose other half is taken for one by
+        itself. And it would log with each that it lacks something, which is to be installed.
+        Spec: RFC 9110 7.8.
+        """
+        (self._taken,) = cast("HttpParserUpgrade", sys.exception()).args
 
     def _is_chunked(self) -> bool:
         return [value.lower() for name, value in self.headers if name == b"transfer-encoding"] == [b"chunked"]

@@ -124,6 +124,34 @@ def test_body_under_an_offer_to_upgrade_is_no_request(server: Server, offer: byt
     assert "upgrade" not in server.log.read_text().lower()
 
 
+@pytest.mark.parametrize(
+    "first", [b"GET /healthz HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n", b"CONNECT /healthz HTTP/1.1\r\n"]
+)
+@pytest.mark.parametrize("came", ["nothing", "half a head", "a head", "a request"])
+def test_requests_behind_an_offer_to_upgrade(server: Server, first: bytes, came: str) -> None:
+    """Each is answered, in order, whatever of it came with the offer, which a parser that has left HTTP forgets.
+
+    Then its body was a request by itself, or whoever waited for its answer got that of the next one.
+    """
+    smuggled = b"GET /smuggled-0123456789 HTTP/1.1\r\nHost: a\r\nX-Request-ID: smuggled-0123456789\r\n\r\n"
+    head = HEAD + b"Content-Length: %d\r\n\r\n" % len(smuggled)
+    others = head + smuggled
+    cut = {"nothing": 0, "half a head": 20, "a head": len(head), "a request": len(others)}[came]
+    last = b"GET /auth/me HTTP/1.1\r\nHost: a\r\nX-Request-ID: last-0123456789\r\nConnection: close\r\n\r\n"
+    answer = b""
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)) as link:
+        link.sendall(first + b"Host: a\r\n\r\n" + others[:cut])
+        while not complete(answer):
+            answer += link.recv(65536)
+        link.sendall(others[cut:] + last)
+        while chunk := link.recv(65536):
+            answer += chunk
+    assert [int(each) for each in re.findall(rb"HTTP/1\.1 (\d{3})", answer)][1:] == [422, 401]
+    assert b"smuggled" not in answer
+    assert answer.count(b"last-0123456789") == 2
+    assert alive(server)
+
+
 @pytest.mark.parametrize("announced", [16 * 1024 + 1, 10**9, 10**15])
 def test_huge_announced_body_is_refused_unread(server: Server, announced: int) -> None:
     """A length over the limit is a 413 before a byte of the body is sent, and the connection ends."""
