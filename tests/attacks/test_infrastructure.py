@@ -16,13 +16,14 @@ from redis.asyncio import Redis
 from keyturn.core.errors import KeyturnError
 from keyturn.runtime import Keyturn
 from keyturn.stores.redis import CHANNEL, ENTRIES
+from keyturn.stores.revoking import deny_ids
 from keyturn.stores.schema import metadata
 from keyturn.testing import FrozenClock
 from keyturn.tokens import base64url
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import DEVICE, PASSWORD, REFRESH, SAFE, SECRET, WRONG, Browser, query, send
 from tests.databases import sqlite_database
-from tests.services import RedisServer
+from tests.services import PostgresServer, RedisServer
 from tests.stores.support import eventually
 
 pytestmark = pytest.mark.anyio
@@ -159,6 +160,24 @@ async def signed_up(node: Keyturn) -> Browser:
     answer = await browser.sign_up()
     assert answer.status == 201, answer.body
     return browser
+
+
+async def test_notice_of_a_role_without_rights(postgres: PostgresServer, postgres_url: str, clock: FrozenClock) -> None:
+    """Whoever may connect to the database may notify: what they name, be it the key that signs, is denied to nobody."""
+    node = Keyturn(settings_of(postgres_url), database_clock=clock)
+    lighten(node)
+    async with node.lifespan():
+        victim = await signed_up(node)
+        denylist = node.denylist
+        assert denylist is not None
+        for name in (victim.session_id, node.signing.signing_key(clock()).kid):
+            notice = f"SET ROLE pg_monitor; SELECT pg_notify('keyturn_denylist', '{name} {clock() + 600}')"
+            postgres.execute(notice, postgres_url.rpartition("/")[2])
+        async with node.engine.transaction() as connection:
+            await deny_ids(connection, ["what-comes-after-them"], clock(), clock() + 600)
+        await eventually(lambda: "what-comes-after-them" in denylist)
+        assert len(denylist) == 1
+        assert (await victim.me()).status == 200
 
 
 async def test_redis_cannot_resurrect_a_session(with_redis: Keyturn, attacker: Redis, clock: FrozenClock) -> None:

@@ -32,6 +32,7 @@ _SELECT = (
     " LEFT JOIN keyturn_denylist ON created_at >= {since} AND expires_at > clock.now"
 )
 _POSTGRES = _SELECT.format(now="extract(epoch FROM clock_timestamp())::float8", since="$1")
+_NAMED = f"{_POSTGRES} AND id = ANY($2::text[])"
 _SQLITE = _SELECT.format(now="(julianday('now') - 2440587.5) * 86400.0", since="?")
 _EVER = float("-inf")
 _NOTHING_NEW = float("inf")
@@ -94,6 +95,8 @@ def _heard(rows: Sequence[Row]) -> Heard:
 class PostgresFeed:
     """Follow the table by LISTEN/NOTIFY: a revocation arrives when its transaction commits.
 
+    What a notice names is looked up. Why: every role that may connect to the database may notify, with no right to any table.
+
     LISTEN comes before the load, so nothing falls between them. The whole table is read again now and then: a safety net
     under whatever was not thought of. A connection that died silently is found out by a heartbeat. Behind a pooler in
     transaction mode, which loses notifications, the table is polled instead.
@@ -149,13 +152,16 @@ class PostgresFeed:
                 yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _EVER)])
             try:
                 async with asyncio.timeout(self._heartbeat):
-                    notice = await inbox.get()
+                    notices = [await inbox.get()]
             except TimeoutError:
                 yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _NOTHING_NEW)])
                 continue
-            if notice is None:
+            while not inbox.empty():
+                notices.append(inbox.get_nowait())
+            if None in notices:
                 raise ConnectionError("the database ended the connection")
-            yield Heard(decode(notice))
+            named = [entry.id for notice in notices if notice for entry in decode(notice)]
+            yield _heard([tuple(row) for row in await connection.fetch(_NAMED, _EVER, named)])
 
 
 class PollingFeed:
