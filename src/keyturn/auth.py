@@ -24,7 +24,7 @@ from keyturn.core.errors import (
     SessionEnded,
 )
 from keyturn.core.events import Event, EventType
-from keyturn.core.login import Admission, Limit, Login, admit, attempt_limits, login_limits, signup_limits
+from keyturn.core.login import Admission, Limit, Login, admit, login_limits, signup_limits
 from keyturn.core.model import Contact, PresentedToken, Principal, RevokeReason, Session, SessionId, User
 from keyturn.core.policy import Policy
 from keyturn.core.rotation import Decision, Outcome, decide, glance, lapsed, log_out
@@ -141,7 +141,7 @@ class Auth:
         def limits(known: bool) -> Sequence[Limit]:
             # The queue may have filled up since.
             self.passwords.reserve(contact.ip)
-            return login_limits(account, network(contact.ip), device_id if known else None, self.policy)
+            return login_limits(account, network(contact.ip), device_id if known else None, self.policy, "logins")
 
         attempt = await self.attempts.begin(address, device_id, limits)
         await allow(attempt.retry_after, attempt.taken, contact, self.sinks, self.clock)
@@ -264,7 +264,8 @@ class Auth:
         """
         user, session = await self.me(principal)
         accepted = self.password_policy.check(new, (user.email, user.name or ""))
-        limits = attempt_limits(normalise_email(user.email)[1], network(contact.ip), session.device_id, self.policy)
+        account = normalise_email(user.email).key
+        limits = login_limits(account, network(contact.ip), session.device_id, self.policy, "changes")
         self.passwords.reserve(contact.ip)
         await allow(await self.throttle.take(limits), limits, contact, self.sinks, self.clock)
         async with unjudged(self.throttle, limits):

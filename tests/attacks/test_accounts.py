@@ -623,6 +623,36 @@ async def test_logins_of_one_account_from_one_address_are_bounded(
     assert (await again.log_in()).status == 200
 
 
+async def test_password_changes_of_one_account_from_one_address_are_bounded(
+    node: Keyturn, ada: Browser, clock: FrozenClock
+) -> None:
+    """Who knows a password has no hashes made, and no events kept, without end by changing it: two of one, one of the other each.
+
+    Logins have a counter of their own: with it full the password can still be changed, and the other way round.
+    """
+    ada.application = limited(node, 3)
+
+    async def change(browser: Browser = ada) -> str:
+        body = {"current_password": browser.password, "new_password": PASSWORD}
+        return (await browser.send("POST", "/auth/password", body, bearer=True)).code
+
+    assert {await change() for _ in range(3 + 2 * ACCOUNT_FAILURES)} == {"204"}
+    with hashing() as done:
+        assert await change() == "throttled"
+        ada.password = WRONG
+        assert await change() == "throttled"
+    assert done == []
+    ada.password = PASSWORD
+    assert (await ada.refresh()).status == 200
+    assert (await ada.log_in()).status == 200
+    elsewhere = Browser(ada.application, email=ada.email)
+    assert (await elsewhere.log_in()).status == 200
+    assert await change(elsewhere) == "204"
+    clock.advance(node.policy.failure_window)
+    assert (await ada.log_in()).status == 200
+    assert await change() == "204"
+
+
 async def test_guesses_beside_an_owner_take_none_of_their_logins(
     node: Keyturn, ada: Browser, clock: FrozenClock
 ) -> None:

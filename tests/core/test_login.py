@@ -96,15 +96,16 @@ def test_limits_of_a_known_device() -> None:
 
 
 @pytest.mark.parametrize("device_id", [None, b"\x0d" * 16])
-def test_limits_of_a_login(device_id: bytes | None) -> None:
+@pytest.mark.parametrize("what", ["logins", "changes"])
+def test_limits_of_a_login(device_id: bytes | None, what: str) -> None:
     """Beside what any attempt counts against, successes count by account and network, the same for all devices.
 
     Beyond the policy's number there is room for the guesses that others may make meanwhile, in two windows of theirs.
     """
     policy = Policy(account_logins=30, account_failures=4, failure_window=60.0)
-    *others, logins = login_limits("a@example.com", "192.0.2.1", device_id, policy)
+    *others, logins = login_limits("a@example.com", "192.0.2.1", device_id, policy, what)
     assert tuple(others) == attempt_limits("a@example.com", "192.0.2.1", device_id, policy)
-    assert logins == Limit(("logins", "a@example.com", "192.0.2.1"), 38, 60.0, kept=True)
+    assert logins == Limit((what, "a@example.com", "192.0.2.1"), 38, 60.0, kept=True)
     assert not any(limit.kept for limit in others)
 
 

@@ -117,15 +117,15 @@ def attempt_limits(account: str, network: str, device_id: bytes | None, policy: 
     )
 
 
-def login_limits(account: str, network: str, device_id: bytes | None, policy: Policy) -> tuple[Limit, ...]:
-    """List what a login counts against: as any attempt, and where successes count too, which cost a hash and rows each.
+def login_limits(account: str, network: str, device_id: bytes | None, policy: Policy, what: str) -> tuple[Limit, ...]:
+    """List what `logins` count against, or `changes` of a password: as any attempt, and by themselves, where successes count too, which cost hashes and rows.
 
     Why by account and network: whoever knows a password keeps out nobody who is elsewhere, and no neighbour. Whoever guesses
     beside the owner is counted in two windows of failures at most: there is room for that, so it takes no login from anybody.
     """
     amount = policy.account_logins + 2 * policy.account_failures
-    logins = Limit(("logins", account, network), amount, policy.failure_window, kept=True)
-    return (*attempt_limits(account, network, device_id, policy), logins)
+    counted = Limit((what, account, network), amount, policy.failure_window, kept=True)
+    return (*attempt_limits(account, network, device_id, policy), counted)
 
 
 def signup_limits(network: str, policy: Policy) -> tuple[Limit, ...]:
