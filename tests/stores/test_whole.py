@@ -16,6 +16,8 @@ from tests.stores.support import open_database
 pytestmark = [pytest.mark.anyio, pytest.mark.services]
 
 _OWN = "CREATE UNIQUE INDEX own ON keyturn_users (email_key)"
+_DROPPED = "DROP INDEX keyturn_users_email"
+_PUBLISHED = "CREATE PUBLICATION own FOR ALL TABLES"
 
 
 async def found_in(url: str) -> str:
@@ -33,7 +35,7 @@ async def found_in(url: str) -> str:
     [
         (["ALTER TABLE keyturn_sessions SET UNLOGGED"], "database_not_durable: keyturn_sessions is UNLOGGED"),
         (
-            ["ALTER TABLE keyturn_sessions DROP CONSTRAINT keyturn_sessions_pkey", "DROP INDEX keyturn_users_email"],
+            ["ALTER TABLE keyturn_sessions DROP CONSTRAINT keyturn_sessions_pkey", _DROPPED],
             "database_incomplete: no index keeps keyturn_sessions (id), keyturn_users (email_key) unique",
         ),
         (
@@ -47,10 +49,33 @@ async def found_in(url: str) -> str:
             ],
             "database_incomplete: the ids of keyturn_events lag behind its rows",
         ),
-        ([_OWN, "DROP INDEX keyturn_users_email"], ""),
+        (
+            [_PUBLISHED, "ALTER TABLE keyturn_users REPLICA IDENTITY NOTHING"],
+            "database_incomplete: keyturn_users is published without a replica identity",
+        ),
+        (
+            [_PUBLISHED, "ALTER TABLE keyturn_users REPLICA IDENTITY USING INDEX keyturn_users_email", _OWN, _DROPPED],
+            "database_incomplete: keyturn_users is published without a replica identity",
+        ),
+        ([_PUBLISHED, "ALTER TABLE keyturn_users REPLICA IDENTITY USING INDEX keyturn_users_email"], ""),
+        ([_PUBLISHED, "ALTER TABLE keyturn_users REPLICA IDENTITY FULL"], ""),
+        ([f"{_PUBLISHED} WITH (publish = 'insert')", "ALTER TABLE keyturn_users REPLICA IDENTITY NOTHING"], ""),
+        ([_OWN, _DROPPED], ""),
         (["ALTER TABLE keyturn_events ALTER id DROP DEFAULT", "DROP SEQUENCE keyturn_events_id_seq"], ""),
     ],
-    ids=["unlogged", "no keys", "a sequence", "an identity", "an index by another name", "ids of somebody else"],
+    ids=[
+        "unlogged",
+        "no keys",
+        "a sequence",
+        "an identity",
+        "published, with no replica identity",
+        "published, whose replica identity was dropped",
+        "published by another index",
+        "published whole",
+        "published as far as rows are new",
+        "an index by another name",
+        "ids of somebody else",
+    ],
 )
 async def test_what_a_hand_has_changed(
     postgres: PostgresServer, postgres_url: str, done: Sequence[str], found: str

@@ -34,6 +34,15 @@ WHERE to_regclass(name) IS NOT NULL AND NOT EXISTS (
   WHERE indrelid = to_regclass(name) AND attname = named AND indnatts = 1 AND indisunique AND indisvalid AND indpred IS NULL
 )
 """
+_UNIDENTIFIED = """
+SELECT name FROM unnest($1::text[]) AS name JOIN pg_class ON pg_class.oid = to_regclass(name)
+WHERE relreplident <> 'f' AND EXISTS (
+  SELECT FROM pg_publication JOIN pg_publication_tables USING (pubname)
+  WHERE (pubupdate OR pubdelete) AND to_regclass(format('%I.%I', schemaname, tablename)) = to_regclass(name)
+) AND NOT EXISTS (
+  SELECT FROM pg_index WHERE indrelid = to_regclass(name) AND CASE relreplident WHEN 'd' THEN indisprimary WHEN 'i' THEN indisreplident END
+) ORDER BY name
+"""
 _SLOW = (
     "SELECT name FROM unnest($1::text[]) AS name WHERE NOT EXISTS"
     " (SELECT FROM pg_index WHERE indexrelid = to_regclass(name) AND indisvalid) ORDER BY name"
@@ -70,6 +79,12 @@ async def check_whole(engine: Engine) -> None:
             problems.append(
                 f"database_incomplete: no index keeps {', '.join(lacking)} unique: was a restore interrupted? Restore it whole,"
                 " into an empty database"
+            )
+        unidentified = list((await connection.exec_driver_sql(_UNIDENTIFIED, (_TABLES,))).scalars())
+        if unidentified:
+            problems.append(
+                f"database_incomplete: {', '.join(unidentified)} is published without a replica identity, and PostgreSQL refuses each"
+                " change of it; say ALTER TABLE … REPLICA IDENTITY DEFAULT"
             )
         sequence = (await connection.exec_driver_sql(_SEQUENCE, (events.name,))).scalar_one_or_none()
         if sequence and (await connection.exec_driver_sql(_BEHIND, (sequence,))).scalar_one():
