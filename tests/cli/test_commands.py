@@ -94,6 +94,20 @@ def test_restore_that_was_interrupted_later_is_a_known_error(sqlite_command: Com
     assert f"UNSAFE  {told}" in sqlite_command.run("doctor", status=1)
 
 
+def test_tables_in_two_schemas_of_the_search_path(
+    sqlite_command: Command, postgres: PostgresServer, empty_postgres_url: str
+) -> None:
+    """The doctor says whose are used: what is made in a schema before theirs, as for a look at a backup, would hide them."""
+    sqlite_command.environment["KEYTURN_DATABASE_URL"] = empty_postgres_url
+    sqlite_command.run("migrate")
+    database = empty_postgres_url.rpartition("/")[2]
+    postgres.execute(f'CREATE SCHEMA first; ALTER DATABASE "{database}" SET search_path TO first, public', database)
+    assert sqlite_command.json("doctor")["findings"] == []
+    postgres.execute("CREATE TABLE first.keyturn_events (LIKE keyturn_events INCLUDING ALL)", database)
+    told = "note  database_scattered: tables of Keyturn are in the schemas first, public: of two with one name the earlier is used"
+    assert told in sqlite_command.run("doctor")
+
+
 def test_every_command_works_as_a_process_of_its_own(tmp_path: Path, postgres_url: str) -> None:
     """From an empty database to a deleted user, each step as the installed script runs it."""
     command = Command(tmp_path, {**SAFE, "KEYTURN_DATABASE_URL": postgres_url})

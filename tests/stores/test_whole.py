@@ -39,6 +39,10 @@ async def found_in(url: str) -> str:
             "database_incomplete: no index keeps keyturn_sessions (id), keyturn_users (email_key) unique",
         ),
         (
+            ["DROP TABLE keyturn_denylist", "ALTER TABLE keyturn_users RENAME TO old_users"],
+            "database_incomplete: keyturn_denylist, keyturn_users is missing: was it renamed, or a backup restored in part?",
+        ),
+        (
             ["INSERT INTO keyturn_events (id, at, type, data) VALUES (7, 0, '', '')"],
             "database_incomplete: the ids of keyturn_events lag behind its rows",
         ),
@@ -66,6 +70,7 @@ async def found_in(url: str) -> str:
     ids=[
         "unlogged",
         "no keys",
+        "no table",
         "a sequence",
         "an identity",
         "published, with no replica identity",

@@ -220,7 +220,7 @@ async def _fitness(engine: Engine) -> list[Finding]:
     from keyturn.stores.engine import check_durability
     from keyturn.stores.migrations import current_level, expected_level
     from keyturn.stores.rights import check_rights, may_only_read
-    from keyturn.stores.whole import check_whole, missing_indexes
+    from keyturn.stores.whole import check_whole, missing_indexes, schemas_with_tables
 
     found: list[Finding] = []
     if engine.postgres and await may_only_read(engine):
@@ -234,6 +234,9 @@ async def _fitness(engine: Engine) -> list[Finding]:
     if await current_level(engine) == expected_level() and (names := await missing_indexes(engine)):
         text = f"{', '.join(names)} is missing or INVALID: make it anew, as keyturn.stores.schema has it"
         found.append(Finding("database_index_missing", text, fatal=False))
+    if engine.postgres and len(schemas := await schemas_with_tables(engine)) > 1:
+        text = f"tables of Keyturn are in the schemas {', '.join(schemas)}: of two with one name the earlier is used"
+        found.append(Finding("database_scattered", text, fatal=False))
     return found
 
 

@@ -9,6 +9,7 @@ import json
 
 from keyturn.core.errors import UnsafeSettings
 from keyturn.stores.engine import Engine
+from keyturn.stores.migrations import VERSION_TABLE
 from keyturn.stores.schema import events, metadata
 
 _TABLES = sorted(metadata.tables)
@@ -22,6 +23,11 @@ _UNIQUE = [(name, column.name) for name in _TABLES for column in metadata.tables
 """Each is of one column."""
 _INDEXES = sorted(str(index.name) for table in metadata.tables.values() for index in table.indexes)
 
+# Where there is a level: before that none has been made.
+_MISSING = (
+    "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL"
+    " AND to_regclass($2) IS NOT NULL ORDER BY name"
+)
 _UNLOGGED = (
     "SELECT name FROM unnest($1::text[]) AS name JOIN pg_class ON pg_class.oid = to_regclass(name)"
     " WHERE relpersistence <> 'p' ORDER BY name"
@@ -48,6 +54,10 @@ _SLOW = (
     " (SELECT FROM pg_index WHERE indexrelid = to_regclass(name) AND indisvalid) ORDER BY name"
 )
 _SLOW_SQLITE = "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT name FROM sqlite_master WHERE type = 'index') ORDER BY value"
+_SCHEMAS = (
+    "SELECT name FROM unnest(current_schemas(false)) WITH ORDINALITY AS path(name, place) WHERE EXISTS"
+    " (SELECT FROM pg_tables WHERE schemaname = name AND tablename = ANY($1::text[])) ORDER BY place"
+)
 _SEQUENCE = """
 SELECT sequence FROM (SELECT CASE WHEN to_regclass($1) IS NOT NULL THEN pg_get_serial_sequence($1, 'id') END AS sequence) AS found
 WHERE has_table_privilege(to_regclass($1), 'SELECT') AND has_sequence_privilege(to_regclass(sequence), 'USAGE')
@@ -67,6 +77,11 @@ async def check_whole(engine: Engine) -> None:
         return
     problems: list[str] = []
     async with engine.autocommit() as connection:
+        missing = list((await connection.exec_driver_sql(_MISSING, (_TABLES, VERSION_TABLE))).scalars())
+        if missing:
+            problems.append(
+                f"database_incomplete: {', '.join(missing)} is missing: was it renamed, or a backup restored in part?"
+            )
         unlogged = list((await connection.exec_driver_sql(_UNLOGGED, (_TABLES,))).scalars())
         if unlogged:
             problems.append(
@@ -102,3 +117,9 @@ async def missing_indexes(engine: Engine) -> list[str]:
     async with engine.autocommit() as connection:
         asked = (_SLOW, (_INDEXES,)) if engine.postgres else (_SLOW_SQLITE, (json.dumps(_INDEXES),))
         return list((await connection.exec_driver_sql(*asked)).scalars())
+
+
+async def schemas_with_tables(engine: Engine) -> list[str]:
+    """List the schemas of PostgreSQL's search_path that have tables of ours, in its order. Raises: Unavailable."""
+    async with engine.autocommit() as connection:
+        return list((await connection.exec_driver_sql(_SCHEMAS, (_TABLES,))).scalars())
