@@ -194,6 +194,16 @@ def test_doctor_tells_a_metrics_port_that_is_the_servers(
     assert [finding["fatal"] for finding in findings if finding["code"] == "metrics_port_taken"] == told
 
 
+def test_doctor_tells_metrics_ports_that_there_are_not(sqlite_command: Command) -> None:
+    """Each further worker takes the next one, also where the server listens on a path; `serve` refuses what the last would take."""
+    ports = {"KEYTURN_METRICS_PORT": "65534", "KEYTURN_UDS": "keyturn.sock"}
+    sqlite_command.environment.update(ports | {"KEYTURN_WORKERS": "2"})
+    assert sqlite_command.json("doctor")["safe"]
+    sqlite_command.environment["KEYTURN_WORKERS"] = "3"
+    assert "UNSAFE  metrics_port_too_high: " in sqlite_command.run("doctor", status=1)
+    assert "cannot_listen: 127.0.0.1 port 65536: there is no such port" in sqlite_command.spawn("serve", status=1)
+
+
 def test_doctor_tells_that_nobody_has_an_address_of_their_own(sqlite_command: Command) -> None:
     """A production is behind a proxy, which ends TLS: whoever guesses passwords there would lock everybody out of new devices."""
     assert sqlite_command.json("doctor")["findings"] == []

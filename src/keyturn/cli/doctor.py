@@ -97,7 +97,7 @@ def _addresses(settings: Settings) -> list[Finding]:
 
 
 def _ports(settings: Settings) -> list[Finding]:
-    """Tell when a worker's metrics would be on the server's port, or its ports cannot be read."""
+    """Tell when a worker's metrics would be on the server's port or on none, or its ports cannot be read."""
     import os
 
     from keyturn.settings import Finding
@@ -111,6 +111,9 @@ def _ports(settings: Settings) -> list[Finding]:
         # Not fatal: an application with a node in it reads neither.
         text = "KEYTURN_PORT or KEYTURN_WORKERS is no number that `keyturn serve` starts with"
         return [Finding("setting_malformed", text, fatal=False)]
+    if first is not None and first + workers > 65536:
+        text = "KEYTURN_METRICS_PORT and a port for each further worker go beyond 65535"
+        return [Finding("metrics_port_too_high", text, fatal=True)]
     if os.environ.get("KEYTURN_UDS") or first is None or not first <= port < first + workers:
         return []
     text = f"KEYTURN_METRICS_PORT and a port for each further worker take {port}, where the server listens"
