@@ -6,12 +6,13 @@ drains (`serving.py`).
 A worker is told to end by its lifeline, a pipe whose other end only the supervisor holds. Why not by a signal: a service
 manager sends its signal to every process of the group at once, and a worker that stops accepting before the supervisor
 has turned new connections away leaves them in the queue of a socket that is about to close. A supervisor that is killed
-takes its workers along for the same reason.
+takes its workers along for the same reason. By another pipe workers tell it that they accept connections.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -80,19 +81,23 @@ class Supervisor:
         self._metrics = metrics
         self._stopping = False
         self._lifeline, self._other_end = os.pipe()
+        self._ready, self._ready_end = os.pipe()
+        os.set_blocking(self._ready, False)
+        self._serves = False
         self._workers: list[subprocess.Popen[bytes]] = []
         self._started_at = [0.0] * workers
         self._count = workers
         self._environment = environment
 
-    def run(self) -> int:
+    def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
         """Supervise until a stop signal, or until one of the first workers cannot start, or all fail; return the exit status.
 
         Why only the first: a worker that replaces a dead one during an outage of the database cannot start either, and must
-        not end the others, which live and wait.
+        not end the others, which live and wait. None is replaced before one has served.
 
         Workers take up to `DRAIN_TIME` to end; one that still runs a little later, or at a second SIGINT, is killed.
 
+        Args: on_ready: called when the first worker accepts connections.
         Raises: CannotStart.
         """
         for number in stop_signals():
@@ -105,6 +110,8 @@ class Supervisor:
         self._workers = first.copy()
         status = 0
         while not self._stopping:
+            if self._begins_to_serve():
+                on_ready()
             if self._cannot_start(first):
                 _logger.error("a worker could not start")
                 status = 1
@@ -135,7 +142,8 @@ class Supervisor:
         self._started_at[index] = time.monotonic()
         command = [sys.executable, *_path_as_ours(), "-m", "keyturn.workers", self._factory]
         command += ["--web", str(self._web.fileno()), "--lifeline", str(self._lifeline)]
-        inherited = [self._web.fileno(), self._lifeline]
+        command += ["--ready", str(self._ready_end)]
+        inherited = [self._web.fileno(), self._lifeline, self._ready_end]
         if self._metrics:
             command += ["--metrics", str(self._metrics[index].fileno())]
             inherited.append(self._metrics[index].fileno())
@@ -147,16 +155,20 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
+    def _begins_to_serve(self) -> bool:
+        """Say, once, that a worker accepts connections; read what all of them tell, so that none waits to tell it."""
+        served = self._serves
+        with contextlib.suppress(BlockingIOError):
+            self._serves = bool(os.read(self._ready, self._count))
+        return self._serves > served
+
     def _cannot_start(self, first: Sequence[subprocess.Popen[bytes]]) -> bool:
-        statuses = [worker.poll() or 0 for worker in first]
-        if _STARTUP_FAILED in statuses:
-            return True
-        # By itself a worker ends where it cannot start. A signal ends it at any time, and all of them where memory is short.
-        begun = time.monotonic() - max(self._started_at) < START_INTERVAL
-        return self._workers == first and (min(statuses) > 0 or (begun and 0 not in statuses))
+        statuses = [worker.poll() for worker in first]
+        # Before any has served each end counts: by an exception, or by a signal where memory is short.
+        return _STARTUP_FAILED in statuses or not (self._serves or None in statuses)
 
     def _replace_dead(self) -> None:
-        for index, worker in enumerate(self._workers):
+        for index, worker in enumerate(self._workers if self._serves else ()):
             if worker.poll() is not None and time.monotonic() - self._started_at[index] >= START_INTERVAL:
                 _logger.error("worker %d ended with status %d; starting another", worker.pid, worker.returncode)
                 try:
@@ -196,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--web", type=int, required=True)
     parser.add_argument("--metrics", type=int)
     parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--ready", type=int, required=True)
     options = parser.parse_args(arguments)
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
@@ -204,9 +217,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     listeners = Listeners(socket.socket(fileno=options.web), metrics)
     module, _, name = options.factory.partition(":")
     factory: Factory = getattr(import_module(module), name)
+
+    def tell() -> None:
+        with contextlib.suppress(BrokenPipeError):  # the supervisor has gone
+            os.write(options.ready, b"1")
+
     try:
         served = factory()
-        serve_here(served.application, served.lifespan, listeners, metrics=served.metrics, lifeline=options.lifeline)
+        serve_here(
+            served.application,
+            served.lifespan,
+            listeners,
+            metrics=served.metrics,
+            lifeline=options.lifeline,
+            on_ready=tell,
+        )
     except Unavailable as fault:
         # Its text is for callers, and does not say what is away.
         named = {"dependency": fault.dependency, "fault": name_of(fault)}

@@ -270,11 +270,21 @@ def test_server_that_the_system_starts_no_worker_for(sqlite_command: Command) ->
     assert "\nkeyturn: cannot_start: no worker can be started: No such file or directory\n" in told
 
 
-@pytest.mark.parametrize("fault", ["raise ImportError('broken')", "os.kill(os.getpid(), 9)"], ids=["error", "signal"])
+_ONE_AFTER_THE_OTHER = f"""
+    try: os.mkdir('failed')
+    except FileExistsError: time.sleep({START_INTERVAL + 1})
+    sys.exit(1)"""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["raise ImportError('broken')", "os.kill(os.getpid(), 9)", _ONE_AFTER_THE_OTHER],
+    ids=["error", "signal", "one later than another"],
+)
 def test_server_whose_workers_all_fail_at_the_start(sqlite_command: Command, fault: str) -> None:
-    """It ends with status 1, so that who started it hears of it, and does not start others for ever."""
+    """It ends with status 1, so that who started it hears of it, has never said that it is ready, and starts no others for ever."""
     (sqlite_command.directory / "secrets.py").write_text(
-        f"import os, sys\nif 'keyturn.workers' in sys.orig_argv: {fault}\nfrom random import *"
+        f"import os, sys, time\nif 'keyturn.workers' in sys.orig_argv: {fault}\nfrom random import *"
     )
     # By `-m` the working directory is where modules are looked for.
     with sqlite_command.process("serve", "--port", "0", "--workers", "2") as process:
@@ -282,6 +292,7 @@ def test_server_whose_workers_all_fail_at_the_start(sqlite_command: Command, fau
     log = (sqlite_command.directory / "serve.log").read_text()
     assert "a worker could not start" in log
     assert "starting another" not in log
+    assert '"listening"' not in log
 
 
 @pytest.mark.parametrize(
@@ -298,7 +309,7 @@ def test_worker_that_does_not_start_says_why(sqlite_command: Command, name: str,
         numbers = (web.fileno(), lifeline.fileno())
         command = [sys.executable, "-m", "keyturn.workers", "keyturn.cli.worker:make"]
         done = subprocess.run(
-            [*command, "--web", str(numbers[0]), "--lifeline", str(numbers[1])],
+            [*command, "--web", str(numbers[0]), "--lifeline", str(numbers[1]), "--ready", str(numbers[1])],
             env=sqlite_command.environment,
             cwd=sqlite_command.directory,
             pass_fds=numbers,

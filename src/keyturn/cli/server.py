@@ -97,8 +97,7 @@ def _supervise(
         # Each would take the memory that is left for itself.
         threads = {} if settings.login_threads else {"KEYTURN_LOGIN_THREADS": str(default_threads(workers))}
         supervisor = Supervisor("keyturn.cli.worker:make", listener, metrics, workers, {**environment, **threads})
-        announce(listener, workers, settings.trusted_proxies)
-        sys.exit(supervisor.run())
+        sys.exit(supervisor.run(lambda: announce(listener, workers, settings.trusted_proxies)))
 
 
 async def _try_start(settings: Settings) -> None:
