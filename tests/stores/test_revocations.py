@@ -475,6 +475,16 @@ async def test_postgresql_ends_the_connection(postgres: PostgresServer, postgres
         await eventually(denylist.is_current)
 
 
+@pytest.mark.waits
+async def test_role_whose_idle_connections_end(postgres: PostgresServer, postgres_url: str) -> None:
+    """The one that listens has nothing to say until its heartbeat: a node would be not ready, again and again."""
+    for name in postgres.execute("SELECT name FROM pg_settings WHERE name = 'idle_session_timeout'").split():
+        postgres.execute(f"ALTER DATABASE {postgres_url.rpartition('/')[2]} SET {name} = '1s'")
+    async with open_database(postgres_url), aclosing(PostgresFeed(postgres_url, heartbeat=2.0)()) as batches:
+        for _ in range(2):
+            assert (await anext(batches)).now is not None
+
+
 async def test_postgresql_ends_the_connection_without_a_heartbeat(postgres: PostgresServer, postgres_url: str) -> None:
     """The end is noticed when it comes, not only when the next sign of life is due."""
     feed = PostgresFeed(postgres_url, heartbeat=3600.0)

@@ -37,6 +37,8 @@ _SQLITE = _SELECT.format(now="(julianday('now') - 2440587.5) * 86400.0", since="
 _EVER = float("-inf")
 _NOTHING_NEW = float("inf")
 _HIDDEN = "SELECT row_security_active('keyturn_denylist')"
+# The role may end connections sooner than a heartbeat comes. PostgreSQL 14 was the first to have it.
+_MAY_IDLE = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
 _TIMEOUT = 5
 _NAME = "keyturn denylist"
 
@@ -145,6 +147,7 @@ class PostgresFeed:
 
         connection.add_termination_listener(ended)  # type: ignore[no-untyped-call]
         await connection.add_listener(CHANNEL, heard)  # type: ignore[no-untyped-call]
+        await connection.execute(_MAY_IDLE)
         reread_at = 0.0
         while True:
             if time.monotonic() >= reread_at:
