@@ -216,6 +216,15 @@ def test_directory_that_cannot_be_made_is_a_known_error(sqlite_command: Command,
     assert error.startswith("keyturn: cannot_keep_data: ")
 
 
+@pytest.mark.parametrize("damaged", [b"", b"1:short", b"\xff"], ids=["empty", "another form", "not ASCII"])
+def test_secret_that_is_damaged_is_a_known_error(sqlite_command: Command, tmp_path: Path, damaged: bytes) -> None:
+    """As an empty one after a crash: by its path, for nobody has set it, and with how to start anew."""
+    (tmp_path / "secret").write_bytes(damaged)
+    error = sqlite_command.run("demo", "--port", "0", "--directory", str(tmp_path), status=1)
+    assert error.startswith(f"keyturn: cannot_keep_data: {tmp_path / 'secret'}: ")
+    assert error.endswith(": delete it and keyturn.db* beside it to start anew\n")
+
+
 def test_user_without_a_home_is_told_where_else_to_keep_the_data(
     sqlite_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

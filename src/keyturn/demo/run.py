@@ -39,7 +39,7 @@ _ELSEWHERE: Final = ": choose a directory with `keyturn demo --directory`"
 
 
 class CannotKeepData(KeyturnError):
-    """The demo's directory cannot be made or written."""
+    """The demo's directory cannot be made or written, or what it keeps is damaged."""
 
 
 class _DemoSettings(Settings):
@@ -82,7 +82,7 @@ def run_demo(host: str, port: int, directory: Path, *, inactivity_timeout: float
 
     Raises:
         PageNotBuilt: there is nothing to show. CannotListen: the address is taken. CannotKeepData: the directory
-            cannot be written.
+            cannot be written, or its secret is damaged.
     """
     configure_logging("warning")
     page = read_page()
@@ -94,6 +94,11 @@ def run_demo(host: str, port: int, directory: Path, *, inactivity_timeout: float
     except OSError as error:
         listener.close()
         raise CannotKeepData(f"{error.filename}: {error.strerror}{_ELSEWHERE}") from error
+    except ValueError as error:
+        listener.close()
+        raise CannotKeepData(
+            f"{directory / 'secret'}: {error}: delete it and keyturn.db* beside it to start anew"
+        ) from None
     decisions = Decisions()
     times = {**TIMES, "inactivity_timeout": inactivity_timeout}
     node = Keyturn(settings_of(directory, secret, url, port_of(listener), times), sinks=[decisions])
@@ -124,13 +129,15 @@ def settings_of(directory: Path, secret: str, url: str, port: int, times: Mappin
 
 
 def _secret(path: Path) -> str:
-    """Read the demo's secret, or make one: sessions outlive a restart."""
+    """Read the demo's secret, or make one: sessions outlive a restart. Raises: OSError. ValueError: it is damaged."""
     if not path.exists():
         draft = path.with_name("secret.new")
         draft.touch(mode=0o600)
         draft.write_text(SecretRing.generate(os.urandom(32)), encoding="ascii")
         draft.replace(path)
-    return path.read_text(encoding="ascii")
+    secret = path.read_text(encoding="ascii")
+    SecretRing.parse(secret)
+    return secret
 
 
 def _welcome(url: str, directory: Path) -> None:
