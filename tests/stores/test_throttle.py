@@ -16,7 +16,8 @@ from sqlalchemy import func, insert, select
 
 from keyturn.core.errors import Unavailable
 from keyturn.core.events import Event, EventType
-from keyturn.core.login import Limit
+from keyturn.core.login import Limit, login_limits
+from keyturn.core.policy import LARGEST, Policy
 from keyturn.ports import Throttle
 from keyturn.stores.counters import REPRIEVE, keyed
 from keyturn.stores.lanes import Work
@@ -80,6 +81,12 @@ async def test_take_up_to_the_amount(throttle: Throttle) -> None:
     wait = await throttle.take([A])
     assert wait is not None
     assert 890.0 - (monotonic() - began) < wait <= 900.0
+
+
+async def test_take_where_a_policy_has_the_largest_numbers(throttle: Throttle) -> None:
+    """They are counted everywhere, also where PostgreSQL has 32 bits for thrice of one."""
+    largest = Policy(failure_window=LARGEST, account_logins=LARGEST, account_failures=LARGEST, hard_failures=LARGEST)
+    assert await throttle.take(login_limits("alice@example.com", "192.0.2.1", None, largest)) is None
 
 
 async def test_take_over_one_limit_takes_from_none(throttle: Throttle) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
-from math import isfinite
 from typing import Any, NamedTuple
 
 from keyturn.core.errors import UnsafePolicy
@@ -22,6 +21,8 @@ CRASH_LOSS = 30.0
 """F: seconds of cookie writes that a crashing browser may lose (Chromium commits its jar every 30 s)."""
 SETTLE_FLOOR = 3 * REQUEST_LIMIT + CRASH_LOSS
 """Seconds: L for a child's answer, L for a sibling's, F for a crash between them, L for a request that outlives it."""
+LARGEST = 500_000_000
+"""What any number may be at most: dates that many seconds ahead exist, and databases count thrice as many."""
 LONGEST_LEEWAY = 120.0
 """Seconds by which a service that checks access tokens may let one live longer, at most."""
 TAIL_FLOOR = 1.5 * REQUEST_LIMIT
@@ -187,7 +188,7 @@ def _out_of_range(f: Field[Any], value: object) -> Problem | None:
         text = f"{f.name} = {value!r} must be a {kind.__name__}"
         return None if isinstance(value, kind) else Problem("out_of_range", text, relaxable=False)
     numbers = int if type(f.default) is int else int | float
-    if isinstance(value, numbers) and isfinite(value) and (value > 0 or (value == 0 and f.name in _MAY_BE_ZERO)):
+    if isinstance(value, numbers) and 0 <= value <= LARGEST and (value or f.name in _MAY_BE_ZERO):
         return None
-    whole = "whole " if numbers is int else ""
-    return Problem("out_of_range", f"{f.name} = {value!r} must be a positive {whole}number", relaxable=False)
+    text = f"{f.name} = {value!r} must be a positive {'whole ' if numbers is int else ''}number up to {LARGEST}"
+    return Problem("out_of_range", text, relaxable=False)
