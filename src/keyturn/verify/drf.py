@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from django.contrib.auth import get_user_model
+from django.db import router
 from django.http import HttpResponse
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import APIException, NotAuthenticated
@@ -133,10 +134,13 @@ class UserAuthentication(TokenAuthentication):
         """Read the user. Raises: InvalidToken: not there, or not active."""
         model, user_id = get_user_model(), principal.user_id
         if can_be_id(model, user_id):
-            user = model._default_manager.filter(pk=user_id).first()  # noqa: SLF001 - documented
-            # Not in the query: not every model has the column.
-            if user is not None and user.is_active:
-                return user
+            users = model._default_manager  # noqa: SLF001 - documented
+            # Where the project's routers read from a replica, it may lack whoever has just signed up.
+            for asked in (users, users.using(router.db_for_write(model))):
+                user = asked.filter(pk=user_id).first()
+                # Not in the query: not every model has the column.
+                if user is not None and user.is_active:
+                    return user
         raise InvalidToken("user_gone")
 
 
