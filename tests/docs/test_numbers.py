@@ -12,7 +12,7 @@ from keyturn.arriving import ARRIVAL_TIME, CONNECTIONS_LIMIT, HEAD_LIMIT, HEADER
 from keyturn.breaches import LIMIT
 from keyturn.client.flow import STREAM_SPARE
 from keyturn.client.session import LOCK_LIMIT
-from keyturn.core.policy import CRASH_LOSS, DAY, HOUR, REQUEST_LIMIT, Policy
+from keyturn.core.policy import CRASH_LOSS, DAY, HOUR, LARGEST, REQUEST_LIMIT, Policy
 from keyturn.runtime import READY_TIME
 from keyturn.serving import DRAIN_TIME, KEEP_ALIVE_TIME, LEAVE_TIME, UNREAD_TIME
 from keyturn.stores import connections, sqlite
@@ -87,6 +87,7 @@ SAID = {
         f"for at most {LIMIT:g} s; when it is at fault",
         f"{OWASP.memory_kib // 1024} MiB each",
         f"{HOUR:g} at most, in development too",
+        f"no number of the policy may be over {LARGEST}.",
     ],
     "docs/guides/operating.md": [
         f"a local disk, and SQLite {sqlite.OLDEST} or newer",
