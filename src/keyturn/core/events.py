@@ -37,7 +37,7 @@ class EventType(StrEnum):
     KEY_ROTATED = "key_rotated"
 
 
-_PASSING = frozenset({EventType.REFRESHED, EventType.REFRESH_REFUSED, EventType.CSRF_REFUSED, EventType.THROTTLED})
+_PASSING = frozenset({"refreshed", "refresh_refused", "database_behind", "csrf_refused", "throttled"})
 
 
 class Event(NamedTuple):
