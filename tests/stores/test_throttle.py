@@ -86,7 +86,7 @@ async def test_take_up_to_the_amount(throttle: Throttle) -> None:
 async def test_take_where_a_policy_has_the_largest_numbers(throttle: Throttle) -> None:
     """They are counted everywhere, also where PostgreSQL has 32 bits for thrice of one."""
     largest = Policy(failure_window=LARGEST, account_logins=LARGEST, account_failures=LARGEST, hard_failures=LARGEST)
-    assert await throttle.take(login_limits("alice@example.com", "192.0.2.1", None, largest)) is None
+    assert await throttle.take(login_limits("alice@example.com", "192.0.2.1", None, largest, "logins")) is None
 
 
 async def test_take_over_one_limit_takes_from_none(throttle: Throttle) -> None:
