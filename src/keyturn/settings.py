@@ -290,7 +290,7 @@ class Settings(BaseSettings):
             try:
                 keys[key_id] = base64url.decode(encoded)
             except ValueError:
-                raise ValueError(f"{PREFIX}SSR_KEYS: key {key_id} is not base64url without padding") from None
+                raise ValueError(f"{PREFIX}SSR_KEYS: key {len(keys) + 1} is not base64url without padding") from None
         return keys
 
     # -- what is unsafe about it
@@ -320,8 +320,8 @@ class Settings(BaseSettings):
             yield Finding("secret_weak", str(fault), fatal=True)
         master = "" if self.secret is None else self.secret.get_secret_value()
         try:
-            for name, key in self._ssr_keys().items():
-                said = f"{PREFIX}SSR_KEYS: {name} is"
+            for number, key in enumerate(self._ssr_keys().values(), 1):
+                said = f"{PREFIX}SSR_KEYS: key {number} is"  # its id may be the key: the two the wrong way round
                 if len(key) < _MIN_SSR_KEY_BYTES:
                     yield Finding("ssr_key_short", f"{said} under {_MIN_SSR_KEY_BYTES} bytes", fatal=True)
                 elif (why := weakness(key)) is not None:

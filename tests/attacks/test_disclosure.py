@@ -354,7 +354,7 @@ def test_settings_that_are_wrong_are_not_repeated() -> None:
             f"rediss://h/0?ssl_cert_reqs={MARK}",
             f"{MARK}",
         ],
-        "ssr_keys": [f"a:{MARK}!", MARK],
+        "ssr_keys": [f"a:{MARK}!", MARK, f"{MARK}:next", f"{MARK}:next!"],
         "metrics_token": [f"{MARK} \n"],
     }
     for name, values in wrong.items():
