@@ -160,7 +160,7 @@ class Supervisor:
         served = self._serves
         with contextlib.suppress(BlockingIOError):
             self._serves = bool(os.read(self._ready, self._count))
-        return self._serves > served
+        return self._serves and not served
 
     def _cannot_start(self, first: Sequence[subprocess.Popen[bytes]]) -> bool:
         statuses = [worker.poll() for worker in first]
