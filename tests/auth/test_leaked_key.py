@@ -21,6 +21,7 @@ from keyturn.tokens.access_token import AccessTokenVerifier
 from keyturn.tokens.secret_ring import SecretRing
 from keyturn.tokens.verified_cache import VerifiedTokenCache
 from keyturn.upkeep import UPKEEP_INTERVAL
+from keyturn.verify.keys import KEEP_TIME
 from tests.attacks.support import query
 from tests.services import wait_until
 
@@ -37,10 +38,16 @@ class Nodes(NamedTuple):
     other: Keyturn
 
 
-@pytest.fixture
-async def nodes(database_url: str) -> AsyncGenerator[Nodes]:
-    """Start both."""
-    settings = Settings.load(env="development", database_url=database_url, secret=SecretRing.generate(os.urandom(32)))
+@pytest.fixture(params=[None, pytest.param("redis_url", marks=pytest.mark.services)], ids=["database", "redis"])
+async def nodes(database_url: str, request: pytest.FixtureRequest) -> AsyncGenerator[Nodes]:
+    """Start both, with a Redis or without."""
+    redis_url = request.getfixturevalue(request.param) if request.param else None
+    settings = Settings.load(
+        env="development",
+        database_url=database_url,
+        redis_url=redis_url,
+        secret=SecretRing.generate(os.urandom(32)),
+    )
     async with AsyncExitStack() as stack:
         one, other = Keyturn(settings), Keyturn(settings)
         for node in (one, other):
@@ -84,7 +91,9 @@ async def test_leak(nodes: Nodes) -> None:
     assert believes(service, token, now)
 
     new = await one.signing.rotate(compromised=True)
-    assert await query(one, "SELECT id FROM keyturn_denylist") == [(leaked.kid,)]
+    [(denied, lasts)] = await query(one, "SELECT id, expires_at - created_at FROM keyturn_denylist")
+    # For as long as such a service goes by those keys.
+    assert (denied, round(lasts)) == (leaked.kid, KEEP_TIME)
 
     def is_gone() -> bool:
         refused = not believes(other, token, now) and not believes(service, token, now)
