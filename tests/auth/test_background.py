@@ -1,12 +1,15 @@
-"""Tasks in the background come to an end."""
+"""Tasks in the background come to an end, and do nothing before their time."""
 
 from __future__ import annotations
 
 import asyncio
 
+import anyio
 import pytest
 
 from keyturn.background import end
+from keyturn.core.errors import KeyturnError, Unavailable
+from keyturn.upkeep import keep_up
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +60,41 @@ async def test_end_of_tasks_that_fail_or_are_done() -> None:
 async def test_end_of_nothing() -> None:
     """There is nothing to wait for."""
     await end([])
+
+
+async def test_upkeep_that_is_not_due() -> None:
+    """Between two rounds nothing is asked of anybody: a node that begins the next one at once does nothing else."""
+    begun: list[None] = []
+
+    async def job() -> None:
+        begun.append(None)
+        await asyncio.Event().wait()
+
+    upkeep = asyncio.create_task(keep_up(job))
+    await anyio.wait_all_tasks_blocked()
+    await end([upkeep])
+    assert not begun
+
+
+@pytest.mark.parametrize(
+    "fault", [Unavailable("database"), KeyturnError("an operator has to act"), ValueError("a bug")]
+)
+async def test_upkeep_whose_job_fails(fault: Exception) -> None:
+    """The other jobs are done all the same, and the next round comes."""
+    done = 0
+
+    async def broken() -> None:
+        raise fault
+
+    async def count() -> None:
+        nonlocal done
+        done += 1
+
+    async def due() -> None:
+        if done == 2:
+            await asyncio.Event().wait()
+
+    upkeep = asyncio.create_task(keep_up(broken, count, due=due))
+    await anyio.wait_all_tasks_blocked()
+    await end([upkeep])
+    assert done == 2

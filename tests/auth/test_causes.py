@@ -7,6 +7,7 @@ import os
 import httpx
 import pytest
 
+from keyturn.core.errors import UnsafeSettings
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.stores.migrations import migrate
@@ -91,7 +92,10 @@ async def test_disk_that_takes_no_writes(sqlite_database_url: str) -> None:
 async def test_role_that_loses_its_rights(
     postgres: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a role may no longer do is a fault of the database, to a connection and to a statement: 503, until it may again."""
+    """What a role may no longer do is a fault of the database, to a connection and to a statement: 503, until it may again.
+
+    A node does not start with it.
+    """
     name, role = postgres_url.rpartition("/")[2], "keyturn_losing"
     await migrate(postgres_url)
     postgres.execute(f"CREATE ROLE {role} LOGIN")
@@ -111,9 +115,32 @@ async def test_role_that_loses_its_rights(
                 faults = [vars(entry)["fault"] for entry in caplog.records if vars(entry).get("code") == "unavailable"]
                 assert faults[-1] == "InsufficientPrivilegeError 42501"
         assert not any(entry.exc_info for entry in caplog.records)
+        postgres.execute(f"REVOKE DELETE ON keyturn_counters FROM {role}", name)
+        with pytest.raises(UnsafeSettings, match="lacks DELETE on keyturn_counters"):
+            await node.start()
+        await node.close()
     finally:
         postgres.execute(f"DROP OWNED BY {role}", name)
         postgres.execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("done", "why"),
+    [
+        ("ALTER TABLE keyturn_sessions SET UNLOGGED", "keyturn_sessions is UNLOGGED"),
+        ('ALTER DATABASE "{name}" SET synchronous_commit = off', "synchronous_commit=off"),
+    ],
+    ids=["table", "database"],
+)
+async def test_start_over_a_database_that_loses_commits(
+    postgres: PostgresServer, postgres_url: str, done: str, why: str
+) -> None:
+    """It is refused: what is lost with the first crash would not be noticed before."""
+    node, name = node_and_database(postgres_url)
+    postgres.execute(done.format(name=name), name)
+    with pytest.raises(UnsafeSettings, match=why):
+        await node.start()
+    await node.close()
 
 
 async def test_no_server_of_the_kind_that_the_url_asks_for(
