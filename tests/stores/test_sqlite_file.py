@@ -224,6 +224,16 @@ async def test_process_that_goes_elsewhere(path: Path, monkeypatch: pytest.Monke
     await engine.close()
 
 
+async def deny(engine: Engine, revoked: str) -> None:
+    """Put an id on the denylist."""
+
+    async def work(connection: AsyncConnection) -> None:
+        now = await engine.read_now(connection)
+        await deny_ids(connection, [revoked], now, now + 60.0)
+
+    await engine.run(work)
+
+
 @pytest.mark.parametrize("away", [delete, delete_all])
 async def test_feed_of_a_file_that_has_gone(engine: Engine, path: Path, away: Callable[[Path], None]) -> None:
     """It is not followed any more, and says so; with the file that comes then it goes on."""
@@ -237,13 +247,26 @@ async def test_feed_of_a_file_that_has_gone(engine: Engine, path: Path, away: Ca
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir()
         await migrate(engine)
-
-        async def work(connection: AsyncConnection) -> None:
-            now = await engine.read_now(connection)
-            await deny_ids(connection, ["later"], now, now + 60.0)
-
-        await engine.run(work)
+        await deny(engine, "later")
         await eventually(lambda: "later" in denylist)
         assert denylist.is_current()
+    finally:
+        await denylist.close()
+
+
+async def test_feed_of_a_file_that_was_replaced(engine: Engine, path: Path) -> None:
+    """The backup that was put in its place is followed from then on, and not what nobody writes to any more."""
+    backup = open_engine(f"sqlite:///{path.with_name('backup.db')}")
+    await migrate(backup)
+    await deny(backup, "later")
+    await backup.close()
+    denylist = MemoryDenylist(PollingFeed(f"sqlite:///{path}", interval=0.01))
+    await denylist.start()
+    try:
+        await engine.close()
+        for beside in path.parent.glob(f"{path.name}-*"):
+            beside.unlink()
+        path.with_name("backup.db").replace(path)
+        await eventually(lambda: "later" in denylist)
     finally:
         await denylist.close()

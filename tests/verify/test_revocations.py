@@ -25,7 +25,9 @@ from keyturn.core.errors import InvalidToken, Unavailable
 from keyturn.runtime import Keyturn
 from keyturn.settings import Settings
 from keyturn.stores.migrations import migrate
-from keyturn.verify import Verifier
+from keyturn.stores.redis import RedisFeed
+from keyturn.stores.revocations import MemoryDenylist
+from keyturn.verify import Verifier, background
 from keyturn.verify.background import FollowedDenylist, Waits
 from tests.attacks.support import Browser
 from tests.machine import Machine
@@ -109,8 +111,14 @@ def following(url: str) -> Iterator[FollowedDenylist]:
 
 
 @pytest.mark.services
-def test_feed_down_from_the_start(redis_server: RedisServer, redis_url: str) -> None:
-    """Before anything is loaded nobody can tell what is revoked, and nobody waits twice for it. It is tried on."""
+def test_feed_down_from_the_start(
+    redis_server: RedisServer, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before anything is loaded nobody can tell what is revoked, and nobody waits twice for it. It is tried on, however long."""
+    impatient: Callable[..., MemoryDenylist] = lambda url, clock: MemoryDenylist(  # noqa: E731
+        RedisFeed(url, clock=clock), clock=clock, start_timeout=0.1
+    )
+    monkeypatch.setattr(background, "open_denylist", impatient)
     redis_server.kill9()
     with following(redis_url) as denylist:
         try:
@@ -121,6 +129,9 @@ def test_feed_down_from_the_start(redis_server: RedisServer, redis_url: str) -> 
                 assert "x" in denylist
             assert not isinstance(refused.value, Waits)
             assert not denylist.is_loaded
+            wait_until(
+                lambda: "no revocations could be loaded yet" in caplog.messages, PATIENCE, "an end of the patience"
+            )
         finally:
             redis_server.restart()
         wait_until(lambda: denylist.is_loaded, PATIENCE, "the feed")
