@@ -58,15 +58,17 @@ async def _live(node: Keyturn, user_id: str) -> list[Session]:
     return list((await node.sessions.list_live(user_id)).sessions)
 
 
-async def test_login_that_races_a_disabling(node: tuple[Keyturn, InterruptedUsers]) -> None:
-    """A user who is disabled after their password was read gets no session, and none is left behind."""
+@pytest.mark.parametrize("how", ["disabled", "deleted"])
+async def test_login_that_races_a_disabling(node: tuple[Keyturn, InterruptedUsers], how: str) -> None:
+    """A user who is disabled or deleted after their password was read gets no session, and none is left behind."""
     keyturn, users = node
     user = (await _sign_up(keyturn.auth)).user
 
-    async def disable(credential: Credential) -> None:
-        assert await users.set_disabled(credential.user.id, disabled=True)
+    async def take_away(credential: Credential) -> None:
+        id_ = credential.user.id
+        assert await (users.delete(id_) if how == "deleted" else users.set_disabled(id_, disabled=True))
 
-    users.then = disable
+    users.then = take_away
     with pytest.raises(InvalidCredentials):
         await _log_in(keyturn.auth)
     assert await _live(keyturn, user.id) == []

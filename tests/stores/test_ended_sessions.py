@@ -185,12 +185,18 @@ async def test_password_change_of_a_user_with_very_many_sessions(empty: Site, mo
     live = await sign_in(empty.sessions, empty.user.id, device_id=b"live")
     async with empty.engine.transaction() as connection:
         await connection.execute(update(sessions).where(sessions.c.id == live.session_id).values(created_at=0.0))
+        newest = (
+            select(sessions.c.id).where(sessions.c.device_id == DEVICE_ID, sessions.c.user_id == empty.user.id).limit(9)
+        )
+        later = update(sessions).where(sessions.c.id.in_(newest)).values(created_at=sessions.c.created_at + 1.0)
+        await connection.execute(later)
     ended = await empty.sessions.revoke(empty.user.id, RevokeReason.PASSWORD_CHANGED)
     assert ended == [live.session_id]
     assert await empty.sessions.knows_device(empty.user.id, b"live") is False
     async with empty.engine.autocommit() as connection:
-        left = select(func.count()).where(sessions.c.user_id == empty.user.id, sessions.c.device_id == DEVICE_ID)
-        assert (await connection.execute(left)).scalar_one() == ENDED - 9
+        left = select(func.count(), func.max(sessions.c.created_at) - func.min(sessions.c.created_at))
+        theirs = left.where(sessions.c.user_id == empty.user.id, sessions.c.device_id == DEVICE_ID)
+        assert tuple((await connection.execute(theirs)).one()) == (ENDED - 9, 0.0)
 
 
 async def test_password_change_does_not_look_at_those_of_others(empty: Site) -> None:

@@ -54,6 +54,27 @@ async def test_sinks_are_told_of_what_was_committed(database_url: str) -> None:
     assert mail.told["session_ended"] >= 2
 
 
+async def test_end_of_a_node_whose_sink_takes_its_time(tmp_path: Path) -> None:
+    """A request that its host has cancelled is waited for, and its sink is told."""
+    entered, told = asyncio.Event(), list[EventType]()
+
+    class Slow:
+        async def emit(self, event: Event) -> None:
+            if event.type is EventType.SIGNED_UP:
+                entered.set()
+                await asyncio.sleep(0.1)
+            told.append(event.type)
+
+    node = Keyturn(settings_of(sqlite_database(tmp_path)), sinks=[Slow()])
+    lighten(node)
+    async with node.lifespan():
+        asked = asyncio.ensure_future(Browser(node.asgi).sign_up())
+        await entered.wait()
+        asked.cancel()
+        await node.close()
+        assert told[-2:] == [EventType.SIGNED_UP, EventType.SIGNED_IN]
+
+
 async def test_sink_that_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The end of the node waits for it no longer than for a database that hangs, and says what has been given up."""
     entered = asyncio.Event()

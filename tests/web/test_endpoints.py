@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -170,6 +171,15 @@ async def test_refresh_after_logout_elsewhere(ada: Browser, application: Any) ->
         answer = await copy.post("/auth/refresh")
     assert code(answer) == (401, "session_ended")
     assert answer.json()["reason"] == "logout"
+    assert set_cookies(answer).keys() == {REFRESH, HINT}
+
+
+async def test_refresh_of_a_session_without_a_row(ada: Browser, node: Keyturn) -> None:
+    """Long after its end nobody knows why that was: it is as if there were none, and the cookie goes."""
+    async with node.engine.transaction() as connection:
+        await connection.exec_driver_sql("DELETE FROM keyturn_sessions")
+    answer = await ada.post("/auth/refresh")
+    assert code(answer) == (401, "no_session")
     assert set_cookies(answer).keys() == {REFRESH, HINT}
 
 
@@ -429,6 +439,14 @@ async def test_health_and_readiness(browser: Browser, node: Keyturn) -> None:
     assert "denylist" in answer.json()["detail"]
 
 
+async def test_readiness_when_a_probe_gives_up(node: Keyturn) -> None:
+    """Those who have asked with it are answered all the same."""
+    impatient, patient = (asyncio.ensure_future(node.ready()) for _ in range(2))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert all((await patient).values())
+
+
 @pytest.mark.parametrize(("level", "status"), [("9999", 200), ("0001", 503)], ids=["newer", "older"])
 async def test_readiness_at_another_level(browser: Browser, node: Keyturn, level: str, status: int) -> None:
     """A node goes on when a newer version has migrated the database, and cannot work with that of an older one."""
@@ -444,7 +462,9 @@ async def test_readiness_at_another_level(browser: Browser, node: Keyturn, level
 
 @pytest.mark.parametrize("denylist", [True, False])
 async def test_access_token_after_a_logout(tmp_path: Path, denylist: bool) -> None:
-    """It is refused before it expires, unless that is switched off; what reads the session refuses it all the same."""
+    """It is refused before it expires, unless that is switched off; what reads the session refuses it all the same, and the node is
+    ready either way.
+    """
     url = sqlite_database(tmp_path)
     node = Keyturn(Settings.load(env="development", database_url=url, base_url=ORIGIN, denylist=denylist))
     async with node.lifespan(), Browser(node.asgi) as ada:
@@ -453,6 +473,7 @@ async def test_access_token_after_a_logout(tmp_path: Path, denylist: bool) -> No
         with pytest.raises(InvalidToken) if denylist else nullcontext():
             node.authenticate(ada.token)
         assert (await ada.get("/auth/me", headers=ada.bearer)).status_code == 401
+        assert (await ada.get("/readyz")).status_code == 200
 
 
 async def test_metrics(ada: Browser) -> None:
