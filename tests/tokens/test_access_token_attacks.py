@@ -158,6 +158,13 @@ def test_signature_in_der() -> None:
     assert fault_of(f"{covered}.{base64url.encode(der)}") == "signature"
 
 
+def test_signature_with_a_zero_between() -> None:
+    """Its two numbers in 65 bytes would be a second text of the same token: only the 64 bytes of ES256 count."""
+    covered, _, tail = forge().rpartition(".")
+    raw = base64url.decode(tail)
+    assert fault_of(f"{covered}.{base64url.encode(raw[:32] + bytes(1) + raw[32:])}") == "signature"
+
+
 @pytest.mark.parametrize("r", [0, 1, 2**256 - 1])
 @pytest.mark.parametrize("s", [0, 1, 2**256 - 1])
 def test_signature_of_psychic_values(r: int, s: int) -> None:
