@@ -163,3 +163,26 @@ async def test_logins_beyond_the_most_sessions(database_url: str) -> None:
             opened.append(await _log_in(node.auth))
             live = {session.id for session in await _live(node, opened[0].user.id)}
             assert live == {each.session.id for each in opened[-2:]}
+
+
+async def test_login_over_a_session_of_the_most(database_url: str) -> None:
+    """It takes the place of its browser's own session and pushes nobody out; nor does the other one end so that it clears cookies."""
+    settings = Settings.load(env="development", database_url=database_url, secret=SecretRing.generate(os.urandom(32)))
+    node = Keyturn(settings)
+    node.auth = replace(node.auth, policy=replace(node.policy, max_sessions=2))
+    async with node.lifespan():
+        own, elsewhere = await _sign_up(node.auth), await _log_in(node.auth)
+        assert own.refresh_token is not None
+        again = await node.auth.log_in(
+            EMAIL,
+            PASSWORD,
+            remember=False,
+            device_name=None,
+            contact=CONTACT,
+            cookies=Cookies(refresh=[own.refresh_token.encode()]),
+        )
+        live = {session.id for session in await _live(node, own.user.id)}
+        assert live == {elsewhere.session.id, again.session.id}
+        ended, _ = await node.sessions.get(own.session.id)
+        assert ended is not None
+        assert ended.revoked_reason is RevokeReason.REPLACED

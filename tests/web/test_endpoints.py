@@ -232,6 +232,21 @@ async def test_logout_twice_and_with_nothing(ada: Browser) -> None:
         }
 
 
+async def test_logout_with_the_cookies_of_many_sessions(browser: Browser) -> None:
+    """It ends several, and not as many as there is room for in a request: each costs a turn at the database."""
+    assert (await browser.sign_up()).status_code == 201
+    tokens = [browser.cookies[REFRESH]]
+    for _ in range(11):
+        browser.cookies.clear()
+        await browser.log_in()
+        tokens.append(browser.cookies[REFRESH])
+    browser.cookies.clear()
+    cookies = [f"{REFRESH}={token}" for token in tokens]
+    assert (await browser.post("/auth/logout", headers={"cookie": "; ".join(cookies)})).status_code == 204
+    answers = [await browser.post("/auth/refresh", headers={"cookie": cookie}) for cookie in cookies]
+    assert 1 < [answer.status_code for answer in answers].count(401) < len(cookies)
+
+
 async def test_logout_everywhere(ada: Browser, application: Any) -> None:
     """Every session of the user ends."""
     async with Browser(application) as other:
