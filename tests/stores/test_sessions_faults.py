@@ -776,6 +776,23 @@ async def test_touches_at_the_end(database_url: str) -> None:
     await engine.close()
 
 
+async def test_touches_after_the_end(engine: Engine) -> None:
+    """Whoever starts a node again has them written in time, and not with its next end: other nodes go by what is written."""
+    store, touches = store_on(engine), Touches(engine, period=0.01)
+    holder = await sign_in(store)
+    before, _ = await store.get(holder.session_id)
+    assert before is not None
+    touches.add(before._replace(last_seen_at=before.last_seen_at + 1.0))
+    await touches.close()
+    expected = before._replace(last_seen_at=before.last_seen_at + 2.0)
+    touches.add(expected)
+    with anyio.fail_after(PATIENCE):
+        while (await store.get(holder.session_id))[0] != expected:  # noqa: ASYNC110 - it comes by the database
+            await anyio.sleep(0.01)
+    await touches.close()
+    await store.close()
+
+
 async def test_touch_that_comes_while_an_older_one_is_written(engine: Engine) -> None:
     """It is not taken for written with that one."""
     store = store_on(engine)

@@ -101,9 +101,9 @@ async def test_logout(tmp_path: Path, publisher: Publisher, request: pytest.Fixt
 
 
 @contextmanager
-def following(url: str) -> Iterator[FollowedDenylist]:
+def following(url: str, patience: float = 0.1) -> Iterator[FollowedDenylist]:
     """Follow a feed, with little patience."""
-    denylist = FollowedDenylist(url, patience=0.1, clock=time.time)
+    denylist = FollowedDenylist(url, patience=patience, clock=time.time)
     try:
         yield denylist
     finally:
@@ -136,6 +136,17 @@ def test_feed_down_from_the_start(
             redis_server.restart()
         wait_until(lambda: denylist.is_loaded, PATIENCE, "the feed")
         assert "x" not in denylist
+
+
+def test_questions_while_the_first_load_is_under_way() -> None:
+    """They wait for it as the first one does, and are not refused."""
+    with following(NOBODY, PATIENCE) as denylist:
+        with pytest.raises(Waits) as first:
+            assert "x" in denylist
+        pending = first.value.begin()
+        with pytest.raises(Waits) as second:
+            assert "x" in denylist
+        assert second.value.begin() is pending
 
 
 async def test_closed_and_used_again(caplog: pytest.LogCaptureFixture) -> None:
