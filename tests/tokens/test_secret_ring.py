@@ -34,10 +34,19 @@ def test_ring_parsed(text: str) -> None:
     assert list(ring.derive("x")) == [7, 1]
 
 
-def test_ring_generated() -> None:
+@pytest.mark.parametrize("key_id", [0, 9, 255])
+def test_ring_generated(key_id: int) -> None:
     """A generated line parses to a ring with the given id."""
     assert SecretRing.parse(SecretRing.generate(ONE)).ids == (1,)
-    assert SecretRing.generate(ONE, 9) == f"9:{base64url.encode(ONE)}"
+    assert SecretRing.generate(ONE, key_id) == f"{key_id}:{base64url.encode(ONE)}"
+    assert SecretRing.parse(SecretRing.generate(ONE, key_id)).ids == (key_id,)
+
+
+@pytest.mark.parametrize(("entropy", "key_id"), [(ONE[:31], 1), (bytes(32), 1), (ONE, 256)])
+def test_ring_that_is_not_generated(entropy: bytes, key_id: int) -> None:
+    """What no ring would take is refused before it is written down anywhere."""
+    with pytest.raises(ValueError, match="secret"):
+        SecretRing.generate(entropy, key_id)
 
 
 @pytest.mark.parametrize(

@@ -150,12 +150,13 @@ def test_compromised_plan() -> None:
     assert cut.ring.signing_key(PERIOD) == cut.create[0]
 
 
-def test_plan_without_a_successor() -> None:
-    """If only retiring keys are left (a lost row), a new one signs at once."""
+@pytest.mark.parametrize("now", [PERIOD - 1, PERIOD + 1])
+def test_plan_without_a_successor(now: float) -> None:
+    """If only retiring keys are left (a lost row), a new one signs at once, and not only when nobody signs any more."""
     retiring = hand_over().update[0]
-    healed = plan([retiring], PERIOD + 1, entropy(4), SCHEDULE)
-    assert healed.ring.signing_key(PERIOD + 1) == healed.create[0]
-    assert retiring.kid in healed.ring.verification_keys(PERIOD + 1)
+    healed = plan([retiring], now, entropy(4), SCHEDULE)
+    assert healed.ring.signing_key(now) == healed.create[0]
+    assert retiring.kid in healed.ring.verification_keys(now)
 
 
 @pytest.mark.parametrize("rotation", [KeyRotation.SCHEDULED, KeyRotation.FORCED])
