@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import httpx
+import psutil
 import pytest
 
 from keyturn.core.errors import UnsafeSettings
@@ -13,7 +14,7 @@ from keyturn.settings import Settings
 from keyturn.stores.migrations import migrate
 from keyturn.tokens.secret_ring import SecretRing
 from tests.machine import no_room
-from tests.services import PostgresServer
+from tests.services import PostgresServer, frozen
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +74,16 @@ async def test_database_that_takes_no_writes(
         assert "25006" in [vars(entry).get("fault", "").rpartition(" ")[2] for entry in caplog.records]
         postgres.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
         assert (await node.ready())["database"]
+
+
+async def test_database_that_hangs(postgres: PostgresServer, postgres_url: str) -> None:
+    """A probe is told so, and does not wait as long as a statement may."""
+    node, _ = node_and_database(postgres_url)
+    async with node.lifespan():
+        assert postgres._process is not None
+        with frozen(psutil.Process(postgres._process.pid).children()):
+            assert await answer(node, "/readyz") == 503
+        assert await answer(node, "/readyz") == 200
 
 
 async def test_disk_that_takes_no_writes(sqlite_database_url: str) -> None:

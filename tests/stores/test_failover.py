@@ -100,6 +100,25 @@ async def test_timeline_that_went_back(postgres_url: str) -> None:
     await engine.close()
 
 
+async def test_service_that_tells_no_timeline(postgres: PostgresServer, postgres_url: str) -> None:
+    """That is no fault: the operator's switch is the only way there, and works."""
+    name, role = postgres_url.rpartition("/")[2], "keyturn_hosted"
+    postgres.execute(f"CREATE ROLE {role} LOGIN")
+    postgres.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}", name)
+    postgres.execute("REVOKE EXECUTE ON FUNCTION pg_walfile_name FROM PUBLIC", name)
+    try:
+        engine = open_engine(postgres_url.replace(f"{postgres.user}@", f"{role}@"))
+        failover = Failover(engine, heal_time=60.0)
+        assert not await is_healing(failover, engine)
+        await start_healing(engine, 60.0)
+        assert await is_healing(failover, engine)
+        await engine.close()
+    finally:
+        postgres.execute("GRANT EXECUTE ON FUNCTION pg_walfile_name TO PUBLIC", name)
+        postgres.execute(f"DROP OWNED BY {role}", name)
+        postgres.execute(f"DROP ROLE {role}")
+
+
 async def test_failover_while_the_operator_heals(postgres_url: str) -> None:
     """A failover that is noticed then takes nothing of the time that the operator has given; it prolongs a shorter one."""
     clock = FrozenClock()
