@@ -1,4 +1,4 @@
-"""Hosts that cancel a request in the middle: what the database has committed, the application's sinks are told."""
+"""Hosts that cancel a request in the middle, or end a node: what the database has committed, the application's sinks are told."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from keyturn.core.events import Event, EventType
 from keyturn.core.model import Session, User
 from keyturn.runtime import Keyturn
+from keyturn.testing import FrozenClock
 from tests.attacks.conftest import lighten, settings_of
-from tests.attacks.support import Browser
+from tests.attacks.support import Browser, query
 from tests.databases import sqlite_database
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +74,20 @@ async def test_end_of_a_node_whose_sink_takes_its_time(tmp_path: Path) -> None:
         asked.cancel()
         await node.close()
         assert told[-2:] == [EventType.SIGNED_UP, EventType.SIGNED_IN]
+
+
+async def test_last_seen_times_at_the_end_of_a_node(tmp_path: Path) -> None:
+    """Those that wait to be written are written with it."""
+    clock = FrozenClock()
+    node = Keyturn(settings_of(sqlite_database(tmp_path)), database_clock=clock)
+    lighten(node)
+    async with node.lifespan():
+        ada = Browser(node.asgi)
+        await ada.sign_up()
+        clock.advance(120.0)
+        assert (await ada.refresh()).status == 200
+    assert await query(node, "SELECT last_seen_at FROM keyturn_sessions") == [(clock.now,)]
+    await node.close()
 
 
 async def test_sink_that_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
