@@ -222,20 +222,14 @@ class KeyPlan:
     """What to persist, in one transaction.
 
     Attributes:
-        ring: the ring after the plan.
-        create: the new keys.
-        update: keys whose schedule changed.
-        remove: ids of keys that are dead.
+        ring: the ring after the plan; the schedule of a key may be another one in it.
+        create: those of its keys that are new.
+        remove: ids of keys that are dead, and no longer in it.
     """
 
     ring: SigningKeyRing
     create: tuple[SigningKey, ...] = ()
-    update: tuple[SigningKey, ...] = ()
     remove: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        """Tell whether there is anything to persist."""
-        return bool(self.create or self.update or self.remove)
 
 
 def plan(
@@ -270,46 +264,40 @@ def plan(
     if rotation is KeyRotation.COMPROMISED:
         fresh = _new_key(entropy, now, now)
         return KeyPlan(SigningKeyRing([fresh]), create=(fresh,), remove=_kids(present))
-    living, reopened = _living(present, now, schedule)
+    living = _living(present, now, schedule)
     alive = set(_kids(living))
     dead = _kids(key for key in present if key.kid not in alive)
     if not any(key.retire_at is None for key in living) or not any(key.signs(now) for key in living):
         # Nothing to hand over from: the very first key signs at once, and so does one made after a clock was set back
         # to before all others.
         fresh = _new_key(entropy, now, now)
-        return KeyPlan(SigningKeyRing([*living, fresh]), create=(fresh,), update=reopened, remove=dead)
+        return KeyPlan(SigningKeyRing([*living, fresh]), create=(fresh,), remove=dead)
     newest = max(living, key=lambda key: (key.retire_at is None, key.activate_at))
     due_at = newest.activate_at + schedule.rotation_period
     handover_at = now + schedule.publish_lead
     if newest.activate_at > now or (rotation is KeyRotation.SCHEDULED and handover_at < due_at):
-        return KeyPlan(SigningKeyRing(living), update=reopened, remove=dead)
+        return KeyPlan(SigningKeyRing(living), remove=dead)
     fresh = _new_key(entropy, now, handover_at)
     # An old key verifies until the last token signed by it is dead.
     expire_at = handover_at + schedule.access_lifetime + schedule.leeway
-    retiring = tuple(
-        replace(key, retire_at=handover_at, expire_at=expire_at) for key in living if key.retire_at is None
+    retiring = (
+        replace(key, retire_at=handover_at, expire_at=expire_at) if key.retire_at is None else key for key in living
     )
-    kept = [key for key in living if key.retire_at is not None]
-    ring = SigningKeyRing([*kept, *retiring, fresh])
-    return KeyPlan(ring, create=(fresh,), update=retiring, remove=dead)
+    return KeyPlan(SigningKeyRing([*retiring, fresh]), create=(fresh,), remove=dead)
 
 
-def _living(
-    keys: Iterable[SigningKey], now: float, schedule: KeySchedule
-) -> tuple[list[SigningKey], tuple[SigningKey, ...]]:
-    """Return the keys that are not dead, and those among them that lose an end which is too far away.
+def _living(keys: Iterable[SigningKey], now: float, schedule: KeySchedule) -> list[SigningKey]:
+    """Return the keys that are not dead, those among them without their end for which it is too far away.
 
     Why: nothing is planned for later than a lead from now but by a clock that is ahead. When it has been set right, a key
     from then would keep all others from being replaced until its time comes, and what it has signed would come to life.
     """
     latest = now + schedule.publish_lead + schedule.leeway
-    living = [key for key in keys if key.activate_at <= latest and (key.expire_at is None or now < key.expire_at)]
-    reopened = {
-        key.kid: replace(key, retire_at=None, expire_at=None)
-        for key in living
-        if key.retire_at is not None and key.retire_at > latest
-    }
-    return [reopened.get(key.kid, key) for key in living], tuple(reopened.values())
+    return [
+        key if key.retire_at is None or key.retire_at <= latest else replace(key, retire_at=None, expire_at=None)
+        for key in keys
+        if key.activate_at <= latest and (key.expire_at is None or now < key.expire_at)
+    ]
 
 
 def _new_key(entropy: bytes, now: float, activate_at: float) -> SigningKey:
