@@ -43,6 +43,8 @@ def connect_until_refused(port: int) -> None:
 def running(workers: int, *before: str, more: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run a server, by a command that others may stand before, and lend its process and its port."""
     command = [*before, sys.executable, "-m", "tests.cli.storm_server", str(workers), *more]
+    # It starts with what we ignore, and these tests may themselves run by `nohup`.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     assert process.stdout is not None
     try:
