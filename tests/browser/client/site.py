@@ -156,6 +156,15 @@ class Site:
         async def never() -> Response:
             return Response(status_code=401)
 
+        @app.get("/api/away")
+        async def away(to: str) -> Response:
+            return Response(status_code=302, headers={"Location": to})
+
+        @app.options("/elsewhere.html")
+        async def allow() -> Response:
+            allowed = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "Authorization"}
+            return Response(status_code=204, headers=allowed)
+
         @app.post("/note")
         async def note() -> Response:
             return Response(status_code=204)

@@ -66,3 +66,18 @@ def test_base_that_somebody_planted_gets_no_token(tabs: Tabs) -> None:
     [asked] = tabs.site.proxy.to("/api/who")
     assert asked.headers["host"] == elsewhere.partition("//")[2]
     assert asked.bearer is None
+
+
+def test_api_that_redirects_to_another_origin_takes_no_token_there(tabs: Tabs) -> None:
+    """That one, which somebody else may have chosen, lets scripts send it one; it is the browser that leaves it behind."""
+    tabs.sign_up(ADA).close()
+    # The policy of the other pages forbids that; many have none.
+    tab = tabs.open("/framed")
+    tab.is_signed_in(ADA)
+    elsewhere = f"{tabs.site.url.replace('localhost', '127.0.0.1')}/elsewhere.html"
+    assert tab.run("to => auth.fetch(`/api/away?to=${to}`).then(({ url }) => url)", elsewhere) == elsewhere
+    [asked] = tabs.site.proxy.to("/api/away")
+    assert asked.bearer == tab.token()
+    led = tabs.site.proxy.to("/elsewhere.html")[-1]
+    assert led.headers["host"] == elsewhere.split("/")[2]
+    assert "authorization" not in led.headers
