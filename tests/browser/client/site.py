@@ -156,6 +156,11 @@ class Site:
         async def never() -> Response:
             return Response(status_code=401)
 
+        @app.get("/api/kept")
+        async def kept(principal: CurrentPrincipal, response: Response, vary: str = "") -> dict[str, str]:
+            response.headers.update({"Cache-Control": "private, max-age=60"} | ({"Vary": vary} if vary else {}))
+            return await who(principal)
+
         @app.get("/api/away")
         async def away(to: str) -> Response:
             return Response(status_code=302, headers={"Location": to})

@@ -340,3 +340,16 @@ def test_login_that_was_cut_off_signs_nobody_in_afterwards(
         tabs.expire()
         other.page.reload()
         other.is_signed_in(EVE)
+
+
+def test_answer_that_the_browser_keeps_is_the_next_users_unless_it_varies(tabs: Tabs, family: str) -> None:
+    """The limit that client/README.md names, and what it advises: the cache looks at no token unless it is told to."""
+    tab = tabs.sign_up(ADA)
+    ask = "vary => auth.fetch(`/api/kept?vary=${vary}`).then(response => response.json())"
+    for vary in ("", "Authorization"):
+        assert tab.run(ask, vary) == {"email": ADA}
+    tab.run("auth.logout()")
+    tab.enter("signup", EVE)
+    tab.is_signed_in(EVE)
+    assert tab.run(ask, "") == {"email": EVE if family == "webkit" else ADA}
+    assert tab.run(ask, "Authorization") == {"email": EVE}
