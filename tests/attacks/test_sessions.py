@@ -6,17 +6,21 @@ import base64
 import json
 import secrets
 import time
+from dataclasses import replace
 
 import anyio
 import pytest
 
 from keyturn.core.model import RevokeReason, SessionId
+from keyturn.core.policy import Rotation
 from keyturn.core.rotation import Decision
 from keyturn.ports import Judge
 from keyturn.runtime import Keyturn
 from keyturn.stores.sql import SqlSessions
 from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock
+from keyturn.web.application import WebApplication
+from keyturn.web.asgi import KeyturnASGI
 from keyturn.web.server_credential import Signed, authorization
 from tests.attacks.conftest import SSR_KEY, lighten, settings_of
 from tests.attacks.support import (
@@ -33,6 +37,7 @@ from tests.machine import Machine
 pytestmark = pytest.mark.anyio
 
 SETTLE = 61
+MINUTE = 60
 DAY = 86400
 
 
@@ -111,6 +116,30 @@ async def test_two_siblings_cannot_both_advance(ada: Browser, clock: FrozenClock
     assert (await ada.refresh()).status == 200
     assert await ended(thief) == "session_ended:reuse_detected"
     assert await ended(ada) == "session_ended:reuse_detected"
+
+
+async def test_browser_that_changes_its_name_with_each_refresh_in_strict_mode(
+    node: Keyturn, ada: Browser, clock: FrozenClock
+) -> None:
+    """It is noted once a minute, and not by an event kept with each refresh; and so is one that keeps the other name."""
+    strict = replace(node.auth, policy=replace(node.policy, rotation=Rotation.STRICT))
+    ada.application = KeyturnASGI(WebApplication(replace(node.services, auth=strict), node.settings.web_config()))
+    names = [ada.copy().user_agent, ada.user_agent]
+
+    async def noted(*used: str) -> list[str]:
+        for name in used:
+            ada.user_agent = name
+            assert (await ada.refresh()).status == 200
+        found = "SELECT data FROM keyturn_events WHERE type = 'device_drift' AND user_id = :user ORDER BY id"
+        return [json.loads(data)["presenter_user_agent"] for (data,) in await query(node, found, user=ada.user_id)]
+
+    assert await noted(*names * 5) == []
+    clock.advance(MINUTE)
+    assert await noted(*names * 5) == names[:1]
+    clock.advance(MINUTE / 2)
+    assert await noted(names[1]) == names[:1]
+    clock.advance(MINUTE / 2)
+    assert await noted(names[1]) == names
 
 
 async def test_after_logout(ada: Browser) -> None:

@@ -144,11 +144,16 @@ def test_drift_and_reuse() -> None:
 
 
 def test_drift_in_strict_mode() -> None:
-    """In strict mode every refresh meets the device."""
-    decision = judge(row(), CURRENT, policy=Policy(rotation=Rotation.STRICT), contact=STRANGER)
+    """In strict mode a refresh meets the device once a touch interval, however many come between."""
+    before, policy = row(last_seen_at=NOW - POLICY.touch_interval), Policy(rotation=Rotation.STRICT)
+    decision = judge(before, CURRENT, policy=policy, contact=STRANGER)
     assert [event.type for event in decision.events] == [EventType.DEVICE_DRIFT]
     assert decision.session is not None
     assert (decision.session.ip, decision.session.user_agent, decision.session.device) == STRANGER[:3]
+    sooner = judge(before._replace(last_seen_at=NOW - 59.0), CURRENT, policy=policy, contact=STRANGER)
+    assert (sooner.write, sooner.events) == (Write.SWAP, ())
+    assert sooner.session is not None
+    assert (sooner.session.ip, sooner.session.user_agent, sooner.session.device) == CONTACT[:3]
 
 
 @pytest.mark.parametrize("token", TOKENS)

@@ -163,7 +163,7 @@ def test_refresh(case: Case) -> None:
     }
     assert after == case.row._replace(**times, **written(case, expected, token_hash("child")))
     assert after.inactivity_expires_at in {case.row.inactivity_expires_at, deadline(case)}
-    if expected.accepted and decision.write is Write.SWAP:
+    if expected is Outcome.CONFIRM:
         assert (after.inactivity_expires_at, after.last_seen_at) == (deadline(case), max(NOW, case.row.last_seen_at))
     parent = case.token if expected is Outcome.CONFIRM or case.policy.strict else case.row
     with_child = expected in {Outcome.ROTATE, Outcome.CONFIRM}

@@ -122,8 +122,10 @@ def decide(
     if outcome is Outcome.CONFIRM:
         after, events = _advance(session, presented, contact, active_at, now, policy)
     elif outcome is Outcome.ROTATE and policy.strict:
-        met = session._replace(ip=contact.ip, user_agent=contact.user_agent, device=contact.device)
-        after = _active(met, active_at, now, policy)
+        after = _seen(session, active_at, now, policy)
+        if after is session:  # or whoever alternates between browsers has an event kept with each refresh
+            return _issue(outcome, session, now, policy, mint, events)
+        after = after._replace(ip=contact.ip, user_agent=contact.user_agent, device=contact.device)
     else:
         seen = _seen(session, active_at, now, policy)
         write = Write.NOTHING if seen is session else Write.TOUCH
@@ -249,10 +251,6 @@ def _seen(session: Session, active_at: float, now: float, policy: Policy) -> Ses
     """Move last-seen and last-active, at most once a touch interval; the same object when nothing is worth a write."""
     if max(now - session.last_seen_at, active_at - session.last_active_at) < policy.touch_interval:
         return session
-    return _active(session, active_at, now, policy)
-
-
-def _active(session: Session, active_at: float, now: float, policy: Policy) -> Session:
     return session._replace(
         last_seen_at=max(now, session.last_seen_at),
         last_active_at=active_at,
