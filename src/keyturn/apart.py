@@ -47,8 +47,11 @@ class Bounded:
         self._users: Final = users
 
     async def get(self, user_id: UserId) -> User | None:
-        """Read a user."""
-        return await self._in_time(self._users.get(user_id))
+        """Read a user. Raises: ValueError: the directory told of another one, who is not to be acted for, nor shown."""
+        user = await self._in_time(self._users.get(user_id))
+        if user is not None and user.id != user_id:
+            raise ValueError(f"the user directory's get({user_id!r}) returned the user {user.id!r}")
+        return user
 
     async def find(self, email: str) -> Credential | None:
         """Find a user."""
@@ -87,18 +90,11 @@ class Apart:
         self._users: Final = users
 
     async def present_with_user(self, session_id: SessionId, judge: Judge) -> Presented:
-        """Present, then read the user, unless the session is refused anyway.
-
-        Raises: ValueError: the directory told of another user: nobody is to get a token for them.
-        """
+        """Present, then read the user, unless the session is refused anyway."""
         decision = await self._sessions.present(session_id, judge)
         if decision.session is None or not decision.outcome.accepted:
             return Presented(decision, None)
-        user_id = decision.session.user_id
-        user = await self._users.get(user_id)
-        if user is not None and user.id != user_id:
-            raise ValueError(f"the user directory's get({user_id!r}) returned the user {user.id!r}")
-        return Presented(decision, user)
+        return Presented(decision, await self._users.get(decision.session.user_id))
 
     async def open_with_user(self, user: User, admit: Admit) -> Opened:
         """Open, then find the user again."""

@@ -23,11 +23,12 @@ pytestmark = pytest.mark.anyio
 
 
 class Users(InterruptedUsers):
-    """A table that answers no look-up by id while `hangs`, and loses the answer to a change while `loses`."""
+    """A table that answers no look-up by id while `hangs`, loses the answer to a change while `loses`, and takes all for one by `mistaken_for`."""
 
     hangs = False
     loses = False
     raises: BaseException | None = None
+    mistaken_for: str | None = None
 
     async def get(self, user_id: str) -> User | None:
         """Read, or hang, or raise."""
@@ -35,7 +36,7 @@ class Users(InterruptedUsers):
             await asyncio.Event().wait()
         if self.raises is not None:
             raise self.raises
-        return await super().get(user_id)
+        return await super().get(self.mistaken_for or user_id)
 
     async def replace_password_hash(self, user_id: str, old: str, new: str) -> bool:
         """Change it, and lose the answer if a test wants it."""
@@ -117,6 +118,22 @@ async def test_refresh_that_waits_for_the_application(tmp_path: Path, monkeypatc
                     assert (await browser.refresh()).code == "unavailable"
             part.hangs = False
             assert (await browser.refresh()).status == 200
+
+
+async def test_directory_that_tells_of_somebody_else(tmp_path: Path) -> None:
+    """It is a fault of the application: nobody is shown another user, and no password is compared with theirs or changed."""
+    async with serving(tmp_path) as (node, users, _):
+        ada, eve = Browser(node.asgi), Browser(node.asgi)
+        for browser in (ada, eve):
+            assert (await browser.sign_up()).status == 201
+        users.mistaken_for = eve.user_id
+        body = {"current_password": PASSWORD, "new_password": "another horse, another staple"}
+        answers = [await ada.me(), await ada.refresh(), await ada.send("POST", "/auth/password", body, bearer=True)]
+        assert [answer.code for answer in answers] == ["internal"] * 3
+        users.mistaken_for = None
+        assert (await ada.refresh()).status == 200
+        for browser in (ada, eve):
+            assert (await browser.log_in()).status == 200
 
 
 class EmptyUsers(InterruptedUsers):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keyturn.apart import Apart, InTurn
+from keyturn.apart import Apart, Bounded, InTurn
 from keyturn.core.errors import InvalidRequest, Unavailable
 from keyturn.core.login import Admission, Limit, Login, admit
 from keyturn.core.model import RevokeReason, Session, SessionId, User
@@ -111,7 +111,7 @@ async def test_directory_that_tells_of_somebody_else(database_url: str) -> None:
     told: Any = ""
     async with open_database(database_url) as engine:
         sessions = SqlSessions(engine, denylist_lifetime=LIFETIME, heal_time=900.0)
-        apart = Apart(sessions, Mistaken(engine, denylist_lifetime=LIFETIME))
+        apart = Apart(sessions, Bounded(Mistaken(engine, denylist_lifetime=LIFETIME)))
         holder = await sign_in(sessions, "1")
         for told in ("2", 1, None):
             with pytest.raises(ValueError, match=rf"get\('1'\) returned the user {told!r}"):
