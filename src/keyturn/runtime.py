@@ -28,7 +28,7 @@ from keyturn.password_pool import DEFAULT_QUEUE_LIMIT, PasswordPool, pass_all
 from keyturn.ports import ClaimsHook, Clock, EventSink, Throttle, UserDirectory
 from keyturn.settings import Settings
 from keyturn.signing import Signing
-from keyturn.sinks import tell
+from keyturn.sinks import BoundedSink, tell
 from keyturn.stores.attempts import PostgresAttempts
 from keyturn.stores.clock import DatabaseClock
 from keyturn.stores.engine import check_durability, open_engine
@@ -135,7 +135,8 @@ class Keyturn:
         self.upkeep = SqlUpkeep(self.engine, event_retention=policy.event_retention, clock=database_clock)
         self.metrics = open_metrics(wanted=bool(settings.metrics_token or settings.metrics_port))
         self._has_own_sinks = bool(sinks)
-        self._sinks = (*sinks, LogSink()) if self.metrics is None else (*sinks, LogSink(), self.metrics)
+        own: list[EventSink] = [BoundedSink(sink) for sink in sinks]
+        self._sinks = (*own, LogSink()) if self.metrics is None else (*own, LogSink(), self.metrics)
         self.breaches = (
             None if settings.breach_url is None else BreachCheck(settings.breach_url, record=self._record, clock=clock)
         )

@@ -1,4 +1,4 @@
-"""What the application brings and does not answer in time, or whose answer is lost: its user table, its claims."""
+"""What the application brings and does not answer in time, or whose answer is lost: its user table, its claims, its sinks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import pytest
 from keyturn.access import AccessTokens
 from keyturn.apart import Bounded
 from keyturn.core.errors import InvalidToken, NoSession, SessionEnded, Unavailable
+from keyturn.core.events import Event
 from keyturn.core.model import RevokeReason, Session, User
 from keyturn.runtime import Keyturn
+from keyturn.sinks import BoundedSink
+from keyturn.testing import FrozenClock
 from tests.attacks.conftest import lighten, settings_of
 from tests.attacks.support import PASSWORD, Browser
 from tests.auth.interrupted_users import InterruptedUsers
@@ -118,6 +121,29 @@ async def test_refresh_that_waits_for_the_application(tmp_path: Path, monkeypatc
                     assert (await browser.refresh()).code == "unavailable"
             part.hangs = False
             assert (await browser.refresh()).status == 200
+
+
+async def test_sink_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It changes no answer, and keeps neither the start nor the upkeep from going on; the log says what it was not told."""
+
+    class Hanging:
+        async def emit(self, event: Event) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(BoundedSink, "patience", 0.05)
+    clock = FrozenClock()
+    node = Keyturn(settings_of(sqlite_database(tmp_path)), sinks=[Hanging()], database_clock=clock)
+    lighten(node)
+    async with asyncio.timeout(30), node.lifespan():
+        browser = Browser(node.asgi)
+        assert (await browser.sign_up()).status == 201
+        assert (await browser.refresh()).status == 200
+        clock.advance(node.policy.key_rotation_period)
+        await node.signing.refresh()
+    untold = [getattr(record, "event_type", None) for record in caplog.records if record.msg == "event sink failed"]
+    assert untold == ["key_rotated", "signed_up", "signed_in", "refreshed", "key_rotated"]
 
 
 async def test_directory_that_tells_of_somebody_else(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from keyturn.client.session import LOCK_LIMIT
 from keyturn.core.policy import CRASH_LOSS, DAY, HOUR, LARGEST, REQUEST_LIMIT, Policy
 from keyturn.runtime import READY_TIME
 from keyturn.serving import DRAIN_TIME, KEEP_ALIVE_TIME, LEAVE_TIME, UNREAD_TIME
+from keyturn.sinks import BoundedSink
 from keyturn.stores import connections, sqlite
 from keyturn.stores.engine import open_engine
 from keyturn.stores.feeds import PollingFeed
@@ -120,6 +121,7 @@ SAID = {
         f"within one access lifetime ({POLICY.access_lifetime / 60:g} minutes)",
         f"takes more than {REQUEST_LIMIT:g} s, the answer is 503",
         f"has not answered after {REQUEST_LIMIT:g} s",
+        f"it has taken more than {BoundedSink.patience:g} s",
     ],
     "docs/guides/verify.md": [
         f"({DEFAULT_MAX_AGE / 60:g} minutes), then fetched anew",
