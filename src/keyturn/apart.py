@@ -134,7 +134,12 @@ class InTurn:
             return await self._with_users.open_with_user(user, admit)
 
     async def sign_up(self, email: str, name: str | None, password_hash: str, event: Event) -> User | None:
-        """Create, then record: what comes between the two leaves a user in the application's table, and no event."""
+        """Look, create, then record: what comes between the last two leaves a user in the application's table, and no event.
+
+        Why look, where a unique index decides: of a directory that gets or overwrites whoever is there, the caller would be them.
+        """
+        if await self._users.find(email) is not None:
+            return None
         user = await self._users.create(email, name, password_hash)
         if user is not None:
             await self._sessions.record(event._replace(user_id=user.id))

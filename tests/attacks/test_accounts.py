@@ -28,6 +28,7 @@ from keyturn.observability import JsonFormatter
 from keyturn.password_pool import PasswordPool
 from keyturn.runtime import Keyturn
 from keyturn.stores.lanes import PostgresLane, SqliteLanes, Statement
+from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock
 from keyturn.tokens.password import PasswordHasher, PasswordProfile
 from keyturn.tokens.password_policy import PasswordPolicy
@@ -400,6 +401,38 @@ async def test_address_that_is_none(sqlite_node: Keyturn, path: str) -> None:
     assert (
         await query(sqlite_node, "SELECT id FROM keyturn_users WHERE email LIKE '%script%' OR email LIKE '%,%'") == []
     )
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+async def test_sign_up_where_the_directory_creates_whoever_is_there(tmp_path: Path, *, overwrites: bool) -> None:
+    """A table of the application's whose `create` is a `get_or_create`, or overwrites: the address is taken all the same.
+
+    Whoever signed up with the address of somebody would be signed in as them.
+    """
+
+    class Careless(SqlUsers):
+        async def create(self, email: str, name: str | None, password_hash: str) -> User | None:
+            there = await self.find(email)
+            if there is None:
+                return await super().create(email, name, password_hash)
+            if overwrites:
+                assert there.password_hash is not None
+                await self.replace_password_hash(there.user.id, there.password_hash, password_hash)
+            return there.user
+
+    settings = settings_of(sqlite_database(tmp_path))
+    home = Keyturn(settings)
+    node = Keyturn(settings, users=Careless(home.engine, denylist_lifetime=home.policy.denylist_lifetime))
+    lighten(node)
+    async with home.lifespan(), node.lifespan():
+        ada = Browser(node.asgi)
+        assert (await ada.sign_up()).status == 201
+        eve = Browser(node.asgi, email=ada.email.upper())
+        eve.password = WRONG
+        answer = await eve.sign_up()
+        assert (answer.code, answer.cookies) == ("conflict", {})
+        assert [session["current"] for session in await ada.sessions()] == [True]
+        assert (await ada.log_in()).status == 200
 
 
 async def test_two_sign_ups_racing_in_different_case(node: Keyturn) -> None:
