@@ -213,6 +213,47 @@ def test_request_that_another_application_has_had() -> None:
     assert statuses == ["200", "401"]
 
 
+@pytest.mark.parametrize("of_a_blueprint", [False, True])
+def test_requires_above_the_route(node: Keyturn, *, of_a_blueprint: bool) -> None:
+    """There it would guard nothing: nobody gets in. A view that is guarded at one route may be for everybody at another."""
+    app = Flask(__name__)
+    routes = Blueprint("notes", __name__) if of_a_blueprint else app
+    KeyturnFlask(node, app)
+
+    @requires("notes")
+    @routes.get("/notes")
+    def notes() -> str:
+        return "secret"
+
+    def news() -> str:
+        return "news"
+
+    def counted(*given: object) -> str:
+        return guarded_news(*given)
+
+    guarded_news = requires("news")(news)
+    counted.__wrapped__ = guarded_news  # type: ignore[attr-defined]
+    for path, view in (("/news", news), ("/all-news", counted)):
+        routes.add_url_rule(path, endpoint=path[1:], view_func=view)
+    if isinstance(routes, Blueprint):
+        app.register_blueprint(routes)
+    client = app.test_client()
+    assert [client.get(path).status_code for path in ("/notes", "/news", "/all-news")] == [500, 200, 401]
+
+
+def test_view_that_each_application_of_a_factory_guards(node: Keyturn) -> None:
+    """What another application has made of it says nothing of this one's route."""
+
+    def notes() -> str:
+        raise AssertionError("nobody has this scope")
+
+    for _ in range(3):
+        app = Flask(__name__)
+        TokenAuth(node, app)
+        app.add_url_rule("/notes", view_func=requires("notes")(notes))
+        assert app.test_client().get("/notes").status_code == 401
+
+
 def test_application_without_the_extension() -> None:
     """An application that was not set up says so, and lets nobody in."""
     app = Flask(__name__)

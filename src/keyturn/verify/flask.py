@@ -13,7 +13,9 @@ Owns: the translation to Flask. Must not decide anything (`guard.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
+from inspect import unwrap
 from typing import Any, Final, TypeVar, cast
 
 from flask import Flask, Response, current_app, request
@@ -32,6 +34,8 @@ __all__ = ["TokenAuth", "answer_refusal", "current_principal", "requires"]
 View = TypeVar("View", bound=Callable[..., Any])
 
 _KEY: Final = "keyturn.tokens"
+_GUARDED: Final = "_keyturn_guarded"
+"""On a view: the one that `requires` has made of it."""
 
 
 class TokenAuth:
@@ -57,6 +61,8 @@ class TokenAuth:
         app.extensions[_KEY] = self
         if Refused not in app.error_handler_spec[None][None]:
             app.register_error_handler(Refused, answer_refusal)
+        if _refuse_unguarded not in app.before_request_funcs.get(None, ()):
+            app.before_request(_refuse_unguarded)
 
 
 def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) -> Callable[[View], View]:
@@ -74,9 +80,24 @@ def requires(*scopes: str, max_age: int | None = None, amr: Sequence[str] = ()) 
             _identified().demand(requirement)
             return current_app.ensure_sync(view)(*args, **kwargs)
 
+        vars(guarded).pop(_GUARDED, None)  # that of another application, with all else that the view had
+        with suppress(AttributeError):  # a bound method
+            setattr(view, _GUARDED, guarded)
         return cast("View", guarded)
 
     return decorate
+
+
+def _refuse_unguarded() -> None:
+    """Refuse a view whose `requires` stands above its route, where it guards nothing: Flask has the view from below it.
+
+    One that is guarded at some route may be for everybody at another.
+    """
+    views = current_app.view_functions
+    guarded = getattr(views.get(request.endpoint or ""), _GUARDED, None)
+    if guarded is None or any(unwrap(view, stop=lambda each: each is guarded) is guarded for view in views.values()):
+        return
+    raise RuntimeError(f"{request.endpoint}: `requires` stands above its route and guards nothing: put it below")
 
 
 def _principal() -> Principal:
