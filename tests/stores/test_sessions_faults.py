@@ -33,7 +33,7 @@ from keyturn.stores.sql import SqlSessions
 from keyturn.stores.touches import Touches
 from keyturn.stores.users import SqlUsers
 from keyturn.testing import FrozenClock, sign_in
-from keyturn.testing.contract_base import soon
+from keyturn.testing.contract_base import soon, stored
 from keyturn.wire import name_of
 from tests.chaos.wire import LoopThread, Wire
 from tests.services import PostgresServer, sqlite_url, wait_until
@@ -780,8 +780,7 @@ async def test_touches_after_the_end(engine: Engine) -> None:
     """Whoever starts a node again has them written in time, and not with its next end: other nodes go by what is written."""
     store, touches = store_on(engine), Touches(engine, period=0.01)
     holder = await sign_in(store)
-    before, _ = await store.get(holder.session_id)
-    assert before is not None
+    before = await stored(holder)
     touches.add(before._replace(last_seen_at=before.last_seen_at + 1.0))
     await touches.close()
     expected = before._replace(last_seen_at=before.last_seen_at + 2.0)
@@ -797,8 +796,7 @@ async def test_touch_that_comes_while_an_older_one_is_written(engine: Engine) ->
     """It is not taken for written with that one."""
     store = store_on(engine)
     holder = await sign_in(store)
-    before, _ = await store.get(holder.session_id)
-    assert before is not None
+    before = await stored(holder)
     touches = Touches(engine, period=3600.0)
     touches.add(before._replace(last_seen_at=before.last_seen_at + 1.0))
     async with engine.transaction() as connection:
@@ -819,8 +817,7 @@ async def test_touch_of_a_session_that_has_ended_meanwhile(engine: Engine) -> No
     """It stays as it has ended."""
     store, touches = store_on(engine), Touches(engine, period=3600.0)
     holder = await sign_in(store)
-    before, _ = await store.get(holder.session_id)
-    assert before is not None
+    before = await stored(holder)
     touches.add(before._replace(last_seen_at=before.last_seen_at + 1.0))
     await store.revoke("user-1", RevokeReason.LOGOUT)
     ended, _ = await store.get(holder.session_id)

@@ -37,7 +37,7 @@ class EventType(StrEnum):
     KEY_ROTATED = "key_rotated"
 
 
-_PASSING = frozenset({"refreshed", "refresh_refused", "database_behind", "csrf_refused", "throttled"})
+_PASSING = frozenset(map(EventType, ("refreshed", "refresh_refused", "database_behind", "csrf_refused", "throttled")))
 
 
 class Event(NamedTuple):

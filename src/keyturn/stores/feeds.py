@@ -94,6 +94,10 @@ def _heard(rows: Sequence[Row]) -> Heard:
     return Heard([Denied(item, expires_at) for _, item, expires_at, _ in rows if item is not None], rows[0][0])
 
 
+async def _ask(connection: asyncpg.Connection, statement: str, *arguments: object) -> Heard:
+    return _heard([tuple(row) for row in await connection.fetch(statement, *arguments)])
+
+
 class PostgresFeed:
     """Follow the table by LISTEN/NOTIFY: a revocation arrives when its transaction commits.
 
@@ -152,19 +156,19 @@ class PostgresFeed:
         while True:
             if time.monotonic() >= reread_at:
                 reread_at = time.monotonic() + self._reread
-                yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _EVER)])
+                yield await _ask(connection, _POSTGRES, _EVER)
             try:
                 async with asyncio.timeout(self._heartbeat):
                     notices = [await inbox.get()]
             except TimeoutError:
-                yield _heard([tuple(row) for row in await connection.fetch(_POSTGRES, _NOTHING_NEW)])
+                yield await _ask(connection, _POSTGRES, _NOTHING_NEW)
                 continue
             while not inbox.empty():
                 notices.append(inbox.get_nowait())
             if None in notices:
                 raise ConnectionError("the database ended the connection")
             named = [entry.id for notice in notices if notice for entry in decode(notice)]
-            yield _heard([tuple(row) for row in await connection.fetch(_NAMED, _EVER, named)])
+            yield await _ask(connection, _NAMED, _EVER, named)
 
 
 class PollingFeed:
